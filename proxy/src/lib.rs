@@ -1,0 +1,1 @@
+//! How traffic moves: the data plane that gateway and sidecar share.

@@ -1,0 +1,15 @@
+//! What a route is and what it decides.
+//!
+//! Three layers of one thing: a [`resource::Resource`] is what a person wrote, a [`resource::ResourceSet`] is a
+//! consistent set of them at one revision, a [`table::RouteTable`] is the compiled, immutable form that requests
+//! run on. [`compile`] leads from the second to the third; it is the only definition of what the resources mean.
+//!
+//! Everything here is pure: no I/O, no async, no clock.
+
+pub mod compile;
+pub mod field;
+pub mod kind;
+pub mod matching;
+pub mod meta;
+pub mod resource;
+pub mod table;

@@ -1,0 +1,102 @@
+//! Upstreams: where a destination's requests go and how a connection to it is made.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The index of a cluster in [`RouteTable::clusters`](super::RouteTable::clusters).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u32);
+
+impl ClusterId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The identity of an upstream. What a proxy learns about one (connections, requests in flight, endpoint state) is
+/// kept under this key from table to table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterKey {
+    /// Fully qualified and in lower case.
+    pub host: Arc<str>,
+    /// The service port, not the endpoint's.
+    pub port: u16,
+    pub subset: Option<Arc<str>>,
+    /// The namespace of the ServiceEntry that declares the host; empty for an undeclared host.
+    pub namespace: Arc<str>,
+}
+
+/// One upstream and its settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    pub key: ClusterKey,
+    /// As Istio names it: `outbound|9080|v1|reviews.default.svc.cluster.local`.
+    pub name: Arc<str>,
+    pub discovery: Discovery,
+    pub load_balancer: LoadBalancer,
+    /// How requests are sent: HTTP/2 where the port's protocol is HTTP2 or GRPC, or by `h2UpgradePolicy`.
+    pub protocol: UpstreamProtocol,
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept; Istio: 1 h.
+    pub idle_timeout: Duration,
+    /// Istio metric labels `destination_service_name` and `destination_service_namespace`.
+    pub service_name: Arc<str>,
+    pub service_namespace: Arc<str>,
+}
+
+/// How the addresses of a cluster are found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Discovery {
+    /// The addresses are known (ServiceEntry `STATIC`, WorkloadEntries).
+    Static(Arc<[Endpoint]>),
+    /// Each name is resolved on the proxy and every address of it is an endpoint (`DNS`).
+    Dns(Arc<[DnsEndpoint]>),
+    /// The name is resolved and new connections take one address (`DNS_ROUND_ROBIN`).
+    LogicalDns(DnsEndpoint),
+    /// A host that no ServiceEntry declares: the names are tried in this order, the first that resolves serves.
+    Undeclared(Arc<[DnsEndpoint]>),
+    /// No endpoints can be known (`NONE` on a gateway): 503 UH.
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    /// Relative; at least 1.
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    Ip(IpAddr, u16),
+    /// The path of a Unix domain socket (`unix:///path`).
+    Unix(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DnsEndpoint {
+    pub name: Arc<str>,
+    pub port: u16,
+    /// Relative; at least 1.
+    pub weight: u32,
+}
+
+/// `trafficPolicy.loadBalancer.simple`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadBalancer {
+    /// Power of two choices on requests in flight.
+    #[default]
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    #[default]
+    Http1,
+    Http2,
+    /// HTTP/2 for requests that came by HTTP/2, else HTTP/1.1 (`useClientProtocol`).
+    Client,
+}

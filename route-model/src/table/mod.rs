@@ -1,0 +1,137 @@
+//! The compiled, immutable form that requests run on.
+//!
+//! A [`RouteTable`] is shared between threads by `Arc` and swapped whole. Parts that an edit did not touch are the
+//! same allocations as in the table before it, so that "did this change?" is a pointer comparison.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::meta::{ResourceKey, Revision};
+
+pub mod cluster;
+pub mod headers;
+pub mod host;
+pub mod route;
+pub mod tls;
+
+pub use cluster::{Cluster, ClusterId, ClusterKey};
+pub use host::{HostIndex, HostPattern, VirtualHost};
+pub use route::{Action, Destination, Forward, Route};
+pub use tls::{TlsListener, TlsServer};
+
+/// Everything a proxy needs to serve one revision.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    pub revision: Revision,
+    /// Sorted by (port, bind); at most one per pair.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Indexed by [`ClusterId`]. `None` where a route names a service or subset that does not exist (503 NC).
+    /// Ids are stable from one table to the next of the same `Compiler`; several may lead to one cluster.
+    pub clusters: Vec<Option<Arc<Cluster>>>,
+    pub settings: Arc<ProxySettings>,
+}
+
+impl RouteTable {
+    pub fn cluster(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
+        self.clusters.get(id.index())?.as_ref()
+    }
+}
+
+/// Mesh-wide settings that reach the data plane, out of `MeshConfig`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// How many hops in front of the gateway are trusted to have set X-Forwarded-For (Istio `numTrustedProxies`).
+    pub num_trusted_proxies: u32,
+    /// Default time to connect to an upstream; Istio: 10 s.
+    pub connect_timeout: Duration,
+    /// How often a DNS name whose look-up failed is tried again; Istio `dnsRefreshRate`: 60 s.
+    pub dns_refresh_rate: Duration,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            num_trusted_proxies: 0,
+            connect_timeout: Duration::from_secs(10),
+            dns_refresh_rate: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One socket address and what is served there.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// `None`: the proxy's default address (`--gateway-bind`).
+    pub bind: Option<IpAddr>,
+    /// As written in `servers[].port.number`, before `--port-map`.
+    pub port: u16,
+    /// The Gateway servers merged into this listener, oldest first; conditions name them.
+    pub servers: Vec<ServerRef>,
+    pub protocol: ListenerProtocol,
+}
+
+#[derive(Clone, Debug)]
+pub enum ListenerProtocol {
+    /// Plain HTTP/1.1, and HTTP/2 by prior knowledge. All plain servers of a port share one set of routes.
+    Http(Arc<HttpRoutes>),
+    /// TLS; the server is chosen by SNI.
+    Tls(Arc<TlsListener>),
+}
+
+/// `servers[index]` of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerRef {
+    pub gateway: ResourceKey,
+    pub index: usize,
+}
+
+/// The virtual hosts of one route configuration.
+#[derive(Clone, Debug)]
+pub struct HttpRoutes {
+    /// As Istio names it: `http.80`, `https.443.https.bookinfo-gateway.default`.
+    pub name: Arc<str>,
+    pub hosts: HostIndex<Arc<VirtualHost>>,
+}
+
+/// What the table says about a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Lookup<'t> {
+    Route(&'t Arc<VirtualHost>, &'t Arc<Route>),
+    /// The virtual host redirects plain HTTP to https (`tls.httpsRedirect`): 301, whatever the routes say.
+    HttpsRedirect(&'t Arc<VirtualHost>),
+    /// The host is known, no rule took the request: 404 NR.
+    NoRoute(&'t Arc<VirtualHost>),
+    /// No virtual host: 404 NR.
+    NoHost,
+}
+
+impl HttpRoutes {
+    /// Finds the route of a request: the host first (exact, then the longest wildcard, then `*`), then the first
+    /// rule in list order that takes the request. There is no fall-back to a wider host.
+    pub fn lookup<'t>(&'t self, head: &RequestHead<'_>) -> Lookup<'t> {
+        let Some(vhost) = self.hosts.find_authority(head.authority) else { return Lookup::NoHost };
+        if vhost.https_redirect && head.scheme == "http" {
+            return Lookup::HttpsRedirect(vhost);
+        }
+        match vhost.find(head) {
+            Some(route) => Lookup::Route(vhost, route),
+            None => Lookup::NoRoute(vhost),
+        }
+    }
+}
+
+/// The facts about a request that routing may look at. The proxy fills it after normalising the path.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    pub method: &'a str,
+    /// `http` or `https`, as the proxy sees it: the listener's, or a trusted hop's X-Forwarded-Proto.
+    pub scheme: &'a str,
+    /// Host or `:authority` as the client wrote it, port included.
+    pub authority: &'a str,
+    /// The normalised path without query and fragment.
+    pub path: &'a str,
+    /// What follows the `?`, undecoded.
+    pub query: Option<&'a str>,
+    pub headers: &'a http::HeaderMap,
+}

@@ -1,0 +1,94 @@
+//! TLS termination: which server a connection belongs to and what its handshake uses.
+
+use std::sync::Arc;
+
+use super::{HostIndex, HttpRoutes, ServerRef};
+use crate::meta::ResourceKey;
+
+/// The TLS servers of one listener.
+#[derive(Clone, Debug)]
+pub struct TlsListener {
+    pub servers: Vec<Arc<TlsServer>>,
+    /// SNI to index into `servers`: exact, then the longest wildcard, then `*`, which also takes no SNI at all.
+    /// An SNI that matches nothing ends the handshake.
+    pub by_sni: HostIndex<u32>,
+}
+
+/// One HTTPS-terminating Gateway server. It has routes of its own; they never leak into another server's.
+#[derive(Clone, Debug)]
+pub struct TlsServer {
+    pub server: ServerRef,
+    pub terms: Arc<TlsTerms>,
+    pub routes: Arc<HttpRoutes>,
+}
+
+/// What a handshake needs. Equal terms are one allocation from table to table, so a TLS configuration is rebuilt
+/// only when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsTerms {
+    pub mode: TlsMode,
+    /// One, or an RSA and an ECDSA one. Empty when the secret is missing: handshakes fail, a condition says why.
+    pub certificates: Vec<CertificateSource>,
+    /// What client certificates are verified against; none with [`TlsMode::Simple`].
+    pub client_ca: Option<CaSource>,
+    /// `subjectAltNames`: a client certificate must carry one of them; empty: any.
+    pub subject_alt_names: Vec<String>,
+    /// Base64 SHA-256 of the SPKI, or hex SHA-256 of the certificate; empty: any.
+    pub verify_certificate_spki: Vec<String>,
+    pub verify_certificate_hash: Vec<String>,
+    pub min_version: TlsVersion,
+    pub max_version: TlsVersion,
+    /// OpenSSL names; empty: the library's defaults.
+    pub cipher_suites: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Simple,
+    /// A client certificate is required and verified.
+    Mutual,
+    /// A client certificate is asked for; one that is presented must verify.
+    OptionalMutual,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSource {
+    Secret(Arc<Credential>),
+    /// `serverCertificate` and `privateKey`: files on the proxy's host.
+    Files {
+        certificate: String,
+        private_key: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaSource {
+    Secret(Arc<Credential>),
+    /// `caCertificates` and `caCrl`: files on the proxy's host.
+    Files {
+        ca: String,
+        crl: Option<String>,
+    },
+}
+
+/// A TLS secret: `tls.crt`, `tls.key`, `ca.crt` (PEM).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    pub secret: ResourceKey,
+    pub certificate: Vec<u8>,
+    pub private_key: Vec<u8>,
+    pub ca: Vec<u8>,
+}
+
+/// Without the key material: this type ends up in logs and dumps.
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("secret", &self.secret).finish_non_exhaustive()
+    }
+}
