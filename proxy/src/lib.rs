@@ -6,6 +6,7 @@
 mod limits;
 mod options;
 mod proxy;
+mod upstream;
 
 pub use limits::Limits;
 pub use options::{AccessLogFormat, ListenAddr, Options, ProxyIdentity};

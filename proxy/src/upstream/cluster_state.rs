@@ -1,0 +1,180 @@
+//! What a proxy knows about an upstream beyond its table: its endpoints, and how busy each of them is.
+//!
+//! A [`ClusterState`] belongs to one table and holds the settings of that table. Its [`Discovered`] endpoints are
+//! kept under the cluster's key from table to table, so that an edit elsewhere forgets nothing. All of it is shared
+//! by the workers: written rarely, read by comparing one version number.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use route_model::table::Cluster;
+use route_model::table::cluster::{Endpoint, EndpointAddress};
+use tokio::sync::watch;
+
+/// One cluster of one table.
+#[derive(Debug)]
+pub(crate) struct ClusterState {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) discovered: Arc<Discovered>,
+}
+
+/// The endpoints of a cluster as discovery last saw them.
+#[derive(Debug)]
+pub(crate) struct Discovered {
+    /// Rises with every publication, so that a worker notices a new set without a lock. 0: nothing is known yet.
+    version: AtomicU64,
+    current: Mutex<Arc<EndpointSet>>,
+    known: watch::Sender<bool>,
+}
+
+/// A consistent set of endpoints; replaced whole.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointSet {
+    pub(crate) endpoints: Box<[WeightedEndpoint]>,
+    pub(crate) total_weight: u64,
+    /// All weights are the same: a balancer need not look at them.
+    pub(crate) uniform: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct WeightedEndpoint {
+    pub(crate) state: Arc<EndpointState>,
+    /// Relative; at least 1.
+    pub(crate) weight: u32,
+}
+
+/// One endpoint of one cluster. It stays the same allocation for as long as discovery reports its address.
+pub(crate) struct EndpointState {
+    /// Unique in the process and never used again: connection pools are keyed by it.
+    pub(crate) id: u64,
+    pub(crate) address: EndpointAddress,
+    /// `address:port` or the socket path, as access logs show it.
+    pub(crate) name: Box<str>,
+    active: AtomicU32,
+}
+
+impl Discovered {
+    pub(crate) fn new() -> Self {
+        Self { version: AtomicU64::new(0), current: Mutex::default(), known: watch::Sender::new(false) }
+    }
+
+    /// Replaces the endpoints. Those whose address was there before keep their state.
+    pub(crate) fn publish(&self, endpoints: &[Endpoint]) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = |address: &EndpointAddress| {
+            current.endpoints.iter().find(|e| e.state.address == *address).map(|e| Arc::clone(&e.state))
+        };
+        let mut weighted: Vec<WeightedEndpoint> = Vec::with_capacity(endpoints.len());
+        for Endpoint { address, weight } in endpoints {
+            let state = kept(address).unwrap_or_else(|| Arc::new(EndpointState::new(address.clone())));
+            weighted.push(WeightedEndpoint { state, weight: (*weight).max(1) });
+        }
+        *current = Arc::new(EndpointSet::new(weighted));
+        self.version.fetch_add(1, Ordering::Release);
+        drop(current);
+        self.known.send_replace(true);
+    }
+
+    /// The version that [`Self::current`] would give now; 0 while nothing is known.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The current set and its version.
+    pub(crate) fn current(&self) -> (u64, Arc<EndpointSet>) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.version(), Arc::clone(&current))
+    }
+
+    /// Waits until discovery has reported for the first time, be it that there are no endpoints.
+    pub(crate) async fn known(&self) {
+        // The sender lives in `self`, so this cannot fail.
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
+    }
+}
+
+impl EndpointSet {
+    fn new(endpoints: Vec<WeightedEndpoint>) -> Self {
+        let uniform = endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        let total_weight = endpoints.iter().map(|e| u64::from(e.weight)).sum();
+        Self { endpoints: endpoints.into(), total_weight, uniform }
+    }
+}
+
+impl EndpointState {
+    pub(crate) fn new(address: EndpointAddress) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let name = match &address {
+            EndpointAddress::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string().into(),
+            EndpointAddress::Unix(path) => Box::from(&**path),
+        };
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), address, name, active: AtomicU32::new(0) }
+    }
+
+    /// Requests in flight on all workers, as it was a moment ago.
+    pub(crate) fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for EndpointState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointState").field("name", &self.name).field("active", &self.active()).finish()
+    }
+}
+
+/// A request in flight on an endpoint; counts from creation to drop.
+#[derive(Debug)]
+pub(crate) struct ActiveRequest {
+    endpoint: Arc<EndpointState>,
+}
+
+impl ActiveRequest {
+    pub(crate) fn new(endpoint: Arc<EndpointState>) -> Self {
+        endpoint.active.fetch_add(1, Ordering::Relaxed);
+        Self { endpoint }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<EndpointState> {
+        &self.endpoint
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(port: u16, weight: u32) -> Endpoint {
+        Endpoint { address: EndpointAddress::Ip([127, 0, 0, 1].into(), port), weight }
+    }
+
+    #[test]
+    fn an_endpoint_keeps_its_state_while_its_address_is_reported() {
+        let discovered = Discovered::new();
+        assert_eq!(discovered.version(), 0);
+        discovered.publish(&[endpoint(1, 1), endpoint(2, 1)]);
+        let (first, before) = discovered.current();
+        discovered.publish(&[endpoint(2, 5), endpoint(3, 1)]);
+        let (second, after) = discovered.current();
+        assert!(second > first);
+        assert!(Arc::ptr_eq(&before.endpoints[1].state, &after.endpoints[0].state));
+        assert_ne!(before.endpoints[0].state.id, after.endpoints[1].state.id);
+        assert_eq!((after.total_weight, after.uniform), (6, false));
+    }
+
+    #[test]
+    fn a_request_counts_until_it_is_dropped() {
+        let state = Arc::new(EndpointState::new(EndpointAddress::Unix("/run/app.sock".into())));
+        let request = ActiveRequest::new(Arc::clone(&state));
+        assert_eq!((state.active(), &*state.name), (1, "/run/app.sock"));
+        drop(request);
+        assert_eq!(state.active(), 0);
+    }
+}

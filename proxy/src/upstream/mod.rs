@@ -1,0 +1,3 @@
+//! Upstreams: where requests go, which endpoint takes one, and the connections to it.
+
+pub(crate) mod cluster_state;
