@@ -14,11 +14,13 @@ pub mod headers;
 pub mod host;
 pub mod route;
 pub mod tls;
+pub mod vhost;
 
 pub use cluster::{Cluster, ClusterId, ClusterKey};
-pub use host::{HostIndex, HostPattern, VirtualHost};
+pub use host::{HostIndex, HostPattern};
 pub use route::{Action, Destination, Forward, Route};
 pub use tls::{TlsListener, TlsServer};
+pub use vhost::VirtualHost;
 
 /// Everything a proxy needs to serve one revision.
 #[derive(Clone, Debug, Default)]
