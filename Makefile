@@ -1,0 +1,28 @@
+# The commands people need. `make run` starts everything with a demo; `make test` proves it.
+.PHONY: run test lint build bench setup fmt
+
+run: ## build and start Fairway with the demo (Ctrl-C stops it)
+	cargo build --release --bin fairway
+	exec target/release/fairway serve --demo
+
+test: setup lint ## install what the tests need, lint, run all tests
+	cargo build --workspace --bins
+	cargo nextest run --workspace --no-fail-fast
+
+lint: ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+build: ## the release binaries; the small ones apart, so that they link only what they use
+	cargo build --release --bin fairway
+	cargo build --release -p gateway --bin fairway-gateway
+
+bench: build ## the same work on Fairway, nginx, HAProxy and Envoy
+	scripts/setup bench
+	bench/run
+
+setup:
+	scripts/setup
+
+fmt:
+	cargo fmt --all
