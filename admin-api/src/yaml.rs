@@ -1,0 +1,77 @@
+//! YAML and JSON documents as JSON values, with limits against documents that blow up.
+
+use serde_json::Value;
+
+/// More documents than this in one file are refused.
+const MAX_DOCUMENTS: usize = 20_000;
+/// Deeper nesting than any resource has.
+const MAX_DEPTH: usize = 100;
+
+/// A document could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct YamlError(String);
+
+/// Every document of a stream. JSON is YAML.
+pub fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
+    serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| YamlError(error.to_string()))
+}
+
+/// Exactly one document.
+pub fn document(text: &str) -> Result<Value, YamlError> {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| YamlError(error.to_string()))
+}
+
+pub fn to_string(value: &Value) -> Result<String, YamlError> {
+    serde_saphyr::to_string(value).map_err(|error| YamlError(error.to_string()))
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: MAX_DOCUMENTS,
+            max_depth: MAX_DEPTH,
+            max_events: 20_000_000,
+            max_nodes: 10_000_000,
+        },
+        // Aliases are a convenience for a few repeated lines; a document that grows by them is a bomb.
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 100_000,
+            max_replay_stack_depth: 16,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn streams_and_json_are_read() {
+        assert_eq!(documents("a: 1\n---\n{\"b\": [\"x\"]}\n").unwrap(), [json!({"a": 1}), json!({"b": ["x"]})]);
+        assert!(document("a: [1").is_err());
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..9 {
+            let before = format!("*a{}, ", level - 1).repeat(10);
+            bomb.push_str(&format!("a{level}: &a{level} [{before}]\n"));
+        }
+        assert!(document(&bomb).is_err());
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        assert!(document(&format!("{}{}", "[".repeat(5000), "]".repeat(5000))).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let value =
+            json!({"on": "yes", "n": "1", "list": [{"a": null}], "text": "two\nlines", "empty": {}, "true": "true"});
+        assert_eq!(document(&to_string(&value).unwrap()).unwrap(), value);
+    }
+}
