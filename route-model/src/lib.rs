@@ -9,6 +9,7 @@
 pub mod compile;
 pub mod field;
 pub mod kind;
+pub mod kinds;
 pub mod matching;
 pub mod meta;
 pub mod resource;

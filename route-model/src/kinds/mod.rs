@@ -1,0 +1,48 @@
+//! The specs of the kinds, typed, one file a kind; names and meaning as in Istio's schema.
+
+pub mod authorization_policy;
+pub mod destination_rule;
+pub mod envoy_filter;
+pub mod event;
+pub mod gateway;
+pub mod mesh_config;
+pub mod namespace;
+pub mod peer_authentication;
+pub mod protocol;
+pub mod proxy_config;
+pub mod request_authentication;
+pub mod secret;
+pub mod selector;
+pub mod service_entry;
+pub mod sidecar;
+pub mod string_match;
+pub mod telemetry;
+pub mod traffic_extension;
+pub mod value;
+pub mod virtual_service;
+pub mod wasm_plugin;
+pub mod workload_entry;
+pub mod workload_group;
+
+pub use authorization_policy::AuthorizationPolicy;
+pub use destination_rule::DestinationRule;
+pub use envoy_filter::EnvoyFilter;
+pub use event::Event;
+pub use gateway::Gateway;
+pub use mesh_config::MeshConfig;
+pub use namespace::Namespace;
+pub use peer_authentication::PeerAuthentication;
+pub use protocol::Protocol;
+pub use proxy_config::ProxyConfig;
+pub use request_authentication::RequestAuthentication;
+pub use secret::Secret;
+pub use service_entry::ServiceEntry;
+pub use sidecar::Sidecar;
+pub use string_match::StringMatch;
+pub use telemetry::Telemetry;
+pub use traffic_extension::TrafficExtension;
+pub use value::{TextDuration, Written};
+pub use virtual_service::VirtualService;
+pub use wasm_plugin::WasmPlugin;
+pub use workload_entry::WorkloadEntry;
+pub use workload_group::WorkloadGroup;
