@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod ca;
+pub mod store;
 pub mod yaml;
 
 use base64::Engine;

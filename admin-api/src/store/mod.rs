@@ -1,0 +1,167 @@
+//! Where resources live: one narrow trait, and what its callers and backends share.
+//!
+//! Two numbers order everything. A **resourceVersion** belongs to one write of one object; a [`Revision`] groups the
+//! writes of one transaction. Both are taken under a lock that is held to commit, so they become visible in order and
+//! whoever reads "everything after n" misses nothing.
+//!
+//! Handlers do not read the database: they read the in-memory [`Snapshot`], which the store's tail feeds, and
+//! write through [`Snapshot::commit`]. So reads go on while the database is away.
+//!
+//! [`Revision`]: route_model::meta::Revision
+
+mod change;
+mod error;
+mod object;
+mod proxies;
+pub mod seal;
+mod snapshot;
+mod tokens;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use route_model::meta::{ResourceKey, Revision};
+
+pub use self::change::{Change, ChangeSet, Committed, Op, Precondition, RevisionRecord, Tail, Write, Written};
+pub use self::error::StoreError;
+pub use self::object::StoredObject;
+pub use self::proxies::ProxyState;
+pub use self::snapshot::{Health, Quarantined, Snapshot, View, Watch};
+pub use self::tokens::{Token, TokenHash, TokenUse};
+
+/// Which history is asked for; the newest comes first.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryQuery {
+    /// Of this object only.
+    pub key: Option<ResourceKey>,
+    /// Of this revision only.
+    pub revision: Option<Revision>,
+    /// Only writes with a smaller resourceVersion: where the page before ended.
+    pub before: Option<u64>,
+    /// At most so many writes.
+    pub limit: u32,
+}
+
+/// How far a store has come. Two heads are equal when nothing that a [`Snapshot`] shows was written in between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Made with the database. Another one means that the database was replaced under us.
+    pub store_id: String,
+    /// The newest write; 0 in an empty store.
+    pub resource_version: u64,
+    pub revision: Revision,
+    /// Counts the writes to tokens.
+    pub tokens: u64,
+}
+
+/// Everything a store holds live, read at one instant.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub head: Head,
+    pub objects: Vec<StoredObject>,
+    pub tokens: Vec<Token>,
+}
+
+/// A database that keeps resources, their history, tokens, keys and what proxies acknowledged.
+///
+/// Every call may fail with [`StoreError::Unavailable`]; other errors are named at the call.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// How messages call this database: the file's path, or the server without the password.
+    fn location(&self) -> &str;
+
+    async fn head(&self) -> Result<Head, StoreError>;
+
+    /// Everything that is live.
+    async fn load(&self) -> Result<Loaded, StoreError>;
+
+    /// Carries out all of the writes, as one revision, or none.
+    ///
+    /// The store assigns `uid`, `creationTimestamp`, `generation` and `resourceVersion`. A `Put` that changes nothing
+    /// writes nothing; a change set of only such writes makes no revision.
+    ///
+    /// # Errors
+    /// [`Conflict`](StoreError::Conflict), [`AlreadyExists`](StoreError::AlreadyExists) and
+    /// [`NotFound`](StoreError::NotFound) name the first precondition that does not hold;
+    /// [`Invalid`](StoreError::Invalid) what the database cannot hold; [`Full`](StoreError::Full) that its disk is.
+    async fn commit(&self, changes: ChangeSet) -> Result<Committed, StoreError>;
+
+    /// The writes after `after`, oldest first, whole revisions: at least `limit` of them if there are so many.
+    ///
+    /// # Errors
+    /// [`Expired`](StoreError::Expired) when some of them were compacted.
+    async fn tail(&self, after: u64, limit: u32) -> Result<Tail, StoreError>;
+
+    /// Returns once something may have been written, and after `at_most` in any case. For one caller at a time.
+    async fn changed(&self, at_most: Duration);
+
+    /// The writes that match, newest first. What was compacted is missing.
+    async fn history(&self, query: HistoryQuery) -> Result<Vec<Change>, StoreError>;
+
+    /// Who wrote the revisions below `before` (or the newest ones), newest first.
+    async fn revisions(&self, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionRecord>, StoreError>;
+
+    /// Forgets the history of what was written before `before`, except of the objects in `keep`. Answers the smallest
+    /// resourceVersion that [`tail`](Self::tail) still resumes from.
+    async fn compact(&self, before: Timestamp, keep: &[ResourceKey]) -> Result<u64, StoreError>;
+
+    /// Takes the lease of this name unless another holds it. It ends when it is dropped, or with its holder.
+    async fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError>;
+
+    /// A secret of the control plane itself (CA key, session key), opened.
+    async fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Keeps `candidate` under `name` unless there is a value already; answers the value that is there now. So
+    /// several replicas that start at once agree on one key.
+    async fn secret_or(&self, name: &str, candidate: &[u8]) -> Result<Vec<u8>, StoreError>;
+
+    /// Keeps `value` under `name`, in place of what was there.
+    async fn put_secret(&self, name: &str, value: &[u8]) -> Result<(), StoreError>;
+
+    /// # Errors
+    /// [`TokenExists`](StoreError::TokenExists) when the id or the hash is taken.
+    async fn put_token(&self, token: &Token) -> Result<(), StoreError>;
+
+    /// Every token, expired ones too, by creation.
+    async fn tokens(&self) -> Result<Vec<Token>, StoreError>;
+
+    /// Counts one use of the token with this hash, if it exists, has not expired and has a use left. Two callers never
+    /// both get the last use.
+    async fn use_token(&self, hash: &TokenHash) -> Result<Option<Token>, StoreError>;
+
+    /// Whether there was such a token.
+    async fn delete_token(&self, id: &str) -> Result<bool, StoreError>;
+
+    /// Writes what this replica knows of its proxies, in one transaction; `seen` becomes the database's now.
+    async fn put_proxies(&self, replica: &str, states: &[ProxyState]) -> Result<(), StoreError>;
+
+    /// What all replicas know, one state a proxy: of the replica that saw it last. Those not seen for `stale_after`
+    /// count as disconnected.
+    async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError>;
+
+    /// Forgets the proxies that nobody has seen for so long.
+    async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError>;
+
+    /// Finishes what is under way and closes the connections.
+    async fn close(&self);
+}
+
+/// The right to do what only one replica may do at a time. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Lease {
+    hold: Box<dyn LeaseHold>,
+}
+
+impl Lease {
+    /// Whether the lease is still ours: with Postgres it is lost with the connection that took it. Ask before each step.
+    pub async fn is_held(&mut self) -> bool {
+        self.hold.is_held().await
+    }
+}
+
+#[async_trait]
+trait LeaseHold: fmt::Debug + Send {
+    async fn is_held(&mut self) -> bool;
+}
