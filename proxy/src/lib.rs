@@ -3,10 +3,13 @@
 //! A [`Proxy`] is handed compiled [`RouteTable`](route_model::table::RouteTable)s and serves them. It knows nothing
 //! of resources' JSON, of the control plane or of any database.
 
+pub mod http;
 mod limits;
 mod options;
 mod proxy;
-mod upstream;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;
 
 pub use limits::Limits;
 pub use options::{AccessLogFormat, ListenAddr, Options, ProxyIdentity};

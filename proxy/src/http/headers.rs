@@ -1,0 +1,467 @@
+//! Headers between the hops: what a client may not say, what the proxy says instead, and what belongs to one
+//! connection only.
+//!
+//! - RFC 9110 section 7.6.1: fields of one hop (Connection and what it names, Keep-Alive, Proxy-Connection, TE,
+//!   Transfer-Encoding, Upgrade) do not travel. `TE: trailers` does, as gRPC asks for it.
+//! - A client's Connection header cannot make the proxy remove fields that identify the request or its sender.
+//! - As Envoy does at an edge: `x-envoy-*` and `x-forwarded-client-cert` are dropped, `x-request-id` is always new,
+//!   the peer is appended to X-Forwarded-For, X-Forwarded-Proto is replaced unless a trusted hop set it.
+//! - Underscores in names are allowed, but an alias of a guarded name (`X_Forwarded_For`, `Transfer_Encoding`) is
+//!   dropped: servers that put headers into environment variables cannot tell the two apart.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+    FORWARDED, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, header};
+use smallvec::SmallVec;
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// The peer of a downstream connection, prepared once for all its requests.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: SocketAddr,
+    /// The address as X-Forwarded-For writes it.
+    value: HeaderValue,
+    tls: bool,
+}
+
+/// What a request's headers say once only the believable part is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The client: the peer, or what trusted hops say it is (then with port 0).
+    pub client: SocketAddr,
+    /// `http` or `https`: the connection's, or what a trusted hop says.
+    pub scheme: &'static str,
+    /// The protocols that the client offers to switch to; taken out of the headers.
+    pub upgrade: Option<HeaderValue>,
+}
+
+impl Peer {
+    /// `tls`: whether the connection is encrypted.
+    pub fn new(address: SocketAddr, tls: bool) -> Self {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        Self { value: ip_value(address.ip()), address, tls }
+    }
+
+    /// Cleans the headers of a request from this peer and adds what upstreams are to know of it.
+    ///
+    /// `trusted_hops` is the number of proxies in front of this one whose X-Forwarded-For entries are believed (Istio
+    /// `numTrustedProxies`). With `n` of them the client is the `n`th entry from the right of what arrived; if there
+    /// are fewer, or it is no address, the peer is the client.
+    pub fn admit(&self, headers: &mut HeaderMap, trusted_hops: u32) -> Admitted {
+        let seen = Seen::scan(headers);
+        let upgrade = seen.strip(headers);
+        let client = match trusted_hops {
+            0 => None,
+            hops if seen.forwarded_for => forwarded_address(headers, hops as usize),
+            _ => None,
+        };
+        let scheme = self.scheme(headers, trusted_hops > 0 && seen.forwarded_proto);
+        self.append_forwarded_for(headers, seen.forwarded_for);
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        headers.insert(X_REQUEST_ID, new_request_id());
+        Admitted { client: client.map_or(self.address, |ip| SocketAddr::new(ip, 0)), scheme, upgrade }
+    }
+
+    fn scheme(&self, headers: &HeaderMap, believe: bool) -> &'static str {
+        let own = if self.tls { "https" } else { "http" };
+        let mut values = headers.get_all(X_FORWARDED_PROTO).iter();
+        match (believe.then(|| values.next()).flatten(), values.next()) {
+            (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"https") => "https",
+            (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"http") => "http",
+            _ => own,
+        }
+    }
+
+    fn append_forwarded_for(&self, headers: &mut HeaderMap, present: bool) {
+        let value = if present { self.joined_forwarded_for(headers) } else { self.value.clone() };
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+
+    fn joined_forwarded_for(&self, headers: &HeaderMap) -> HeaderValue {
+        let mut joined = Vec::with_capacity(64);
+        for value in headers.get_all(X_FORWARDED_FOR).iter().filter(|value| !value.is_empty()) {
+            joined.extend_from_slice(value.as_bytes());
+            joined.push(b',');
+        }
+        joined.extend_from_slice(self.value.as_bytes());
+        HeaderValue::from_maybe_shared(Bytes::from(joined)).unwrap_or_else(|_| self.value.clone())
+    }
+}
+
+/// Removes from a response what belongs to the upstream connection. The value of Upgrade is handed back, for a 101.
+pub fn strip_response(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let mut hop = false;
+    for name in headers.keys() {
+        hop |= matches!(
+            name.as_str(),
+            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "te"
+        );
+    }
+    if !hop {
+        return None;
+    }
+    remove_nominated(headers);
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, TE] {
+        headers.remove(name);
+    }
+    headers.remove(UPGRADE)
+}
+
+/// A fresh request id, shaped like a version 4 UUID. It names a request in logs; it is no secret.
+pub fn new_request_id() -> HeaderValue {
+    let mut random = fastrand::u128(..).to_be_bytes();
+    random[6] = random[6] & 0x0f | 0x40;
+    random[8] = random[8] & 0x3f | 0x80;
+    let mut text = [b'-'; 36];
+    let mut position = 0;
+    for (index, byte) in random.into_iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            position += 1;
+        }
+        text[position] = HEX[usize::from(byte >> 4)];
+        text[position + 1] = HEX[usize::from(byte & 0x0f)];
+        position += 2;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// What one pass over a request's header names found; most requests have none of it, and then nothing is looked up.
+#[derive(Debug, Default)]
+struct Seen {
+    connection: bool,
+    upgrade: bool,
+    te: bool,
+    hop: bool,
+    forwarded_for: bool,
+    forwarded_proto: bool,
+    /// Names that a client has no business sending.
+    forged: SmallVec<[HeaderName; 4]>,
+}
+
+impl Seen {
+    fn scan(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => seen.connection = true,
+                "upgrade" => seen.upgrade = true,
+                "te" => seen.te = true,
+                "keep-alive" | "proxy-connection" | "transfer-encoding" => seen.hop = true,
+                "x-forwarded-for" => seen.forwarded_for = true,
+                "x-forwarded-proto" => seen.forwarded_proto = true,
+                text => {
+                    if is_forged(text) {
+                        seen.forged.push(name.clone());
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    /// Removes what must not travel and hands back the value of Upgrade.
+    fn strip(&self, headers: &mut HeaderMap) -> Option<HeaderValue> {
+        for name in &self.forged {
+            headers.remove(name);
+        }
+        if self.connection {
+            remove_nominated(headers);
+            headers.remove(CONNECTION);
+        }
+        if self.hop {
+            for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING] {
+                headers.remove(name);
+            }
+        }
+        if self.te {
+            keep_only_trailers(headers);
+        }
+        if self.upgrade { headers.remove(UPGRADE) } else { None }
+    }
+}
+
+fn is_forged(name: &str) -> bool {
+    name.starts_with("x-envoy-")
+        || name == "x-forwarded-client-cert"
+        || (memchr::memchr(b'_', name.as_bytes()).is_some() && is_guarded(&name.replace('_', "-")))
+}
+
+/// Names whose meaning this proxy vouches for, or that frame the message.
+fn is_guarded(name: &str) -> bool {
+    name.starts_with("x-forwarded-")
+        || name.starts_with("x-envoy-")
+        || matches!(
+            name,
+            "x-request-id"
+                | "x-real-ip"
+                | "content-length"
+                | "transfer-encoding"
+                | "keep-alive"
+                | "proxy-connection"
+                | "content-type"
+        )
+}
+
+/// Fields that a Connection header cannot remove: framing, identity, and what is meant for every recipient.
+fn is_protected(name: &HeaderName) -> bool {
+    is_guarded(name.as_str())
+        || [
+            AUTHORIZATION,
+            CACHE_CONTROL,
+            CONTENT_ENCODING,
+            CONTENT_LENGTH,
+            CONTENT_TYPE,
+            COOKIE,
+            EXPECT,
+            FORWARDED,
+            HOST,
+            TE,
+            UPGRADE,
+            header::PROXY_AUTHORIZATION,
+        ]
+        .contains(name)
+}
+
+fn remove_nominated(headers: &mut HeaderMap) {
+    let nominated: SmallVec<[HeaderName; 4]> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+        .filter(|name| headers.contains_key(name) && !is_protected(name))
+        .collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+fn keep_only_trailers(headers: &mut HeaderMap) {
+    let trailers = headers
+        .get_all(TE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    } else {
+        headers.remove(TE);
+    }
+}
+
+/// The `hops`th address from the right over all X-Forwarded-For values; entries with ports or names do not count.
+fn forwarded_address(headers: &HeaderMap, hops: usize) -> Option<IpAddr> {
+    let mut remaining = hops;
+    for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+        for entry in value.as_bytes().rsplit(|byte| *byte == b',') {
+            remaining -= 1;
+            if remaining == 0 {
+                let entry = std::str::from_utf8(entry.trim_ascii()).ok()?;
+                return entry.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+            }
+        }
+    }
+    None
+}
+
+fn ip_value(ip: IpAddr) -> HeaderValue {
+    let mut text = String::with_capacity(40);
+    // Writing to a String cannot fail, and an address is a valid header value.
+    let _ = write!(text, "{ip}");
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("0.0.0.0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    }
+
+    fn peer() -> Peer {
+        Peer::new("192.0.2.9:5000".parse().unwrap(), false)
+    }
+
+    #[test]
+    fn what_belongs_to_one_hop_does_not_travel() {
+        let mut headers = map(&[
+            ("host", "a.example"),
+            ("connection", "keep-alive, X-Hop"),
+            ("connection", "x-other-hop, Upgrade"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("x-hop", "1"),
+            ("x-other-hop", "2"),
+            ("x-kept", "3"),
+        ]);
+        let admitted = peer().admit(&mut headers, 0);
+        assert_eq!(admitted.upgrade.unwrap(), "websocket");
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["host", "x-forwarded-for", "x-forwarded-proto", "x-kept", "x-request-id"]);
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_identifies_a_request() {
+        let guarded =
+            ["host", "authorization", "cookie", "content-length", "forwarded", "x-real-ip", "x-forwarded-host"];
+        for name in guarded {
+            let mut headers = map(&[("connection", name), (name, "5")]);
+            peer().admit(&mut headers, 0);
+            assert_eq!(values(&headers, name), ["5"], "{name}");
+        }
+        let mut headers = map(&[("connection", "x-forwarded-for, x-request-id, x-forwarded-proto")]);
+        peer().admit(&mut headers, 0);
+        assert_eq!(values(&headers, "x-forwarded-for"), ["192.0.2.9"]);
+        assert_eq!(values(&headers, "x-forwarded-proto"), ["http"]);
+        assert_eq!(values(&headers, "x-request-id").len(), 1);
+    }
+
+    #[test]
+    fn te_keeps_trailers_alone() {
+        for (sent, kept) in [
+            (&["trailers"][..], &["trailers"][..]),
+            (&["gzip, Trailers;q=0.5"], &[]),
+            (&["gzip", "deflate, TRAILERS"], &["trailers"]),
+            (&["gzip"], &[]),
+        ] {
+            let fields: Vec<_> = sent.iter().map(|value| ("te", *value)).collect();
+            let mut headers = map(&fields);
+            peer().admit(&mut headers, 0);
+            assert_eq!(values(&headers, "te"), kept, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_forge_what_the_proxy_says() {
+        let mut headers = map(&[
+            ("x-envoy-original-path", "/admin"),
+            ("x-envoy-internal", "true"),
+            ("x-forwarded-client-cert", "By=me"),
+            ("x-request-id", "mine"),
+            ("x-request-id", "mine too"),
+            ("x-forwarded-proto", "https"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("transfer_encoding", "chunked"),
+            ("x-envoy_peer", "1"),
+            ("user_id", "7"),
+            ("x-forwarded-host", "as.written"),
+        ]);
+        let admitted = peer().admit(&mut headers, 0);
+        assert_eq!(admitted.scheme, "http");
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["user_id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"]);
+        let ids = values(&headers, "x-request-id");
+        assert!(ids.len() == 1 && ids[0].len() == 36, "{ids:?}");
+    }
+
+    #[test]
+    fn the_client_address_is_as_far_back_as_hops_are_trusted() {
+        let table: &[(u32, &[&str], &str, &str)] = &[
+            (0, &[], "192.0.2.9:5000", "192.0.2.9"),
+            (0, &["10.0.0.1"], "192.0.2.9:5000", "10.0.0.1,192.0.2.9"),
+            (1, &[], "192.0.2.9:5000", "192.0.2.9"),
+            (1, &["1.1.1.1, 2.2.2.2"], "2.2.2.2:0", "1.1.1.1, 2.2.2.2,192.0.2.9"),
+            (2, &["1.1.1.1, 2.2.2.2"], "1.1.1.1:0", "1.1.1.1, 2.2.2.2,192.0.2.9"),
+            (2, &["9.9.9.9", "1.1.1.1,2.2.2.2"], "1.1.1.1:0", "9.9.9.9,1.1.1.1,2.2.2.2,192.0.2.9"),
+            (3, &["1.1.1.1", "2.2.2.2"], "192.0.2.9:5000", "1.1.1.1,2.2.2.2,192.0.2.9"),
+            (1, &["2001:db8::7"], "[2001:db8::7]:0", "2001:db8::7,192.0.2.9"),
+            (1, &["1.1.1.1, unknown"], "192.0.2.9:5000", "1.1.1.1, unknown,192.0.2.9"),
+            (1, &["1.1.1.1:80"], "192.0.2.9:5000", "1.1.1.1:80,192.0.2.9"),
+            (1, &[""], "192.0.2.9:5000", "192.0.2.9"),
+        ];
+        for (hops, sent, client, forwarded) in table {
+            let fields: Vec<_> = sent.iter().map(|value| ("x-forwarded-for", *value)).collect();
+            let mut headers = map(&fields);
+            let admitted = peer().admit(&mut headers, *hops);
+            assert_eq!(admitted.client.to_string(), *client, "{hops} hops, {sent:?}");
+            assert_eq!(values(&headers, "x-forwarded-for"), [*forwarded], "{hops} hops, {sent:?}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_is_the_connections_unless_a_trusted_hop_says_otherwise() {
+        for (hops, tls, sent, scheme) in [
+            (0, false, Some("https"), "http"),
+            (0, true, Some("http"), "https"),
+            (1, false, Some("https"), "https"),
+            (1, true, Some("HTTP"), "http"),
+            (1, false, Some("gopher"), "http"),
+            (1, true, None, "https"),
+        ] {
+            let fields: Vec<_> = sent.iter().map(|value| ("x-forwarded-proto", *value)).collect();
+            let mut headers = map(&fields);
+            let admitted = Peer::new("[::1]:1".parse().unwrap(), tls).admit(&mut headers, hops);
+            assert_eq!(admitted.scheme, scheme, "{hops} {tls} {sent:?}");
+            assert_eq!(values(&headers, "x-forwarded-proto"), [scheme]);
+        }
+    }
+
+    #[test]
+    fn responses_lose_what_belongs_to_the_upstream_connection() {
+        let mut headers = map(&[
+            ("connection", "upgrade, x-hop"),
+            ("upgrade", "websocket"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("server", "origin"),
+        ]);
+        assert_eq!(strip_response(&mut headers).unwrap(), "websocket");
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["server"]);
+    }
+
+    proptest! {
+        #[test]
+        fn request_ids_are_version_4_uuids(_ in 0..64u8) {
+            let id = new_request_id();
+            let text = id.to_str().unwrap();
+            let groups: Vec<usize> = text.split('-').map(str::len).collect();
+            prop_assert_eq!(groups, [8, 4, 4, 4, 12]);
+            prop_assert_eq!(text.as_bytes()[14], b'4');
+            prop_assert!(b"89ab".contains(&text.as_bytes()[19]));
+        }
+
+        #[test]
+        fn whatever_is_sent_one_forwarded_for_ends_with_the_peer(
+            sent in proptest::collection::vec("[0-9a-f.:, ]{0,20}", 0..4),
+            hops in 0..4u32,
+        ) {
+            let mut headers = HeaderMap::new();
+            for value in &sent {
+                headers.append("x-forwarded-for", value.parse().unwrap());
+            }
+            peer().admit(&mut headers, hops);
+            let found = values(&headers, "x-forwarded-for");
+            prop_assert_eq!(found.len(), 1);
+            prop_assert!(found[0].ends_with("192.0.2.9"));
+        }
+    }
+}
