@@ -1,5 +1,6 @@
 //! The control plane: store, REST API, authentication, push.
 
+pub mod api;
 pub mod auth;
 pub mod ca;
 pub mod store;

@@ -1,0 +1,7 @@
+//! The two patch formats that need no schema: JSON merge patch and JSON patch.
+
+mod json;
+mod merge;
+
+pub(crate) use json::{JsonPatchError, apply_json_patch};
+pub(crate) use merge::apply_merge_patch;
