@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod headers;
 pub mod host;
 pub mod route;
+mod template;
 pub mod tls;
 pub mod vhost;
 
