@@ -1,3 +1,4 @@
 //! Upstreams: where requests go, which endpoint takes one, and the connections to it.
 
+pub(crate) mod balance;
 pub(crate) mod cluster_state;
