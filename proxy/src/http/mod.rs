@@ -2,3 +2,5 @@
 
 pub mod facts;
 pub mod headers;
+pub mod normalise;
+pub mod validate;
