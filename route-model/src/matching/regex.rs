@@ -67,7 +67,12 @@ enum Matcher {
     Exact(Arc<[u8]>),
     /// The pattern is a literal and then `.*`.
     Prefix(Arc<[u8]>),
-    Automaton(Arc<meta::Regex>),
+    Automaton(Arc<Automaton>),
+}
+
+struct Automaton {
+    regex: meta::Regex,
+    prefixes: Box<[Box<[u8]>]>,
 }
 
 /// What an index may know about the texts that a regex takes.
@@ -76,8 +81,8 @@ pub(crate) enum Shape<'r> {
     Exact(&'r [u8]),
     /// All that begin so.
     Prefix(&'r [u8]),
-    /// It has to be asked.
-    Other,
+    /// Those that it takes of those that begin with one of these.
+    Other(&'r [Box<[u8]>]),
 }
 
 impl Regex {
@@ -85,7 +90,7 @@ impl Regex {
         let hir = parse(pattern)?;
         let matcher = match simple(&hir) {
             Some(simple) => simple,
-            None => Matcher::Automaton(Arc::new(build(&[hir])?)),
+            None => Matcher::Automaton(Arc::new(Automaton { prefixes: prefixes(&hir), regex: build(&[hir])? })),
         };
         Ok(Self { pattern: pattern.into(), matcher })
     }
@@ -101,7 +106,7 @@ impl Regex {
             Matcher::Prefix(literal) => text
                 .strip_prefix(&**literal)
                 .is_some_and(|rest| memchr::memchr(b'\n', rest).is_none() && std::str::from_utf8(rest).is_ok()),
-            Matcher::Automaton(automaton) => automaton.is_match(text),
+            Matcher::Automaton(automaton) => automaton.regex.is_match(text),
         }
     }
 
@@ -110,21 +115,7 @@ impl Regex {
         match &self.matcher {
             Matcher::Exact(literal) => Shape::Exact(literal),
             Matcher::Prefix(literal) => Shape::Prefix(literal),
-            Matcher::Automaton(_) => Shape::Other,
-        }
-    }
-
-    /// Texts one of which begins whatever the regex takes; one empty text where nothing better is known.
-    pub(crate) fn prefixes(&self) -> Vec<Vec<u8>> {
-        let unknown = || vec![Vec::new()];
-        let Ok(hir) = parse(&self.pattern) else { return unknown() };
-        let mut extractor = Extractor::new();
-        extractor.limit_total(MAX_PREFIXES);
-        match extractor.extract(&hir).literals() {
-            Some(literals) if !literals.is_empty() => {
-                literals.iter().map(|literal| literal.as_bytes().to_vec()).collect()
-            }
-            _ => unknown(),
+            Matcher::Automaton(automaton) => Shape::Other(&automaton.prefixes),
         }
     }
 }
@@ -153,7 +144,7 @@ pub(crate) struct RegexSet {
 type NewMatches = Box<dyn Fn() -> regex_automata::PatternSet + Send + Sync>;
 
 impl RegexSet {
-    pub(crate) fn new(regexes: &[&Regex]) -> Result<Self, RegexError> {
+    pub(crate) fn new(regexes: &[Regex]) -> Result<Self, RegexError> {
         let hirs = regexes.iter().map(|regex| parse(&regex.pattern)).collect::<Result<Vec<_>, _>>()?;
         let automaton = build(&hirs)?;
         let count = automaton.pattern_len();
@@ -177,7 +168,7 @@ impl fmt::Debug for RegexSet {
 }
 
 /// `uriRegexRewrite`: a regex that is searched for, and its replacement in the syntax of the `regex` crate.
-pub(crate) fn rewrite(pattern: &str, rewrite: &str) -> Result<(regex::bytes::Regex, Box<[u8]>), RegexError> {
+pub(crate) fn rewrite(pattern: &str, rewrite: &str) -> Result<(regex::bytes::Regex, Box<str>), RegexError> {
     parse(pattern)?;
     let regex = regex::bytes::RegexBuilder::new(&re2::translate(pattern)?)
         .size_limit(MAX_AUTOMATON_BYTES)
@@ -189,23 +180,23 @@ pub(crate) fn rewrite(pattern: &str, rewrite: &str) -> Result<(regex::bytes::Reg
             error => RegexError::Invalid(error.to_string()),
         })?;
     let groups = regex.captures_len() - 1;
-    let mut replacement = Vec::with_capacity(rewrite.len() + 8);
-    let mut bytes = rewrite.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => match bytes.next() {
-                Some(digit @ b'0'..=b'9') => {
-                    let group = digit - b'0';
+    let mut replacement = String::with_capacity(rewrite.len() + 8);
+    let mut chars = rewrite.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(digit @ '0'..='9') => {
+                    let group = digit as u8 - b'0';
                     if usize::from(group) > groups {
                         return Err(RegexError::NoSuchGroup { group, groups });
                     }
-                    replacement.extend_from_slice(&[b'$', b'{', digit, b'}']);
+                    replacement.extend(["${", digit.encode_utf8(&mut [0; 4]), "}"]);
                 }
-                Some(b'\\') => replacement.push(b'\\'),
+                Some('\\') => replacement.push('\\'),
                 _ => return Err(RegexError::BadRewriteEscape),
             },
-            b'$' => replacement.extend_from_slice(b"$$"),
-            byte => replacement.push(byte),
+            '$' => replacement.push_str("$$"),
+            c => replacement.push(c),
         }
     }
     Ok((regex, replacement.into()))
@@ -228,6 +219,16 @@ fn parse(pattern: &str) -> Result<Hir, RegexError> {
                 error => error.to_string(),
             })
         })
+}
+
+/// Texts one of which begins whatever the regex takes; one empty text where nothing better is known.
+fn prefixes(hir: &Hir) -> Box<[Box<[u8]>]> {
+    let mut extractor = Extractor::new();
+    extractor.limit_class(2).limit_total(MAX_PREFIXES);
+    match extractor.extract(hir).literals() {
+        Some(literals) if !literals.is_empty() => literals.iter().map(|literal| literal.as_bytes().into()).collect(),
+        _ => Box::new([Box::default()]),
+    }
 }
 
 /// Builds one automaton for patterns that each take the whole text.
@@ -397,7 +398,7 @@ mod tests {
     #[test]
     fn a_set_finds_all_that_match_in_order() {
         let regexes = ["/a.*", "/[ab]b", "/x", ".*b"].map(|pattern| Regex::new(pattern).expect(pattern));
-        let set = RegexSet::new(&regexes.iter().collect::<Vec<_>>()).expect("set");
+        let set = RegexSet::new(&regexes).expect("set");
         for (text, want) in [("/ab", &[0, 1, 3][..]), ("/bb", &[1, 3]), ("/x", &[2]), ("/abc", &[0]), ("/y", &[])] {
             let mut found = Vec::new();
             set.find(text.as_bytes(), |i| {
@@ -410,18 +411,17 @@ mod tests {
 
     #[test]
     fn prefixes_begin_whatever_matches() {
-        for (pattern, want) in
-            [("/api/v[0-9]+", &["/api/v"][..]), ("(/a|/b)/c.+", &["/a/c", "/b/c"]), (".+x", &[""]), ("[a-z]+", &[""])]
-        {
-            let mut prefixes: Vec<_> = Regex::new(pattern).expect(pattern).prefixes();
-            prefixes.sort();
-            let prefixes: Vec<_> = prefixes.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect();
-            for text in want {
-                assert!(
-                    prefixes.iter().all(|p| want.iter().any(|w| p.starts_with(w))),
-                    "{pattern}: {prefixes:?} {text}"
-                );
-            }
+        for (pattern, want) in [
+            ("/api/v[0-9]+", &["/api/v"][..]),
+            ("(/a|/b)/c.+", &["/a/c", "/b/c"]),
+            (".+x", &[""]),
+            (r"\Bx", &["x"]),
+            ("[a-z]+", &[""]),
+        ] {
+            let regex = Regex::new(pattern).expect(pattern);
+            let Shape::Other(prefixes) = regex.shape() else { panic!("{pattern} is not simple") };
+            let prefixes: Vec<_> = prefixes.iter().map(|p| String::from_utf8_lossy(p)).collect();
+            assert_eq!(prefixes, want, "{pattern}");
         }
     }
 
@@ -430,10 +430,11 @@ mod tests {
         for (pattern, text, path, want) in [
             ("/a/(.*)/b", r"/\1", "/a/x/b", "/x"),
             ("o", "0", "/foo", "/f00"),
+            (r"\Bo", "0", "/oo", "/o0"),
             ("(f)(o+)", r"\2$1\\\0", "/foo", r"/oo$1\foo"),
         ] {
             let (regex, replacement) = rewrite(pattern, text).expect(pattern);
-            assert_eq!(String::from_utf8_lossy(&regex.replace_all(path.as_bytes(), &*replacement)), want);
+            assert_eq!(String::from_utf8_lossy(&regex.replace_all(path.as_bytes(), replacement.as_bytes())), want);
         }
         assert_eq!(check_rewrite("a", r"\1"), Err(RegexError::NoSuchGroup { group: 1, groups: 0 }));
         assert_eq!(check_rewrite("a", r"\x"), Err(RegexError::BadRewriteEscape));

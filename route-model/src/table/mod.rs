@@ -12,6 +12,8 @@ use crate::meta::{ResourceKey, Revision};
 pub mod cluster;
 pub mod headers;
 pub mod host;
+mod path_index;
+mod radix;
 pub mod route;
 mod template;
 pub mod tls;

@@ -21,6 +21,35 @@ pub struct Route {
     pub action: Action,
 }
 
+impl Route {
+    /// The path, without the query, that a request for `path` goes upstream with; `None` if it goes as it is.
+    pub fn rewrite_path(&self, path: &str) -> Option<String> {
+        let Action::Forward(forward) = &self.action else { return None };
+        Some(match forward.path_rewrite.as_ref()? {
+            PathRewrite::Uri(to) => self.replace_matched(path, to),
+            PathRewrite::Regex { pattern, replacement } => {
+                let rewritten = pattern.replace_all(path.as_bytes(), replacement.as_bytes());
+                String::from_utf8_lossy(&rewritten).into_owned()
+            }
+        })
+    }
+
+    /// The path, without the query, that a redirect of a request for `path` leads to.
+    pub fn redirect_path(&self, redirect: &Redirect, path: &str) -> String {
+        match &redirect.path {
+            RedirectPath::Keep => path.to_owned(),
+            RedirectPath::Full(to) => to.to_string(),
+            RedirectPath::Prefix(to) => self.replace_matched(path, to),
+        }
+    }
+
+    fn replace_matched(&self, path: &str, to: &str) -> String {
+        // A matched prefix ends at a character boundary, and paths are ASCII anyway.
+        let rest = path.get(self.uri.replaced_length(path)..).unwrap_or_default();
+        [to, rest].concat()
+    }
+}
+
 /// Where a route was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteOrigin {
@@ -66,13 +95,13 @@ pub struct Destination {
     pub response_headers: Box<[HeaderOps]>,
 }
 
-/// How the path changes on its way upstream. The proxy sets `x-envoy-original-path` when it does.
+/// How the path changes on its way upstream; [`Route::rewrite_path`] does it. The proxy sets `x-envoy-original-path`.
 #[derive(Clone, Debug)]
 pub enum PathRewrite {
     /// `rewrite.uri`: the matched prefix, or with an exact or regex match the whole path, becomes this.
     Uri(Box<str>),
     /// `uriRegexRewrite`: RE2 global replace on the path without the query.
-    Regex { pattern: regex::bytes::Regex, replacement: Box<[u8]> },
+    Regex { pattern: regex::bytes::Regex, replacement: Box<str> },
 }
 
 /// Compared by what was written, as a compiled pattern has no equality.
