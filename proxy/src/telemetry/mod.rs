@@ -1,3 +1,11 @@
 //! What a proxy tells about its traffic: response flags, metrics and the access log.
+//!
+//! Workers only write, each to cells of its own; whoever reads (a scrape, the log's writer) does so on another thread.
 
+pub mod access_log;
+pub mod cells;
+pub mod exposition;
 pub mod flags;
+pub mod log_line;
+pub mod metrics;
+pub mod requests;

@@ -1,0 +1,207 @@
+//! What a proxy counts: the cells of every worker, and the gauges of the process.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use route_model::table::Cluster;
+
+use super::cells::Cell;
+use super::requests::{DestinationLabels, RequestRegistry, RequestSeries};
+use crate::options::ProxyIdentity;
+
+/// A counter that every worker has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Count {
+    /// Connections that clients opened.
+    DownstreamOpened,
+    /// Connections of clients that ended.
+    DownstreamClosed,
+    /// Connections closed at once because a limit was reached.
+    DownstreamRefused,
+    /// Requests taken up.
+    RequestsStarted,
+    /// Requests whose response is complete or cut.
+    RequestsFinished,
+    /// TLS handshakes completed.
+    TlsHandshakes,
+    /// TLS handshakes that failed.
+    TlsHandshakesFailed,
+    /// TLS handshakes completed by resuming a session.
+    TlsResumed,
+    /// Messages answered 400, or HTTP/2 streams reset, because a client broke the protocol.
+    ProtocolViolationsDownstream,
+    /// Responses of upstreams refused because they broke the protocol.
+    ProtocolViolationsUpstream,
+    /// Connections opened to upstreams.
+    UpstreamOpened,
+    /// Connections to upstreams that ended.
+    UpstreamClosed,
+    /// Connections to upstreams that could not be made.
+    UpstreamConnectFailed,
+    /// Requests sent on a new upstream connection.
+    UpstreamRequestsNew,
+    /// Requests sent on an upstream connection that was used before.
+    UpstreamRequestsReused,
+    /// Requests sent again because a reused connection turned out closed.
+    UpstreamStaleRetries,
+}
+
+/// The number of [`Count`]s.
+pub(super) const COUNTS: usize = Count::UpstreamStaleRetries as usize + 1;
+
+/// Upper bounds of the poll lag histogram, in milliseconds.
+pub(super) const LAG_BOUNDS: [u64; 8] = [1, 5, 10, 50, 100, 250, 500, 1000];
+
+/// The cells of one worker.
+#[derive(Debug, Default)]
+pub(super) struct WorkerCells {
+    pub(super) counts: [Cell; COUNTS],
+    pub(super) requests: Arc<RequestRegistry>,
+    /// Not cumulative; the last one has no bound.
+    pub(super) lag: [Cell; LAG_BOUNDS.len() + 1],
+    pub(super) lag_sum_micros: Cell,
+}
+
+/// Everything a process counts; shared by its threads.
+#[derive(Debug)]
+pub struct Metrics {
+    pub(super) identity: ProxyIdentity,
+    pub(super) workers: Mutex<Vec<Arc<WorkerCells>>>,
+    pub(super) listeners: Mutex<BTreeMap<u16, Arc<ListenerConnections>>>,
+    pub(super) revision: AtomicU64,
+    pub(super) applied: AtomicU64,
+    pub(super) issues: AtomicU64,
+    pub(super) listeners_down: AtomicU64,
+    pub(super) log_dropped: Arc<AtomicU64>,
+}
+
+/// The connections of one listener, over all workers.
+#[derive(Debug, Default)]
+pub struct ListenerConnections {
+    opened: AtomicU64,
+    closed: AtomicU64,
+}
+
+impl ListenerConnections {
+    /// Counts a connection until the guard is dropped.
+    pub fn open(self: &Arc<Self>) -> ListenerConnection {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        ListenerConnection(Arc::clone(self))
+    }
+
+    /// Connections accepted since the listener exists.
+    pub fn total(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Connections open now.
+    pub fn active(&self) -> u64 {
+        let closed = self.closed.load(Ordering::Relaxed);
+        self.total().saturating_sub(closed)
+    }
+}
+
+/// One open connection of a listener.
+#[derive(Debug)]
+pub struct ListenerConnection(Arc<ListenerConnections>);
+
+impl Drop for ListenerConnection {
+    fn drop(&mut self) {
+        self.0.closed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Metrics {
+    pub fn new(identity: ProxyIdentity) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            workers: Mutex::default(),
+            listeners: Mutex::default(),
+            revision: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            issues: AtomicU64::new(0),
+            listeners_down: AtomicU64::new(0),
+            log_dropped: Arc::default(),
+        })
+    }
+
+    /// The cells of a new worker; to be called on the worker's thread.
+    pub fn worker(&self) -> WorkerMetrics {
+        let cells = Arc::<WorkerCells>::default();
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&cells));
+        WorkerMetrics(Rc::new(cells))
+    }
+
+    /// Where the connections of a Gateway port are counted.
+    pub fn listener(&self, port: u16) -> Arc<ListenerConnections> {
+        Arc::clone(self.listeners.lock().unwrap_or_else(PoisonError::into_inner).entry(port).or_default())
+    }
+
+    /// Says what is in force: the revision, the ports that accept, how many listeners could not be bound, and how many
+    /// issues there are. Listeners of other ports are forgotten once their last connection is closed.
+    pub fn applied(&self, revision: u64, accepting: &[u16], down: usize, issues: usize) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|port, connections| accepting.contains(port) || connections.active() > 0);
+        for port in accepting {
+            listeners.entry(*port).or_default();
+        }
+        drop(listeners);
+        self.revision.store(revision, Ordering::Relaxed);
+        self.applied.fetch_add(1, Ordering::Relaxed);
+        self.listeners_down.store(down as u64, Ordering::Relaxed);
+        self.issues.store(issues as u64, Ordering::Relaxed);
+    }
+
+    /// Counts access log lines that were dropped because the log's reader is too slow.
+    pub(super) fn log_dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.log_dropped)
+    }
+}
+
+/// A worker's own end of the metrics. Not `Send`, because its cells bear one writer only.
+#[derive(Clone, Debug)]
+pub struct WorkerMetrics(Rc<Arc<WorkerCells>>);
+
+impl WorkerMetrics {
+    pub fn count(&self, what: Count) {
+        self.0.counts[what as usize].add(1);
+    }
+
+    /// Where to count the requests of a cluster; to be kept with the worker's view of the table.
+    pub fn requests_to(&self, cluster: &Cluster) -> RequestSeries {
+        self.requests(DestinationLabels::of(cluster))
+    }
+
+    /// Where to count the requests that reach no cluster.
+    pub fn requests_to_unknown(&self) -> RequestSeries {
+        self.requests(DestinationLabels::unknown())
+    }
+
+    fn requests(&self, destination: DestinationLabels) -> RequestSeries {
+        RequestSeries::new(Arc::clone(&self.0.requests), Arc::new(destination))
+    }
+
+    /// Counts by how much a timer of this worker was late.
+    pub fn observe_lag(&self, lag: Duration) {
+        let bucket = LAG_BOUNDS.partition_point(|bound| Duration::from_millis(*bound) < lag);
+        self.0.lag[bucket].add(1);
+        self.0.lag_sum_micros.add(lag.as_micros() as u64);
+    }
+
+    /// Measures this worker's lag as long as it is polled: how late it takes up a task that is ready. A worker that
+    /// something keeps busy shows here before its clients complain.
+    pub async fn watch_lag(self) {
+        const EVERY: Duration = Duration::from_millis(250);
+        /// The grain of the runtime's timers, which is no lag.
+        const GRAIN: Duration = Duration::from_millis(1);
+        loop {
+            let due = Instant::now() + EVERY;
+            tokio::time::sleep_until(due.into()).await;
+            self.observe_lag(due.elapsed().saturating_sub(GRAIN));
+        }
+    }
+}
