@@ -1,0 +1,214 @@
+//! The proxy's end: a connection that keeps itself up and hands over one complete revision after another.
+
+mod assembly;
+mod backoff;
+mod held;
+mod session;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use route_model::compile::{Changed, ProxyRole, ProxyScope};
+use route_model::meta::Revision;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+pub use self::backoff::Backoff;
+pub use self::held::{Held, HeldError};
+use self::session::{Command, Driver, Slot};
+use crate::message::{Ack, Hello, Issue, Nack};
+use crate::transport::Connect;
+
+/// Who a proxy is.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Unique among the proxies of a control plane.
+    pub id: String,
+    pub scope: ProxyScope,
+    /// The proxy's version, for people.
+    pub build: String,
+}
+
+/// Ceilings for what a control plane may send. What goes beyond is refused with a nack.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub max_resources: usize,
+    /// Bytes of resource bodies in one delta.
+    pub max_delta_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_resources: 500_000, max_delta_bytes: 512 * 1024 * 1024 }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct SubscriberOptions {
+    pub node: Node,
+    /// What proves the proxy's right to join; not needed over a pipe.
+    pub token: Option<Token>,
+    /// What the proxy holds from an earlier run. The first update brings only what differs.
+    pub held: Option<Held>,
+    /// Whether [`SubscriberOptions::held`] is in force already.
+    pub applied: Option<Ack>,
+    pub backoff: Backoff,
+    pub limits: Limits,
+}
+
+impl SubscriberOptions {
+    pub fn new(node: Node) -> Self {
+        Self { node, token: None, held: None, applied: None, backoff: Backoff::default(), limits: Limits::default() }
+    }
+}
+
+/// A join token. Its text does not show in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<str>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a join token is one line of visible ASCII characters")]
+pub struct InvalidToken;
+
+impl Token {
+    /// Takes the text without the white space around it.
+    pub fn new(text: &str) -> Result<Self, InvalidToken> {
+        let text = text.trim();
+        if text.is_empty() || text.len() > 512 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidToken);
+        }
+        Ok(Self(text.into()))
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// A complete revision, different from the one before.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// The set at the new revision, and what identifies it. Drop it before asking for the next update: what is still
+    /// shared by then has to be copied.
+    pub held: Arc<Held>,
+    /// What differs from the update before it (or from what the subscriber started with).
+    pub changed: Changed,
+}
+
+impl Update {
+    pub fn revision(&self) -> Revision {
+        self.held.set().revision
+    }
+}
+
+/// How the connection is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    Connecting,
+    /// The control plane took the proxy in.
+    Connected,
+    /// Lost or refused; tried again after the wait.
+    Waiting {
+        reason: String,
+        wait: Duration,
+    },
+}
+
+/// Subscribes a proxy to its scope. Ends when dropped.
+#[derive(Debug)]
+pub struct Subscriber {
+    slot: Arc<Slot>,
+    commands: mpsc::UnboundedSender<Command>,
+    status: watch::Receiver<Status>,
+    driver: JoinHandle<()>,
+}
+
+impl Subscriber {
+    /// Starts connecting. Must be called inside a tokio runtime with time and I/O.
+    pub fn start(options: SubscriberOptions, transport: Arc<dyn Connect>) -> Self {
+        let slot = Arc::new(Slot::default());
+        let (commands, received) = mpsc::unbounded_channel();
+        let (status_sender, status) = watch::channel(Status::Connecting);
+        let driver = Driver::new(options, transport, slot.clone(), received, status_sender);
+        Self { slot, commands, status, driver: tokio::spawn(driver.run()) }
+    }
+
+    /// The newest revision that was not handed over yet; what came between is merged into it. May be dropped and
+    /// called again without losing anything.
+    pub async fn next_update(&mut self) -> Update {
+        self.slot.take().await
+    }
+
+    /// Tells the control plane that `revision` is in force, and what of it is not. Resources that this build could
+    /// not read are added by the subscriber.
+    pub fn ack(&self, revision: Revision, issues: Vec<Issue>) {
+        self.send(Command::Ack(Ack::new(revision, issues)));
+    }
+
+    /// Tells the control plane that nothing of `revision` is in force, although it could be decoded.
+    pub fn nack(&self, revision: Revision, issues: Vec<Issue>) {
+        self.send(Command::Nack(Nack::decoded(revision, issues)));
+    }
+
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    fn send(&self, command: Command) {
+        // The driver ends only with the subscriber.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// The name of a role on the wire.
+pub(crate) fn role_name(role: ProxyRole) -> &'static str {
+    match role {
+        ProxyRole::Gateway => "gateway",
+    }
+}
+
+impl Hello {
+    fn of(node: &Node) -> Self {
+        let labels: &BTreeMap<String, String> = &node.scope.labels;
+        Self {
+            node: node.id.clone(),
+            namespace: node.scope.namespace.to_string(),
+            labels: labels.clone().into_iter().collect(),
+            role: role_name(node.scope.role).to_owned(),
+            build: node.build.clone(),
+            model_version: crate::MODEL_VERSION,
+            resume: None,
+            applied: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_trimmed_checked_and_never_shown() {
+        let token = Token::new("  fwj_abc.def\n").unwrap();
+        assert_eq!(token.bearer(), "Bearer fwj_abc.def");
+        assert_eq!(format!("{token:?}"), "Token");
+        for bad in ["", " \n", "two words", "line\nbreak", "umlaut-ä"] {
+            assert_eq!(Token::new(bad), Err(InvalidToken), "{bad:?}");
+        }
+    }
+}

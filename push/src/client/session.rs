@@ -1,0 +1,320 @@
+//! Keeps one connection up, one after another, and runs the protocol over it.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::PathAndQuery;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use route_model::compile::Changed;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::client::{Grpc, GrpcService};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Streaming};
+use tonic_prost::ProstCodec;
+use tracing::{debug, info, warn};
+
+use super::assembly::{Assembled, Assembly, ProtocolError};
+use super::{Held, Status, SubscriberOptions, Update};
+use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, at_most_max};
+use crate::rpc::{AUTHORIZATION, STREAM_PATH};
+use crate::transport::{Connect, Io};
+use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_MESSAGE_BYTES};
+
+/// How long the control plane may take from the open connection to its first answer.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Room for a large set to be in flight instead of waiting for window updates.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// The newest update that nobody took yet.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    update: Mutex<Option<Update>>,
+    filled: Notify,
+}
+
+impl Slot {
+    pub(super) async fn take(&self) -> Update {
+        loop {
+            let filled = self.filled.notified();
+            if let Some(update) = self.lock().take() {
+                return update;
+            }
+            filled.await;
+        }
+    }
+
+    /// Merges with what was not taken yet.
+    fn put(&self, mut update: Update) {
+        let mut slot = self.lock();
+        if let Some(earlier) = slot.take() {
+            update.changed = merge(earlier.changed, update.changed);
+        }
+        *slot = Some(update);
+        self.filled.notify_one();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Update>> {
+        self.update.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn merge(earlier: Changed, later: Changed) -> Changed {
+    match (earlier, later) {
+        (Changed::Keys(earlier), Changed::Keys(later)) => {
+            let keys: BTreeSet<_> = earlier.into_iter().chain(later).collect();
+            Changed::Keys(keys.into_iter().collect())
+        }
+        _ => Changed::Everything,
+    }
+}
+
+/// What the owner of a subscriber wants said.
+#[derive(Debug)]
+pub(super) enum Command {
+    Ack(Ack),
+    Nack(Nack),
+}
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+enum SessionError {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] std::io::Error),
+    #[error("the connection broke: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("{}", explain(.0))]
+    Status(#[from] tonic::Status),
+    #[error("the control plane did not answer within {} s", OPEN_TIMEOUT.as_secs())]
+    Silent,
+    #[error("the control plane ended the stream")]
+    Ended,
+    #[error("the control plane broke the protocol: {0}")]
+    Protocol(#[from] ProtocolError),
+}
+
+fn explain(status: &tonic::Status) -> String {
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => format!("the control plane refused: {}", status.message()),
+        Code::Unavailable | Code::Aborted | Code::ResourceExhausted => status.message().to_owned(),
+        code => format!("the stream failed: {} ({code:?})", status.message()),
+    }
+}
+
+impl SessionError {
+    /// Trying again soon will not help; a person has to do something.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status(status) if matches!(
+            status.code(),
+            Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::Aborted | Code::Unimplemented
+        ))
+    }
+}
+
+pub(super) struct Driver {
+    options: SubscriberOptions,
+    transport: Arc<dyn Connect>,
+    slot: Arc<Slot>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    status: watch::Sender<Status>,
+    held: Arc<Held>,
+    /// The last acknowledgement; quoted in every hello.
+    applied: Option<Ack>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        mut options: SubscriberOptions,
+        transport: Arc<dyn Connect>,
+        slot: Arc<Slot>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        let held = Arc::new(options.held.take().unwrap_or_default());
+        let applied = options.applied.take();
+        Self { options, transport, slot, commands, status, held, applied }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            self.status.send_replace(Status::Connecting);
+            let error = self.connect_and_follow().await;
+            // A connection that worked starts the count anew.
+            failures = if *self.status.borrow() == Status::Connected { 1 } else { failures + 1 };
+            let wait = if error.is_refusal() {
+                self.options.backoff.wait(u32::MAX)
+            } else {
+                self.options.backoff.wait(failures)
+            };
+            if let SessionError::Protocol(_) = error {
+                Arc::make_mut(&mut self.held).forget_origin();
+            }
+            // The first failure is worth a line, the next ones at growing distance only.
+            if failures.is_power_of_two() || error.is_refusal() {
+                warn!(origin = self.transport.origin(), %error, failures, "no connection to the control plane, trying again");
+            }
+            self.status.send_replace(Status::Waiting { reason: error.to_string(), wait });
+            self.pause(wait).await;
+        }
+    }
+
+    /// Waits, but goes on noting what the owner acknowledges.
+    async fn pause(&mut self, wait: Duration) {
+        let deadline = tokio::time::sleep(wait);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                () = &mut deadline => return,
+                Some(command) = self.commands.recv() => { self.note(command); }
+            }
+        }
+    }
+
+    async fn connect_and_follow(&mut self) -> SessionError {
+        // Ends the connection's tasks when this function is left.
+        let mut tasks = JoinSet::new();
+        let opened = async {
+            let io = self.transport.connect().await?;
+            self.open(io, &mut tasks).await
+        };
+        match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
+            Ok(Ok((sender, deltas))) => match self.follow(sender, deltas).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            },
+            Ok(Err(error)) => error,
+            Err(_) => SessionError::Silent,
+        }
+    }
+
+    async fn open(
+        &self,
+        io: Box<dyn Io>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(mpsc::Sender<FromProxy>, Streaming<Delta>), SessionError> {
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * 2)
+            .handshake(TokioIo::new(io))
+            .await?;
+        tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "the connection to the control plane ended");
+            }
+        });
+
+        let (sender, receiver) = mpsc::channel(8);
+        let hello =
+            Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options.node) };
+        // The channel is new and has room.
+        let _ = sender.try_send(FromProxy { message: Some(ProxyMessage::Hello(Box::new(hello))) });
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = &self.options.token
+            && let Ok(mut value) = MetadataValue::try_from(token.bearer())
+        {
+            value.set_sensitive(true);
+            request.metadata_mut().insert(AUTHORIZATION, value);
+        }
+        let origin: Uri = self.transport.origin().parse().unwrap_or_default();
+        let mut grpc = Grpc::with_origin(Requests(requests), origin).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let response = grpc.streaming(request, PathAndQuery::from_static(STREAM_PATH), ProstCodec::default()).await?;
+        Ok((sender, response.into_inner()))
+    }
+
+    async fn follow(
+        &mut self,
+        sender: mpsc::Sender<FromProxy>,
+        mut deltas: Streaming<Delta>,
+    ) -> Result<std::convert::Infallible, SessionError> {
+        let mut assembly = Assembly::default();
+        // The last complete delta of this connection: what an acknowledgement refers to.
+        let mut delivered = (0, 0);
+        loop {
+            tokio::select! {
+                part = deltas.message() => {
+                    let part = part?.ok_or(SessionError::Ended)?;
+                    if part.nonce == 0 {
+                        // The control plane's greeting: it took the proxy in.
+                        info!(origin = self.transport.origin(), scope = part.scope, "connected to the control plane");
+                        self.status.send_replace(Status::Connected);
+                        continue;
+                    }
+                    let (revision, nonce) = (part.revision, part.nonce);
+                    match assembly.take(part, &mut self.held, self.options.limits)? {
+                        None => {}
+                        Some(Assembled::Next { changed }) => {
+                            delivered = (revision, nonce);
+                            self.slot.put(Update { held: self.held.clone(), changed });
+                        }
+                        Some(Assembled::Refused(nack)) => {
+                            for issue in &nack.issues {
+                                warn!(revision, %issue, "revision refused");
+                            }
+                            self.say(&sender, ProxyMessage::Nack(nack)).await?;
+                        }
+                    }
+                }
+                Some(command) = self.commands.recv() => {
+                    let mut message = self.note(command);
+                    if let ProxyMessage::Ack(Ack { revision, nonce, .. })
+                        | ProxyMessage::Nack(Nack { revision, nonce, .. }) = &mut message
+                        && *revision == delivered.0
+                    {
+                        *nonce = delivered.1;
+                    }
+                    self.say(&sender, message).await?;
+                }
+            }
+        }
+    }
+
+    async fn say(&self, sender: &mpsc::Sender<FromProxy>, message: ProxyMessage) -> Result<(), SessionError> {
+        sender.send(FromProxy { message: Some(message) }).await.map_err(|_| SessionError::Ended)
+    }
+
+    /// Remembers an acknowledgement and makes it a message.
+    fn note(&mut self, command: Command) -> ProxyMessage {
+        match command {
+            Command::Ack(mut ack) => {
+                if ack.revision == self.held.revision().0 {
+                    ack.issues.extend(self.held.skipped().cloned());
+                    ack.issues = at_most_max(std::mem::take(&mut ack.issues));
+                }
+                self.applied = Some(ack.clone());
+                ProxyMessage::Ack(ack)
+            }
+            Command::Nack(nack) => ProxyMessage::Nack(nack),
+        }
+    }
+}
+
+/// An open connection as tonic wants it.
+struct Requests(http2::SendRequest<tonic::body::Body>);
+
+impl GrpcService<tonic::body::Body> for Requests {
+    type ResponseBody = hyper::body::Incoming;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Self::ResponseBody>, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}

@@ -1,0 +1,260 @@
+//! The messages of the push protocol, and their way to and from the model's types.
+//!
+//! ```proto
+//! service Push { rpc Stream(stream FromProxy) returns (stream Delta); }   // package fairway.push.v1
+//! ```
+//! Field numbers are part of the protocol: never reuse one.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use bytes::Bytes;
+use prost::{Message, Oneof};
+use route_model::kind::Kind;
+use route_model::meta::{ResourceKey, Revision};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as ValueError;
+
+use crate::MAX_ISSUES;
+
+/// What a proxy sends.
+#[derive(Clone, PartialEq, Message)]
+pub struct FromProxy {
+    #[prost(oneof = "ProxyMessage", tags = "1, 2, 3")]
+    pub message: Option<ProxyMessage>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum ProxyMessage {
+    /// Once, first.
+    #[prost(message, boxed, tag = "1")]
+    Hello(Box<Hello>),
+    #[prost(message, tag = "2")]
+    Ack(Ack),
+    #[prost(message, tag = "3")]
+    Nack(Nack),
+}
+
+/// Who the proxy is and what it still holds from an earlier connection.
+#[derive(Clone, PartialEq, Message)]
+pub struct Hello {
+    /// Unique among the proxies of a control plane. A second connection with the same node replaces the first.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    #[prost(string, tag = "2")]
+    pub namespace: String,
+    #[prost(map = "string, string", tag = "3")]
+    pub labels: HashMap<String, String>,
+    /// `gateway`.
+    #[prost(string, tag = "4")]
+    pub role: String,
+    /// The proxy's version, for people.
+    #[prost(string, tag = "5")]
+    pub build: String,
+    /// [`crate::MODEL_VERSION`] of the proxy's build.
+    #[prost(uint32, tag = "6")]
+    pub model_version: u32,
+    #[prost(message, optional, tag = "7")]
+    pub resume: Option<Resume>,
+    /// The last acknowledgement that the proxy gave, so that a control plane that restarted knows it at once.
+    #[prost(message, optional, tag = "8")]
+    pub applied: Option<Ack>,
+}
+
+/// The set that a proxy holds.
+#[derive(Clone, PartialEq, Message)]
+pub struct Resume {
+    #[prost(string, tag = "1")]
+    pub scope: String,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// [`crate::digest::SetDigest`] of the set.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub digest: Bytes,
+}
+
+/// "Every worker runs this revision, and every listener that can be bound accepts."
+#[derive(Clone, PartialEq, Message)]
+pub struct Ack {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// Of the delta that brought the revision; 0 when it came over an earlier connection.
+    #[prost(uint64, tag = "2")]
+    pub nonce: u64,
+    /// What of the revision could not be put in force; the rest is.
+    #[prost(message, repeated, tag = "3")]
+    pub issues: Vec<Issue>,
+}
+
+/// "Nothing of this revision is in force." The proxy goes on serving the revision before.
+#[derive(Clone, PartialEq, Message)]
+pub struct Nack {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(uint64, tag = "2")]
+    pub nonce: u64,
+    /// Each names the resource to blame.
+    #[prost(message, repeated, tag = "3")]
+    pub issues: Vec<Issue>,
+    /// The set could be decoded, and the next delta may build on it; it is only not in force.
+    #[prost(bool, tag = "4")]
+    pub held: bool,
+}
+
+/// Something that is wrong with one resource on one proxy.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Issue {
+    #[prost(message, optional, tag = "1")]
+    pub key: Option<Key>,
+    /// CamelCase, fit for a condition's `reason`: `PortInUse`, `CertificateInvalid` …
+    #[prost(string, tag = "2")]
+    pub reason: String,
+    #[prost(string, tag = "3")]
+    pub message: String,
+}
+
+/// The wire form of a [`ResourceKey`]. The kind may be one that this build does not know.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Message)]
+pub struct Key {
+    /// As in a document's `kind`.
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    /// Empty for cluster-scoped kinds.
+    #[prost(string, tag = "2")]
+    pub namespace: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+}
+
+/// What leads from one revision of a scope to another, or a part of it.
+#[derive(Clone, PartialEq, Message)]
+pub struct Delta {
+    /// The revision that the proxy is at when the last part is applied.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// The revision that the delta is to be applied to. 0: to nothing; what is not in the parts is gone.
+    #[prost(uint64, tag = "2")]
+    pub base: u64,
+    /// Names this delta in its acknowledgement; the same in all parts. 0 in the first message of a stream, which is
+    /// no delta: it says that the proxy was taken in, and into which scope.
+    #[prost(uint64, tag = "3")]
+    pub nonce: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub upserts: Vec<Upsert>,
+    #[prost(message, repeated, tag = "5")]
+    pub removed: Vec<Key>,
+    /// Further parts follow. Nothing is in force before the last one.
+    #[prost(bool, tag = "6")]
+    pub more: bool,
+    /// What to quote in [`Resume::scope`].
+    #[prost(string, tag = "7")]
+    pub scope: String,
+    /// In the last part: [`crate::digest::SetDigest`] of the set that results.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub digest: Bytes,
+}
+
+/// A resource that was added or changed.
+#[derive(Clone, PartialEq, Message)]
+pub struct Upsert {
+    #[prost(message, optional, tag = "1")]
+    pub key: Option<Key>,
+    /// [`crate::digest::Version`] of the body.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub version: Bytes,
+    /// The object as JSON.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: Bytes,
+}
+
+impl From<&ResourceKey> for Key {
+    fn from(key: &ResourceKey) -> Self {
+        Self { kind: key.kind.name().to_owned(), namespace: key.namespace.to_string(), name: key.name.to_string() }
+    }
+}
+
+impl Key {
+    /// `None` when the kind is unknown to this build.
+    pub fn resource_key(&self) -> Option<ResourceKey> {
+        let kind: &str = &self.kind;
+        let kind = Kind::deserialize(IntoDeserializer::<ValueError>::into_deserializer(kind)).ok()?;
+        Some(ResourceKey::new(kind, self.namespace.as_str(), self.name.as_str()))
+    }
+}
+
+/// As [`ResourceKey`]'s: `VirtualService shop/reviews`.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+impl Issue {
+    pub fn new(key: Option<Key>, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key, reason: reason.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Issue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Some(key) => write!(f, "{key}: {} ({})", self.message, self.reason),
+            None => write!(f, "{} ({})", self.message, self.reason),
+        }
+    }
+}
+
+impl Ack {
+    pub fn new(revision: Revision, issues: Vec<Issue>) -> Self {
+        Self { revision: revision.0, nonce: 0, issues: at_most_max(issues) }
+    }
+}
+
+impl Nack {
+    pub(crate) fn undecodable(revision: u64, nonce: u64, issues: Vec<Issue>) -> Self {
+        Self { revision, nonce, issues: at_most_max(issues), held: false }
+    }
+
+    pub(crate) fn decoded(revision: Revision, issues: Vec<Issue>) -> Self {
+        Self { revision: revision.0, nonce: 0, issues: at_most_max(issues), held: true }
+    }
+}
+
+/// Cuts a list of issues to [`MAX_ISSUES`] and says so.
+pub(crate) fn at_most_max(mut issues: Vec<Issue>) -> Vec<Issue> {
+    if issues.len() > MAX_ISSUES {
+        let beyond = issues.len() - (MAX_ISSUES - 1);
+        issues.truncate(MAX_ISSUES - 1);
+        issues.push(Issue::new(None, "TooManyIssues", format!("{beyond} further issues are not listed")));
+    }
+    issues
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_the_wire_and_unknown_kinds_are_told_apart() {
+        let key = ResourceKey::new(Kind::VirtualService, "shop", "reviews");
+        let wire = Key::decode(Key::from(&key).encode_to_vec().as_slice()).unwrap();
+        assert_eq!(wire.resource_key(), Some(key));
+        assert_eq!(wire.to_string(), "VirtualService shop/reviews");
+
+        let newer = Key { kind: "TrafficWeaver".into(), ..wire };
+        assert_eq!(newer.resource_key(), None);
+    }
+
+    #[test]
+    fn a_flood_of_issues_is_cut_and_counted() {
+        let issues = vec![Issue::new(None, "PortInUse", "taken"); MAX_ISSUES + 5];
+        let cut = at_most_max(issues);
+        assert_eq!(cut.len(), MAX_ISSUES);
+        assert_eq!(cut[MAX_ISSUES - 1].message, "6 further issues are not listed");
+    }
+}

@@ -1,0 +1,181 @@
+//! The control plane's end. It serves connections that somebody else accepted (and decrypted), and asks a
+//! [`ControlPlane`] who may have what.
+
+mod scope;
+mod session;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use route_model::meta::Revision;
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+use tonic::Status;
+
+pub use self::scope::{Entry, Scope, TooLarge};
+use crate::message::{Hello, Issue};
+use crate::transport::Io;
+use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+
+/// Streams that one connection may have open: a proxy needs one, and room for the one that replaces it.
+const MAX_STREAMS: u32 = 8;
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A pipe inside this process: trusted as this process is.
+    InProcess,
+    Remote(SocketAddr),
+}
+
+/// Why a proxy is not taken in. The text reaches the proxy's log.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// No token, an unknown one, an expired one.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// A valid token that does not cover what the proxy says it is.
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// A hello that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not now; the proxy tries again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unauthenticated(message) => Self::unauthenticated(message),
+            Refusal::PermissionDenied(message) => Self::permission_denied(message),
+            Refusal::Invalid(message) => Self::invalid_argument(message),
+            Refusal::Unavailable(message) => Self::unavailable(message),
+        }
+    }
+}
+
+/// One stream of one proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// What happens on a session, in order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// First. `hello.applied` may already say what the proxy runs.
+    Connected { hello: Arc<Hello>, peer: Peer, scope: Arc<Scope> },
+    /// The proxy was sent everything it needs for this revision.
+    Sent { revision: Revision },
+    /// The proxy runs this revision, apart from the issues.
+    Acked { revision: Revision, issues: Vec<Issue> },
+    /// The proxy runs nothing of this revision.
+    Nacked { revision: Revision, issues: Vec<Issue> },
+    /// Last.
+    Disconnected { reason: String },
+}
+
+/// What the server needs to know from the control plane, and tells it.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// Decides whether a proxy is taken in and which scope it follows. `token` is the bearer token it showed.
+    fn admit(
+        &self,
+        peer: Peer,
+        token: Option<&str>,
+        hello: &Hello,
+    ) -> impl Future<Output = Result<Arc<Scope>, Refusal>> + Send;
+
+    /// Must not block.
+    fn observe(&self, session: SessionId, event: Event);
+}
+
+/// Serves proxies. Cheap to clone.
+#[derive(Debug)]
+pub struct PushServer<C> {
+    shared: Arc<Shared<C>>,
+}
+
+impl<C> Clone for PushServer<C> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+#[derive(Debug)]
+struct Shared<C> {
+    control_plane: Arc<C>,
+    next_session: AtomicU64,
+    /// By node: ends the session that the node has.
+    nodes: Mutex<HashMap<String, (SessionId, oneshot::Sender<()>)>>,
+    /// True once the server is to end.
+    ending: watch::Sender<bool>,
+}
+
+impl<C: ControlPlane> PushServer<C> {
+    pub fn new(control_plane: Arc<C>) -> Self {
+        let shared = Shared {
+            control_plane,
+            next_session: AtomicU64::new(1),
+            nodes: Mutex::default(),
+            ending: watch::Sender::new(false),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Serves one connection until either side ends it.
+    pub async fn serve_connection(&self, io: impl Io, peer: Peer) -> Result<(), hyper::Error> {
+        let service = service_fn(|request| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(session::serve(server.shared, peer, request).await) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .max_concurrent_streams(MAX_STREAMS)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut ending = self.shared.ending.subscribe();
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            _ = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+
+    /// Ends all sessions, politely; connections come to their end after it.
+    pub fn end(&self) {
+        self.shared.ending.send_replace(true);
+    }
+}
+
+impl<C> Shared<C> {
+    fn session_id(&self) -> SessionId {
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes `session` the one of its node; ends the one before it.
+    fn claim(&self, node: &str, session: SessionId) -> oneshot::Receiver<()> {
+        let (sender, replaced) = oneshot::channel();
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, earlier)) = nodes.insert(node.to_owned(), (session, sender)) {
+            // Fails when that session is ending by itself.
+            let _ = earlier.send(());
+        }
+        replaced
+    }
+
+    fn release(&self, node: &str, session: SessionId) {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if nodes.get(node).is_some_and(|(current, _)| *current == session) {
+            nodes.remove(node);
+        }
+    }
+}

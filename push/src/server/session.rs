@@ -1,0 +1,260 @@
+//! One proxy's stream: hello, then a delta, its acknowledgement, the next delta.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use prost::Message;
+use route_model::meta::Revision;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::server::{Grpc, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::scope::{Delivery, Position, Scope};
+use super::{ControlPlane, Event, Peer, Refusal, SessionId, Shared};
+use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage};
+use crate::rpc::frame::{Frame, FrameCodec};
+use crate::rpc::{AUTHORIZATION, STREAM_PATH};
+use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES};
+
+/// How long a proxy may take from opening the stream to its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a control plane that is behind a proxy is given to catch up before it sends the proxy back to its own
+/// revision: another replica may have been a moment faster.
+const CATCH_UP: Duration = Duration::from_secs(3);
+
+const MAX_NAME_BYTES: usize = 253;
+const MAX_LABELS: usize = 64;
+
+type Frames = ReceiverStream<Result<Frame, Status>>;
+
+pub(super) async fn serve<C: ControlPlane>(
+    shared: Arc<Shared<C>>,
+    peer: Peer,
+    request: http::Request<Incoming>,
+) -> http::Response<tonic::body::Body> {
+    if request.uri().path() != STREAM_PATH {
+        return Status::unimplemented("this is a push service for Fairway's proxies").into_http();
+    }
+    Grpc::new(FrameCodec::<FromProxy>::new())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .streaming(Open { shared, peer }, request)
+        .await
+}
+
+struct Open<C> {
+    shared: Arc<Shared<C>>,
+    peer: Peer,
+}
+
+impl<C: ControlPlane> StreamingService<FromProxy> for Open<C> {
+    type Response = Frame;
+    type ResponseStream = Frames;
+    type Future = Ready;
+
+    /// Answers at once; the session runs on its own and its verdict on the hello ends the stream.
+    fn call(&mut self, request: Request<Streaming<FromProxy>>) -> Ready {
+        // Little room: a proxy that reads slowly makes its session wait, and nothing else.
+        let (sender, frames) = mpsc::channel(2);
+        let shared = self.shared.clone();
+        let peer = self.peer;
+        tokio::spawn(async move {
+            if let Err(status) = run(&shared, peer, request, &sender).await {
+                // Fails when the proxy is gone.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ready(Some(Response::new(ReceiverStream::new(frames))))
+    }
+}
+
+/// A response that is there.
+struct Ready(Option<Response<Frames>>);
+
+impl Future for Ready {
+    type Output = Result<Response<Frames>, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.0.take() {
+            Some(response) => Poll::Ready(Ok(response)),
+            None => Poll::Ready(Err(Status::internal("the response was taken already"))),
+        }
+    }
+}
+
+async fn run<C: ControlPlane>(
+    shared: &Shared<C>,
+    peer: Peer,
+    request: Request<Streaming<FromProxy>>,
+    frames: &mpsc::Sender<Result<Frame, Status>>,
+) -> Result<(), Status> {
+    let token = bearer(&request);
+    let mut messages = request.into_inner();
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, messages.message()).await {
+        Err(_) => return Err(Status::deadline_exceeded("no hello within 10 s")),
+        Ok(Ok(Some(FromProxy { message: Some(ProxyMessage::Hello(hello)) }))) => hello,
+        Ok(Ok(_)) => return Err(Status::invalid_argument("the first message must be a hello")),
+        Ok(Err(status)) => return Err(status),
+    };
+    check(&hello)?;
+    let scope = shared.control_plane.admit(peer, token.as_deref(), &hello).await?;
+
+    let id = shared.session_id();
+    let replaced = shared.claim(&hello.node, id);
+    let hello: Arc<Hello> = hello.into();
+    shared.control_plane.observe(id, Event::Connected { hello: hello.clone(), peer, scope: scope.clone() });
+    let mut session = Session {
+        shared,
+        id,
+        scope: &scope,
+        frames,
+        messages,
+        held: None,
+        resumed: None,
+        outstanding: None,
+        refused: None,
+    };
+    let ended = session.follow(&hello, replaced).await;
+    shared.release(&hello.node, id);
+    let reason = match &ended {
+        Ok(()) => "the proxy closed the connection".to_owned(),
+        Err(status) => status.message().to_owned(),
+    };
+    shared.control_plane.observe(id, Event::Disconnected { reason });
+    ended
+}
+
+fn bearer(request: &Request<Streaming<FromProxy>>) -> Option<String> {
+    let value = request.metadata().get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}
+
+fn check(hello: &Hello) -> Result<(), Refusal> {
+    let names = [("node", &hello.node), ("namespace", &hello.namespace), ("role", &hello.role)];
+    for (what, text) in names {
+        if text.is_empty() || text.len() > MAX_NAME_BYTES {
+            return Err(Refusal::Invalid(format!("the {what} must have 1 to {MAX_NAME_BYTES} bytes")));
+        }
+    }
+    let long = |text: &str| text.len() > MAX_NAME_BYTES;
+    let labels = &hello.labels;
+    if labels.len() > MAX_LABELS || labels.iter().any(|(key, value)| long(key) || long(value)) || long(&hello.build) {
+        return Err(Refusal::Invalid(format!("at most {MAX_LABELS} labels of {MAX_NAME_BYTES} bytes each are taken")));
+    }
+    Ok(())
+}
+
+struct Session<'s, C> {
+    shared: &'s Shared<C>,
+    id: SessionId,
+    scope: &'s Scope,
+    frames: &'s mpsc::Sender<Result<Frame, Status>>,
+    messages: Streaming<FromProxy>,
+    /// The state that the next delta builds on.
+    held: Option<Position>,
+    /// The revision that the proxy came with; it may acknowledge it late.
+    resumed: Option<Revision>,
+    /// Sent and not answered yet.
+    outstanding: Option<Arc<Delivery>>,
+    /// A state that the proxy could not take; it is not offered again.
+    refused: Option<Position>,
+}
+
+impl<C: ControlPlane> Session<'_, C> {
+    async fn follow(&mut self, hello: &Hello, mut replaced: oneshot::Receiver<()>) -> Result<(), Status> {
+        let mut ending = self.shared.ending.subscribe();
+        let mut changed = self.scope.watch();
+        let greeting = Delta { scope: self.scope.id().to_string(), more: true, ..Delta::default() };
+        self.send(Frame(greeting.encode_to_vec().into())).await?;
+        if let Some(ack) = &hello.applied {
+            self.observe(Event::Acked { revision: Revision(ack.revision), issues: ack.issues.clone() });
+        }
+        let resume = hello.resume.as_ref().filter(|resume| resume.scope == **self.scope.id());
+        if let Some(position) = resume.and_then(Position::of_resume) {
+            self.held = Some(position);
+            self.resumed = Some(position.revision);
+            // An error means that the scope is gone, and the loop below says so.
+            let _ = tokio::time::timeout(CATCH_UP, changed.wait_for(|seen| *seen >= position.revision)).await;
+        }
+        changed.mark_changed();
+        loop {
+            tokio::select! {
+                message = self.messages.message() => match message? {
+                    Some(FromProxy { message: Some(message) }) => self.heard(message)?,
+                    Some(_) => return Err(Status::invalid_argument("a message of an unknown type")),
+                    None => return Ok(()),
+                },
+                Ok(()) = changed.changed(), if self.outstanding.is_none() => {}
+                _ = &mut replaced => return Err(Status::aborted("another connection came with the same node id")),
+                _ = ending.wait_for(|ending| *ending) => {
+                    return Err(Status::unavailable("the control plane is going down"));
+                }
+            }
+            if self.outstanding.is_none()
+                && let Some(delivery) = self.scope.delivery(self.held)
+                && self.refused != Some(delivery.to)
+            {
+                self.deliver(delivery).await?;
+            }
+        }
+    }
+
+    async fn deliver(&mut self, delivery: Arc<Delivery>) -> Result<(), Status> {
+        for frame in &delivery.frames {
+            self.send(frame.clone()).await?;
+        }
+        self.observe(Event::Sent { revision: delivery.to.revision });
+        self.outstanding = Some(delivery);
+        Ok(())
+    }
+
+    async fn send(&self, frame: Frame) -> Result<(), Status> {
+        self.frames.send(Ok(frame)).await.map_err(|_| Status::cancelled("the connection broke"))
+    }
+
+    fn heard(&mut self, message: ProxyMessage) -> Result<(), Status> {
+        match message {
+            ProxyMessage::Hello(_) => return Err(Status::invalid_argument("a second hello")),
+            ProxyMessage::Ack(Ack { revision, nonce, mut issues }) => {
+                if self.is_answered(revision, nonce) {
+                    if let Some(delivery) = self.outstanding.take_if(|delivery| delivery.nonce == nonce) {
+                        self.held = Some(delivery.to);
+                    }
+                    issues.truncate(MAX_ISSUES);
+                    self.observe(Event::Acked { revision: Revision(revision), issues });
+                }
+            }
+            ProxyMessage::Nack(Nack { revision, nonce, mut issues, held }) => {
+                if self.is_answered(revision, nonce) {
+                    if let Some(delivery) = self.outstanding.take_if(|delivery| delivery.nonce == nonce) {
+                        if held {
+                            self.held = Some(delivery.to);
+                        } else {
+                            self.refused = Some(delivery.to);
+                        }
+                    }
+                    issues.truncate(MAX_ISSUES);
+                    self.observe(Event::Nacked { revision: Revision(revision), issues });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an answer is to what was sent or came with the proxy; any other is out of date.
+    fn is_answered(&self, revision: u64, nonce: u64) -> bool {
+        match &self.outstanding {
+            Some(delivery) if delivery.nonce == nonce => delivery.to.revision.0 == revision,
+            _ => nonce == 0 && self.resumed == Some(Revision(revision)),
+        }
+    }
+
+    fn observe(&self, event: Event) {
+        self.shared.control_plane.observe(self.id, event);
+    }
+}
