@@ -8,9 +8,13 @@
 
 pub mod compile;
 pub mod field;
+pub mod fields;
 pub mod kind;
 pub mod kinds;
 pub mod matching;
 pub mod meta;
+pub mod names;
 pub mod resource;
+pub mod schema;
 pub mod table;
+pub mod validate;

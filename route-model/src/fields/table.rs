@@ -1,0 +1,271 @@
+//! The table itself.
+
+use std::sync::LazyLock;
+
+use super::Entry;
+use super::State::{self, Never, NotYet, Since};
+use crate::kind::Kind;
+
+const V0_1: State = Since("0.1");
+
+const fn entry(path: &'static str, state: State) -> Entry {
+    Entry { path, state }
+}
+
+macro_rules! table {
+    ($($path:literal => $state:expr,)*) => { &[$(entry($path, $state)),*] };
+}
+
+const TLS_LIBRARY: State =
+    Never("Fairway speaks TLS 1.2 and 1.3; older versions are insecure, the bound is read as 1.2");
+
+pub(super) fn of(kind: Kind) -> &'static [Entry] {
+    match kind {
+        Kind::Gateway => GATEWAY,
+        Kind::VirtualService => VIRTUAL_SERVICE,
+        Kind::DestinationRule => &DESTINATION_RULE,
+        Kind::ServiceEntry => SERVICE_ENTRY,
+        Kind::WorkloadEntry => WORKLOAD_ENTRY,
+        Kind::MeshConfig => MESH_CONFIG,
+        Kind::EnvoyFilter => ENVOY_FILTER,
+        Kind::WorkloadGroup
+        | Kind::Sidecar
+        | Kind::ProxyConfig
+        | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
+        | Kind::AuthorizationPolicy
+        | Kind::Telemetry
+        | Kind::WasmPlugin
+        | Kind::TrafficExtension => STORED,
+        Kind::Namespace => NAMESPACE,
+        Kind::Secret => SECRET,
+        Kind::Event => EVENT,
+    }
+}
+
+static STORED: &[Entry] = table! { "spec" => NotYet, };
+
+static ENVOY_FILTER: &[Entry] =
+    table! { "spec" => Never("it patches the configuration of Envoy, and Fairway is not built on Envoy"), };
+
+static GATEWAY: &[Entry] = table! {
+    "spec.selector" => V0_1,
+    "spec.servers[].port.number" => V0_1,
+    "spec.servers[].port.name" => V0_1,
+    "spec.servers[].port.protocol" => V0_1,
+    "spec.servers[].port.protocol=TLS" => NotYet,
+    "spec.servers[].port.protocol=TCP" => NotYet,
+    "spec.servers[].port.protocol=MONGO" => NotYet,
+    "spec.servers[].port.protocol=REDIS" => NotYet,
+    "spec.servers[].port.protocol=MYSQL" => NotYet,
+    "spec.servers[].port.targetPort" => Never("deprecated in Istio, whose validation refuses it; Fairway refuses it too"),
+    "spec.servers[].bind" => V0_1,
+    "spec.servers[].hosts" => V0_1,
+    "spec.servers[].name" => NotYet,
+    "spec.servers[].defaultEndpoint" => Never("gateways have no default endpoint; Istio's ignore it too"),
+    "spec.servers[].tls.httpsRedirect" => V0_1,
+    "spec.servers[].tls.mode" => V0_1,
+    "spec.servers[].tls.mode=PASSTHROUGH" => NotYet,
+    "spec.servers[].tls.mode=AUTO_PASSTHROUGH" => NotYet,
+    "spec.servers[].tls.mode=ISTIO_MUTUAL" => NotYet,
+    "spec.servers[].tls.serverCertificate" => V0_1,
+    "spec.servers[].tls.privateKey" => V0_1,
+    "spec.servers[].tls.caCertificates" => V0_1,
+    "spec.servers[].tls.caCrl" => V0_1,
+    "spec.servers[].tls.credentialName" => V0_1,
+    "spec.servers[].tls.credentialNames" => V0_1,
+    "spec.servers[].tls.caCertCredentialName" => V0_1,
+    "spec.servers[].tls.tlsCertificates" => V0_1,
+    "spec.servers[].tls.subjectAltNames" => V0_1,
+    "spec.servers[].tls.verifyCertificateSpki" => V0_1,
+    "spec.servers[].tls.verifyCertificateHash" => V0_1,
+    "spec.servers[].tls.minProtocolVersion" => V0_1,
+    "spec.servers[].tls.minProtocolVersion=TLSV1_0" => TLS_LIBRARY,
+    "spec.servers[].tls.minProtocolVersion=TLSV1_1" => TLS_LIBRARY,
+    "spec.servers[].tls.maxProtocolVersion" => V0_1,
+    "spec.servers[].tls.maxProtocolVersion=TLSV1_0" => TLS_LIBRARY,
+    "spec.servers[].tls.maxProtocolVersion=TLSV1_1" => TLS_LIBRARY,
+    "spec.servers[].tls.cipherSuites" => V0_1,
+    "spec.servers[].tls.ecdhCurves" => NotYet,
+    "spec.servers[].tls.insecureSkipVerify" => NotYet,
+};
+
+static VIRTUAL_SERVICE: &[Entry] = table! {
+    "spec.hosts" => V0_1,
+    "spec.gateways" => V0_1,
+    "spec.gateways[]=mesh" => NotYet,
+    "spec.exportTo" => V0_1,
+    "spec.http[].name" => V0_1,
+    "spec.http[].match[].name" => V0_1,
+    "spec.http[].match[].uri" => V0_1,
+    "spec.http[].match[].ignoreUriCase" => V0_1,
+    "spec.http[].match[].scheme" => V0_1,
+    "spec.http[].match[].method" => V0_1,
+    "spec.http[].match[].authority" => V0_1,
+    "spec.http[].match[].headers" => V0_1,
+    "spec.http[].match[].withoutHeaders" => V0_1,
+    "spec.http[].match[].queryParams" => V0_1,
+    "spec.http[].match[].port" => V0_1,
+    "spec.http[].match[].gateways" => V0_1,
+    "spec.http[].match[].sourceLabels" => V0_1,
+    "spec.http[].match[].sourceNamespace" => V0_1,
+    "spec.http[].match[].statPrefix" => NotYet,
+    "spec.http[].route[].destination.host" => V0_1,
+    "spec.http[].route[].destination.subset" => V0_1,
+    "spec.http[].route[].destination.port.number" => V0_1,
+    "spec.http[].route[].weight" => V0_1,
+    "spec.http[].route[].headers" => V0_1,
+    "spec.http[].headers" => V0_1,
+    "spec.http[].redirect" => V0_1,
+    "spec.http[].directResponse" => V0_1,
+    "spec.http[].delegate" => V0_1,
+    "spec.http[].rewrite" => V0_1,
+    "spec.http[].timeout" => V0_1,
+    "spec.http[].retries" => NotYet,
+    "spec.http[].fault" => NotYet,
+    "spec.http[].mirror" => NotYet,
+    "spec.http[].mirrors" => NotYet,
+    "spec.http[].mirrorPercentage" => NotYet,
+    "spec.http[].mirrorPercent" => NotYet,
+    "spec.http[].mirror_percent" => NotYet,
+    "spec.http[].corsPolicy" => NotYet,
+    "spec.tls" => NotYet,
+    "spec.tcp" => NotYet,
+};
+
+/// The blocks that a traffic policy and a port's settings share.
+macro_rules! policy_blocks {
+    ($at:literal) => {
+        connection_pool!(
+            $at,
+            entry(concat!($at, ".loadBalancer.simple"), V0_1),
+            entry(concat!($at, ".loadBalancer.simple=PASSTHROUGH"), NotYet),
+            entry(concat!($at, ".loadBalancer.consistentHash"), NotYet),
+            entry(concat!($at, ".loadBalancer.backendUtilization"), NotYet),
+            entry(concat!($at, ".loadBalancer.localityLbSetting"), NotYet),
+            entry(concat!($at, ".loadBalancer.zoneAwareLbSetting"), NotYet),
+            entry(concat!($at, ".loadBalancer.warmup"), NotYet),
+            entry(concat!($at, ".loadBalancer.warmupDurationSecs"), NotYet),
+            entry(concat!($at, ".outlierDetection"), NotYet),
+            entry(concat!($at, ".tls"), NotYet),
+        )
+    };
+}
+
+macro_rules! connection_pool {
+    ($at:literal, $($more:expr),* $(,)?) => {
+        &[
+            entry(concat!($at, ".connectionPool.tcp.connectTimeout"), V0_1),
+            entry(concat!($at, ".connectionPool.tcp.maxConnections"), NotYet),
+            entry(concat!($at, ".connectionPool.tcp.tcpKeepalive"), NotYet),
+            entry(concat!($at, ".connectionPool.tcp.maxConnectionDuration"), NotYet),
+            entry(concat!($at, ".connectionPool.tcp.idleTimeout"), NotYet),
+            entry(concat!($at, ".connectionPool.http.idleTimeout"), V0_1),
+            entry(concat!($at, ".connectionPool.http.h2UpgradePolicy"), V0_1),
+            entry(concat!($at, ".connectionPool.http.useClientProtocol"), V0_1),
+            entry(concat!($at, ".connectionPool.http.http1MaxPendingRequests"), NotYet),
+            entry(concat!($at, ".connectionPool.http.http2MaxRequests"), NotYet),
+            entry(concat!($at, ".connectionPool.http.maxRequestsPerConnection"), NotYet),
+            entry(concat!($at, ".connectionPool.http.maxRetries"), NotYet),
+            entry(concat!($at, ".connectionPool.http.maxConcurrentStreams"), NotYet),
+            entry(concat!($at, ".connectionPool.http.http2KeepAlive"), NotYet),
+            $($more),*
+        ]
+    };
+}
+
+static DESTINATION_RULE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    let own: &[Entry] = table! {
+        "spec.host" => V0_1,
+        "spec.exportTo" => V0_1,
+        "spec.workloadSelector" => NotYet,
+        "spec.subsets[].name" => V0_1,
+        "spec.subsets[].labels" => V0_1,
+        "spec.trafficPolicy.tunnel" => NotYet,
+        "spec.trafficPolicy.proxyProtocol" => NotYet,
+        "spec.trafficPolicy.retryBudget" => NotYet,
+        "spec.trafficPolicy.portLevelSettings[].port" => V0_1,
+        "spec.subsets[].trafficPolicy.tunnel" => NotYet,
+        "spec.subsets[].trafficPolicy.proxyProtocol" => NotYet,
+        "spec.subsets[].trafficPolicy.retryBudget" => NotYet,
+        "spec.subsets[].trafficPolicy.portLevelSettings[].port" => V0_1,
+    };
+    [
+        own,
+        policy_blocks!("spec.trafficPolicy"),
+        policy_blocks!("spec.trafficPolicy.portLevelSettings[]"),
+        policy_blocks!("spec.subsets[].trafficPolicy"),
+        policy_blocks!("spec.subsets[].trafficPolicy.portLevelSettings[]"),
+    ]
+    .concat()
+});
+
+static SERVICE_ENTRY: &[Entry] = table! {
+    "spec.hosts" => V0_1,
+    "spec.addresses" => NotYet,
+    "spec.ports" => V0_1,
+    "spec.location" => V0_1,
+    "spec.location=MESH_INTERNAL" => NotYet,
+    "spec.resolution" => V0_1,
+    "spec.resolution=DYNAMIC_DNS" => NotYet,
+    "spec.endpoints[].address" => V0_1,
+    "spec.endpoints[].ports" => V0_1,
+    "spec.endpoints[].labels" => V0_1,
+    "spec.endpoints[].weight" => V0_1,
+    "spec.endpoints[].network" => NotYet,
+    "spec.endpoints[].locality" => NotYet,
+    "spec.endpoints[].serviceAccount" => NotYet,
+    "spec.workloadSelector" => V0_1,
+    "spec.exportTo" => V0_1,
+    "spec.subjectAltNames" => NotYet,
+};
+
+static WORKLOAD_ENTRY: &[Entry] = table! {
+    "spec.address" => V0_1,
+    "spec.ports" => V0_1,
+    "spec.labels" => V0_1,
+    "spec.weight" => V0_1,
+    "spec.network" => NotYet,
+    "spec.locality" => NotYet,
+    "spec.serviceAccount" => NotYet,
+};
+
+static MESH_CONFIG: &[Entry] = table! {
+    "spec.rootNamespace" => V0_1,
+    "spec.trustDomain" => NotYet,
+    "spec.outboundTrafficPolicy" => NotYet,
+    "spec.defaultServiceExportTo" => V0_1,
+    "spec.defaultVirtualServiceExportTo" => V0_1,
+    "spec.defaultDestinationRuleExportTo" => V0_1,
+    "spec.connectTimeout" => V0_1,
+    "spec.dnsRefreshRate" => V0_1,
+    "spec.numTrustedProxies" => V0_1,
+    "spec.undeclaredHosts" => V0_1,
+};
+
+static NAMESPACE: &[Entry] = table! { "spec.finalizers" => V0_1, };
+
+static SECRET: &[Entry] = table! {
+    "type" => V0_1,
+    "data" => V0_1,
+    "stringData" => V0_1,
+    "immutable" => NotYet,
+};
+
+/// Events are for people: to be stored and read is all there is to them.
+static EVENT: &[Entry] = table! {
+    "action" => V0_1,
+    "count" => V0_1,
+    "eventTime" => V0_1,
+    "firstTimestamp" => V0_1,
+    "involvedObject" => V0_1,
+    "lastTimestamp" => V0_1,
+    "message" => V0_1,
+    "reason" => V0_1,
+    "related" => V0_1,
+    "reportingComponent" => V0_1,
+    "reportingInstance" => V0_1,
+    "series" => V0_1,
+    "source" => V0_1,
+    "type" => V0_1,
+};
