@@ -3,6 +3,7 @@
 //! A [`Proxy`] is handed compiled [`RouteTable`](route_model::table::RouteTable)s and serves them. It knows nothing
 //! of resources' JSON, of the control plane or of any database.
 
+pub mod h1;
 pub mod http;
 mod limits;
 mod options;

@@ -269,7 +269,8 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Violati
     }
 }
 
-fn digits(bytes: &[u8]) -> Option<u64> {
+/// A plain decimal number.
+pub(crate) fn digits(bytes: &[u8]) -> Option<u64> {
     if bytes.is_empty() {
         return None;
     }

@@ -1,0 +1,244 @@
+//! Request heads: the byte guard.
+//!
+//! RFC 9112 to the letter, narrowed where Envoy is narrower (methods, HTTP/1.0) and where leniency is how requests are
+//! smuggled: nothing is repaired. Header values are slices of the read buffer.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request, Uri, Version};
+use memchr::memchr;
+
+use super::chunked::Length;
+use super::fields::{Lines, lists};
+use super::{Options, spare};
+use crate::http::normalise::is_escaped;
+use crate::http::validate::{self, Violation};
+
+/// A request head and what it says about the bytes behind it.
+#[derive(Debug)]
+pub(super) struct RequestHead {
+    pub(super) request: Request<()>,
+    pub(super) length: Length,
+    pub(super) expects_continue: bool,
+    pub(super) keep_alive: bool,
+}
+
+/// Takes a head off the front of `buffer` once it is there whole.
+pub(super) fn take(
+    buffer: &mut BytesMut,
+    lines: &mut Lines,
+    options: &Options,
+) -> Result<Option<RequestHead>, Violation> {
+    // RFC 9112 section 2.2: an empty line before the request line is ignored; one.
+    if lines.len() == 0 && buffer.starts_with(b"\r\n") {
+        let _ = buffer.split_to(2);
+        lines.clear();
+    }
+    match buffer.first() {
+        None => return Ok(None),
+        Some(b'A'..=b'Z') => {}
+        Some(b'\r') if buffer.len() == 1 => return Ok(None),
+        Some(b'a'..=b'z') => return Err(Violation::Method),
+        // Not HTTP/1 at all (say, a TLS handshake on a plaintext port): no use in waiting for more.
+        Some(_) => return Err(Violation::RequestLine),
+    }
+    // One line is the request line.
+    let found = lines.find_end(buffer, options.max_headers + 1)?;
+    if found.unwrap_or(buffer.len()) > options.max_head_bytes {
+        return Err(Violation::HeadTooLarge);
+    }
+    let Some(end) = found else { return Ok(None) };
+    let head = buffer.split_to(end).freeze();
+    let parsed = parse(&head, lines, options);
+    lines.clear();
+    parsed.map(Some)
+}
+
+fn parse(head: &Bytes, lines: &Lines, options: &Options) -> Result<RequestHead, Violation> {
+    let line = lines.first(head);
+    let first_space = memchr(b' ', line).ok_or(Violation::RequestLine)?;
+    let second_space = memchr(b' ', &line[first_space + 1..]).ok_or(Violation::RequestLine)? + first_space + 1;
+    version(&line[second_space + 1..])?;
+    let method = validate::method(&line[..first_space])?;
+    let target = target(head, first_space + 1, second_space, &method, options.tls)?;
+
+    let mut headers = spare::headers();
+    let mut framing = Framing::default();
+    lines.parse(head, 1, |name, value| {
+        framing.note(&name, &value)?;
+        headers.append(name, value);
+        Ok(())
+    })?;
+    match framing.hosts {
+        0 => return Err(Violation::HostMissing),
+        1 => {}
+        _ => return Err(Violation::HostConflict),
+    }
+    if let Some(authority) = target.authority {
+        headers.insert(HOST, authority);
+    }
+
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = target.uri;
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = headers;
+    let length = framing.length()?;
+    let expects_continue = framing.expects_continue && length != Length::Exact(0);
+    Ok(RequestHead { request, length, expects_continue, keep_alive: !framing.close })
+}
+
+fn version(bytes: &[u8]) -> Result<(), Violation> {
+    match bytes {
+        b"HTTP/1.1" => Ok(()),
+        b"HTTP/1.0" => Err(Violation::Http10),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            Err(Violation::Version)
+        }
+        _ => Err(Violation::RequestLine),
+    }
+}
+
+/// What the header lines say about framing and the connection.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    content_length: Option<u64>,
+    chunked: bool,
+    hosts: usize,
+    expects_continue: bool,
+    pub(super) close: bool,
+}
+
+impl Framing {
+    /// Takes note of a request's header line. Judged by the length of its name first: most lines are none of these.
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Violation> {
+        match name.as_str().len() {
+            4 if name == HOST => {
+                validate::host(value.as_bytes())?;
+                self.hosts += 1;
+                Ok(())
+            }
+            6 if name == EXPECT => {
+                self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+                Ok(())
+            }
+            _ => self.note_shared(name, value),
+        }
+    }
+
+    /// Takes note of what requests and responses have in common.
+    pub(super) fn note_shared(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Violation> {
+        match name.as_str().len() {
+            10 if name == CONNECTION => self.close |= lists(value, "close"),
+            14 if name == CONTENT_LENGTH => {
+                if self.content_length.is_some() {
+                    return Err(Violation::ContentLength);
+                }
+                self.content_length = Some(validate::digits(value.as_bytes()).ok_or(Violation::ContentLength)?);
+            }
+            17 if name == TRANSFER_ENCODING => {
+                if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Violation::TransferEncoding);
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RFC 9112 section 6.3 for requests.
+    pub(super) fn length(&self) -> Result<Length, Violation> {
+        match (self.chunked, self.content_length) {
+            (true, Some(_)) => Err(Violation::LengthAndEncoding),
+            (true, None) => Ok(Length::Chunked),
+            (false, length) => Ok(Length::Exact(length.unwrap_or(0))),
+        }
+    }
+
+    /// Whether any line framed a body.
+    pub(super) fn is_framed(&self) -> bool {
+        self.chunked || self.content_length.is_some()
+    }
+}
+
+struct Target {
+    uri: Uri,
+    /// Of the absolute form: it replaces Host (RFC 9112 section 3.2.2).
+    authority: Option<HeaderValue>,
+}
+
+fn target(head: &Bytes, start: usize, end: usize, method: &Method, tls: bool) -> Result<Target, Violation> {
+    let bytes = &head[start..end];
+    match bytes {
+        [b'/', ..] => Ok(Target { uri: origin_form(head.slice(start..end))?, authority: None }),
+        [b'*'] if method == Method::OPTIONS => Ok(Target { uri: Uri::from_static("*"), authority: None }),
+        _ => absolute_form(head, start, end, tls),
+    }
+}
+
+fn absolute_form(head: &Bytes, start: usize, end: usize, tls: bool) -> Result<Target, Violation> {
+    let bytes = &head[start..end];
+    let scheme = memchr(b':', bytes).ok_or(Violation::Target)?;
+    if !bytes[scheme..].starts_with(b"://") {
+        return Err(Violation::Target);
+    }
+    if bytes[..scheme].eq_ignore_ascii_case(b"https") {
+        if !tls {
+            return Err(Violation::SchemeMismatch);
+        }
+    } else if !bytes[..scheme].eq_ignore_ascii_case(b"http") {
+        return Err(Violation::Target);
+    }
+    let from = scheme + 3;
+    let authority_end =
+        bytes[from..].iter().position(|byte| b"/?#\\".contains(byte)).map_or(bytes.len(), |at| from + at);
+    let authority = head.slice(start + from..start + authority_end);
+    if authority.is_empty() {
+        return Err(Violation::Target);
+    }
+    validate::host(&authority).map_err(|_| Violation::Target)?;
+    let authority = HeaderValue::from_maybe_shared(authority).map_err(|_| Violation::Target)?;
+    let path = head.slice(start + authority_end..end);
+    let uri = if path.starts_with(b"/") {
+        origin_form(path)?
+    } else {
+        let mut rooted = Vec::with_capacity(path.len() + 1);
+        rooted.push(b'/');
+        rooted.extend_from_slice(&path);
+        origin_form(rooted.into())?
+    };
+    Ok(Target { uri, authority: Some(authority) })
+}
+
+/// A path with query. `Uri` refuses some bytes that Envoy lets through or escapes: those are escaped here, as
+/// normalisation would (in the query only what cannot be kept: `"`, `<` and `>`). A fragment is cut off.
+fn origin_form(bytes: Bytes) -> Result<Uri, Violation> {
+    let mut in_query = false;
+    let mut escapes = false;
+    for &byte in &bytes {
+        match byte {
+            b'?' => in_query = true,
+            b'"' | b'<' | b'>' => escapes = true,
+            b'!'..=b'~' => escapes |= !in_query && is_escaped(byte),
+            _ => return Err(Violation::Target),
+        }
+    }
+    let bytes = if escapes { escaped(&bytes) } else { bytes };
+    Uri::from_maybe_shared(bytes).map_err(|_| Violation::Target)
+}
+
+fn escaped(bytes: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(bytes.len() + 32);
+    let mut in_query = false;
+    for &byte in bytes {
+        in_query |= byte == b'?';
+        if matches!(byte, b'"' | b'<' | b'>') || !in_query && is_escaped(byte) {
+            const HEX: [u8; 16] = *b"0123456789ABCDEF";
+            out.extend_from_slice(&[b'%', HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
+        } else {
+            out.push(byte);
+        }
+    }
+    out.into()
+}

@@ -1,0 +1,256 @@
+//! A downstream connection from its first byte to its last.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::AsyncFn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::body::RequestBody;
+use super::chunked::Length;
+use super::drain::Watch;
+use super::encode;
+use super::exchange::{Exchange, Upload};
+use super::fields::Lines;
+use super::head::{self, RequestHead};
+use super::input::Input;
+use super::output::Output;
+use super::timer::Deadline;
+use super::{Drain, Options};
+use crate::http::validate::Violation;
+
+/// How a connection's HTTP came to its end.
+#[derive(Debug)]
+pub enum Outcome<I> {
+    /// There is nothing left to do.
+    Closed(Closed),
+    /// The service answered 101, the client has been told, and HTTP is over.
+    Upgraded(Upgraded<I>),
+}
+
+/// A stream that speaks HTTP no longer.
+#[derive(Debug)]
+pub struct Upgraded<I> {
+    pub io: I,
+    /// What was read beyond the last head; it belongs to the new protocol.
+    pub read_ahead: BytesMut,
+}
+
+/// Why a connection was closed.
+#[derive(Debug)]
+pub enum Closed {
+    /// The client closed between two requests, or before the first.
+    ByClient,
+    /// No request for [`Options::idle_timeout`].
+    Idle,
+    /// The [`Drain`] started, and no request was under way.
+    Drained,
+    /// After a response, because either side asked for it, or because the request body was not read.
+    AfterResponse,
+    /// After the answer to a violation.
+    Violation(Violation),
+    /// The client went away while its request was being answered, or within a head.
+    ClientGone,
+    /// The client took no byte for [`Options::write_timeout`].
+    WriteTimeout,
+    /// The response body failed, or had another length than its head said: the client sees that it is incomplete.
+    ResponseFailed,
+    /// Reading or writing failed.
+    Io(io::Error),
+}
+
+/// Serves one connection: calls `service` for every request, one after the other, until the connection ends.
+///
+/// `read_ahead` is what was already read from `io`. A request that breaks the protocol reaches the service as its
+/// [`Violation`], so that it is logged, counted and answered in one place; the answer is the connection's last. Bodies
+/// that break it later fail with [`BodyError::Violation`](super::BodyError::Violation).
+///
+/// The service's future is dropped when the client goes away. A response of status 101 ends HTTP: see
+/// [`Outcome::Upgraded`].
+pub async fn serve<I, S, B>(io: I, read_ahead: BytesMut, options: &Options, drain: &Drain, service: S) -> Outcome<I>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncFn(Result<Request<RequestBody>, Violation>) -> Response<B>,
+    B: Body<Data = Bytes>,
+{
+    let mut connection = Downstream {
+        io,
+        input: Input::new(read_ahead),
+        output: Output::default(),
+        lines: Lines::default(),
+        reading: Deadline::default(),
+        writing: Deadline::default(),
+        drain: Watch::new(drain.clone()),
+        options,
+    };
+    loop {
+        let (request, method, mut exchange) = match poll_fn(|cx| connection.poll_head(cx)).await {
+            Next::Head(head) => start(head, &mut connection.input),
+            Next::Violation(violation) => {
+                let exchange = Exchange::new(Upload::none(), false);
+                (Err(violation), Method::GET, exchange)
+            }
+            Next::Closed(closed) => return Outcome::Closed(closed),
+        };
+        let violation = request.as_ref().err().copied();
+        let response = {
+            let mut call = pin!(service(request));
+            match poll_fn(|cx| exchange.poll_service(&mut connection, call.as_mut(), cx)).await {
+                Ok(response) => response,
+                Err(closed) => return Outcome::Closed(closed),
+            }
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && violation.is_none() {
+            return connection.switch(exchange, response).await;
+        }
+        if response.status().is_informational() {
+            return Outcome::Closed(Closed::ResponseFailed);
+        }
+        if let Err(closed) = exchange.respond(&mut connection, &method, response).await {
+            return Outcome::Closed(closed);
+        }
+        let keeps = exchange.settle(&mut connection).await;
+        if !keeps {
+            connection.close().await;
+            return Outcome::Closed(violation.map_or(Closed::AfterResponse, Closed::Violation));
+        }
+    }
+}
+
+type Started = (Result<Request<RequestBody>, Violation>, Method, Exchange);
+
+/// The request for the service and the connection's view of it.
+fn start(head: RequestHead, input: &mut Input) -> Started {
+    let method = head.request.method().clone();
+    let (body, upload) = match head.length {
+        Length::Exact(0) => (RequestBody::empty(), Upload::none()),
+        length => Upload::start(length, head.expects_continue, input),
+    };
+    (Ok(head.request.map(|()| body)), method, Exchange::new(upload, head.keep_alive))
+}
+
+/// The parts of a connection that outlive an exchange.
+pub(super) struct Downstream<'o, I> {
+    pub(super) io: I,
+    pub(super) input: Input,
+    pub(super) output: Output,
+    lines: Lines,
+    pub(super) reading: Deadline,
+    pub(super) writing: Deadline,
+    pub(super) drain: Watch,
+    pub(super) options: &'o Options,
+}
+
+enum Next {
+    Head(RequestHead),
+    Violation(Violation),
+    Closed(Closed),
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Downstream<'_, I> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            let idle = self.input.buffer.is_empty();
+            if !idle {
+                match head::take(&mut self.input.buffer, &mut self.lines, self.options) {
+                    Ok(Some(head)) => {
+                        self.reading.clear();
+                        return Poll::Ready(Next::Head(head));
+                    }
+                    Ok(None) => {}
+                    Err(violation) => return Poll::Ready(Next::Violation(violation)),
+                }
+            } else if self.drain.is_draining() {
+                return Poll::Ready(Next::Closed(Closed::Drained));
+            }
+            match self.input.poll_read(&mut self.io, cx) {
+                Poll::Ready(Ok(0)) => {
+                    let closed = if idle { Closed::ByClient } else { Closed::ClientGone };
+                    return Poll::Ready(Next::Closed(closed));
+                }
+                Poll::Ready(Ok(_)) => {
+                    if idle {
+                        // The head's time starts with its first byte.
+                        self.reading.clear();
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Next::Closed(Closed::Io(error))),
+                Poll::Pending if idle => {
+                    if self.drain.poll(cx).is_ready() {
+                        return Poll::Ready(Next::Closed(Closed::Drained));
+                    }
+                    ready!(self.reading.poll(self.options.idle_timeout, cx));
+                    return Poll::Ready(Next::Closed(Closed::Idle));
+                }
+                Poll::Pending => {
+                    ready!(self.reading.poll(self.options.header_timeout, cx));
+                    return Poll::Ready(Next::Violation(Violation::HeaderTimeout));
+                }
+            }
+        }
+    }
+
+    /// Writes what is in the output, within the write timeout.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let before = self.output.total();
+        match self.output.poll_flush(&mut self.io, cx) {
+            Poll::Ready(result) => {
+                self.writing.clear();
+                Poll::Ready(result.map_err(Closed::Io))
+            }
+            Poll::Pending => {
+                if self.output.total() > before {
+                    self.writing.clear();
+                }
+                ready!(self.writing.poll(self.options.write_timeout, cx));
+                Poll::Ready(Err(Closed::WriteTimeout))
+            }
+        }
+    }
+
+    async fn switch<B>(mut self, exchange: Exchange, response: Response<B>) -> Outcome<I>
+    where
+        B: Body<Data = Bytes>,
+    {
+        // A request whose body is still on its way cannot change the protocol under it.
+        if !exchange.upload.is_done() {
+            return Outcome::Closed(Closed::ResponseFailed);
+        }
+        encode::switching_head(&response.into_parts().0, &mut self.output);
+        match poll_fn(|cx| self.poll_flush(cx)).await {
+            Ok(()) => Outcome::Upgraded(Upgraded { io: self.io, read_ahead: self.input.into_buffer() }),
+            Err(closed) => Outcome::Closed(closed),
+        }
+    }
+
+    /// Ends the connection so that the client gets the last response even if it is still sending: what it sends is
+    /// read for a while, because closing on unread bytes would reset the connection.
+    async fn close(&mut self) {
+        self.reading.clear();
+        self.input.reset();
+        let mut left = self.options.discard_bytes;
+        let mut shut = false;
+        poll_fn(|cx| {
+            loop {
+                let moved = if shut {
+                    self.input.buffer.clear();
+                    self.input.poll_read(&mut self.io, cx).map_ok(|count| count as u64)
+                } else {
+                    Pin::new(&mut self.io).poll_shutdown(cx).map_ok(|()| 0)
+                };
+                match moved {
+                    Poll::Ready(Ok(0)) if !shut => shut = true,
+                    Poll::Ready(Ok(count)) if (1..=left).contains(&count) => left -= count,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.reading.poll(self.options.discard_time, cx),
+                }
+            }
+        })
+        .await;
+    }
+}
