@@ -42,6 +42,8 @@ pub mod reason {
     pub const ADDRESS_UNAVAILABLE: &str = "AddressUnavailable";
     /// Certificate and private key do not belong together.
     pub const CERTIFICATE_KEY_MISMATCH: &str = "CertificateKeyMismatch";
+    /// A certificate or CA that is not there, mostly for want of its secret.
+    pub const CERTIFICATE_MISSING: &str = "CertificateMissing";
     /// A certificate, key or CA that cannot be read or used.
     pub const CERTIFICATE_INVALID: &str = "CertificateInvalid";
 }

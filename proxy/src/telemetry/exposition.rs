@@ -158,7 +158,8 @@ impl Metrics {
         for (labels, value) in &series {
             writeln!(out, "istio_requests_total{{{labels}}} {}", value.requests)?;
         }
-        let histograms: [(&str, &str, fn(&SeriesValue) -> &HistogramValue); 3] = [
+        type Part = fn(&SeriesValue) -> &HistogramValue;
+        let histograms: [(&str, &str, Part); 3] = [
             ("istio_request_duration_milliseconds", "Time from a request's first byte to its response's last.", |v| {
                 &v.duration
             }),

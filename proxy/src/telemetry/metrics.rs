@@ -1,6 +1,7 @@
 //! What a proxy counts: the cells of every worker, and the gauges of the process.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -133,7 +134,7 @@ impl Metrics {
     pub fn worker(&self) -> WorkerMetrics {
         let cells = Arc::<WorkerCells>::default();
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&cells));
-        WorkerMetrics(Rc::new(cells))
+        WorkerMetrics { cells, here: PhantomData }
     }
 
     /// Where the connections of a Gateway port are counted.
@@ -164,11 +165,14 @@ impl Metrics {
 
 /// A worker's own end of the metrics. Not `Send`, because its cells bear one writer only.
 #[derive(Clone, Debug)]
-pub struct WorkerMetrics(Rc<Arc<WorkerCells>>);
+pub struct WorkerMetrics {
+    cells: Arc<WorkerCells>,
+    here: PhantomData<Rc<()>>,
+}
 
 impl WorkerMetrics {
     pub fn count(&self, what: Count) {
-        self.0.counts[what as usize].add(1);
+        self.cells.counts[what as usize].add(1);
     }
 
     /// Where to count the requests of a cluster; to be kept with the worker's view of the table.
@@ -182,14 +186,14 @@ impl WorkerMetrics {
     }
 
     fn requests(&self, destination: DestinationLabels) -> RequestSeries {
-        RequestSeries::new(Arc::clone(&self.0.requests), Arc::new(destination))
+        RequestSeries::new(Arc::clone(&self.cells.requests), Arc::new(destination))
     }
 
     /// Counts by how much a timer of this worker was late.
     pub fn observe_lag(&self, lag: Duration) {
         let bucket = LAG_BOUNDS.partition_point(|bound| Duration::from_millis(*bound) < lag);
-        self.0.lag[bucket].add(1);
-        self.0.lag_sum_micros.add(lag.as_micros() as u64);
+        self.cells.lag[bucket].add(1);
+        self.cells.lag_sum_micros.add(lag.as_micros() as u64);
     }
 
     /// Measures this worker's lag as long as it is polled: how late it takes up a task that is ready. A worker that
