@@ -10,6 +10,8 @@ mod config;
 pub mod facts;
 pub mod store;
 mod suites;
+#[cfg(test)]
+mod tests;
 
 pub use accept::{Accepted, HandshakeError, TlsAcceptor};
 pub use store::{TlsContext, TlsStore};
