@@ -1,0 +1,103 @@
+//! From a set to traffic: compile, apply, report.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use proxy::{BoundPorts, Proxy};
+use push::client::{Held, Update};
+use push::message::{Issue, Key};
+use route_model::compile::{Changed, Compiler, ProxyScope};
+use route_model::table::RouteTable;
+use tracing::error;
+
+/// What became of a set.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// Every worker runs it, apart from the issues.
+    InForce(Vec<Issue>),
+    /// Nothing of it is in force; what ran before runs on.
+    Failed(Issue),
+}
+
+/// The proxy and the compiler that feeds it.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    proxy: Arc<Proxy>,
+    scope: ProxyScope,
+    /// `None` after a failure: the next compilation starts from nothing.
+    compiler: Option<Compiler>,
+}
+
+impl Edge {
+    pub(crate) fn new(proxy: Proxy, scope: ProxyScope) -> Self {
+        Self { proxy: Arc::new(proxy), scope, compiler: None }
+    }
+
+    /// Puts a set in force that was kept on disk.
+    pub(crate) async fn start_from(&mut self, held: Arc<Held>) -> Outcome {
+        self.put(held, Changed::Everything).await
+    }
+
+    pub(crate) async fn take(&mut self, update: Update) -> Outcome {
+        self.put(update.held, update.changed).await
+    }
+
+    pub(crate) fn bound(&self) -> BoundPorts {
+        self.proxy.bound()
+    }
+
+    pub(crate) async fn drain(&self) {
+        self.proxy.drain().await;
+    }
+
+    async fn put(&mut self, held: Arc<Held>, changed: Changed) -> Outcome {
+        let revision = held.set().revision;
+        let table = match self.compile(held.clone(), changed).await {
+            Ok(table) => table,
+            Err(first) => {
+                // A compiler that remembers too much is no reason to stay behind: once more, from nothing.
+                error!(%revision, panic = first, "the compiler failed, trying again from nothing");
+                match self.compile(held, Changed::Everything).await {
+                    Ok(table) => table,
+                    Err(panic) => return failed(format!("this gateway cannot compile the revision: {panic}")),
+                }
+            }
+        };
+        // On its own task, so that a panic below ends the task and not the gateway.
+        let proxy = self.proxy.clone();
+        match tokio::spawn(async move { proxy.apply(table).await }).await {
+            Ok(report) => Outcome::InForce(report.issues.into_iter().map(issue).collect()),
+            Err(error) => failed(format!("this gateway cannot apply the revision: {error}")),
+        }
+    }
+
+    /// Compiles off the control thread: a large set takes a second, and pings must be answered meanwhile.
+    async fn compile(&mut self, held: Arc<Held>, changed: Changed) -> Result<Arc<RouteTable>, String> {
+        let (mut compiler, changed) = match self.compiler.take() {
+            Some(compiler) => (compiler, changed),
+            None => (Compiler::new(self.scope.clone()), Changed::Everything),
+        };
+        let compiling = tokio::task::spawn_blocking(move || {
+            // The compiler is dropped after a panic, so nobody sees it half changed.
+            let compiled = catch_unwind(AssertUnwindSafe(|| compiler.update(held.set(), &changed)));
+            compiled.map(|compiled| (compiler, compiled.table)).map_err(|panic| panic_message(&*panic))
+        });
+        let (compiler, table) = compiling.await.map_err(|error| error.to_string())??;
+        self.compiler = Some(compiler);
+        Ok(table)
+    }
+}
+
+fn issue(issue: proxy::Issue) -> Issue {
+    Issue::new(Some(Key::from(&issue.resource)), issue.reason, issue.message)
+}
+
+fn failed(message: String) -> Outcome {
+    Outcome::Failed(Issue::new(None, "InternalError", message))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+}
