@@ -3,14 +3,22 @@
 //! A [`Proxy`] is handed compiled [`RouteTable`](route_model::table::RouteTable)s and serves them. It knows nothing
 //! of resources' JSON, of the control plane or of any database.
 
+mod control;
+mod drain;
 pub mod h1;
 pub mod http;
 mod limits;
+mod listener;
 mod options;
+mod process;
 mod proxy;
+mod rt;
+mod runtime_table;
+mod table_builder;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
+mod worker;
 
 pub use limits::Limits;
 pub use options::{AccessLogFormat, ListenAddr, Options, ProxyIdentity};

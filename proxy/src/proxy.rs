@@ -1,17 +1,41 @@
 //! The public face: start a proxy, apply route tables, drain it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use route_model::meta::{ResourceKey, Revision};
 use route_model::table::RouteTable;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::control::Control;
+use crate::limits;
+use crate::listener::sockets::Sockets;
 use crate::options::Options;
+use crate::process::{Apply, Message, Process};
+use crate::runtime_table::RuntimeTable;
+use crate::table_builder::TableBuilder;
+use crate::telemetry::access_log::AccessLog;
+use crate::worker;
 
 /// A running data plane. Dropping it ends its threads without a drain.
 #[derive(Debug)]
 pub struct Proxy {
-    options: Options,
+    process: Arc<Process>,
+    /// Held while a table is put in force, so that tables follow each other whole.
+    applying: tokio::sync::Mutex<Applying>,
+    bound: Mutex<BoundPorts>,
+    workers: Vec<JoinHandle<()>>,
+    control: Control,
+    /// Dropped last, so that it writes what the workers logged at their end. The lock makes it shareable.
+    _access_log: Option<Mutex<AccessLog>>,
+}
+
+#[derive(Debug)]
+struct Applying {
+    sockets: Sockets,
+    builder: TableBuilder,
+    draining: bool,
 }
 
 /// What became of a table.
@@ -80,23 +104,106 @@ pub enum StartError {
 impl Proxy {
     /// Starts the worker threads and the control thread. Nothing is served until a table is applied.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        Ok(Self { options })
+        let options = Options { workers: options.workers.max(1), ..options };
+        limits::raise_open_files();
+        let (graveyard, buried) = mpsc::unbounded_channel();
+        let process = Arc::new(Process::new(options, graveyard));
+        let access_log = AccessLog::start(process.options.access_log, Box::new(std::io::stdout()), &process.metrics)
+            .map_err(|source| StartError::Thread { what: "access log", source })?;
+        let control = Control::start(&process, buried)?;
+        let empty = Arc::new(RuntimeTable::default());
+        let mut workers = Vec::new();
+        let mut inboxes = Vec::new();
+        for index in 0..process.options.workers {
+            let (inbox, receiver) = mpsc::unbounded_channel();
+            let logger = access_log.as_ref().map(AccessLog::logger);
+            let thread = worker::spawn(index, Arc::clone(&process), Arc::clone(&empty), logger, receiver)
+                .map_err(|source| StartError::Thread { what: "worker", source })?;
+            workers.push(thread);
+            inboxes.push(inbox);
+        }
+        process.set_inboxes(inboxes);
+        let bound = BoundPorts::default();
+        Ok(Self {
+            applying: tokio::sync::Mutex::new(Applying {
+                sockets: Sockets::default(),
+                builder: TableBuilder::new(Arc::default()),
+                draining: false,
+            }),
+            bound: Mutex::new(bound),
+            process,
+            workers,
+            control,
+            _access_log: access_log.map(Mutex::new),
+        })
     }
 
     /// Puts a table in force. Resolves when every worker runs it and every listener that can be bound accepts.
-    /// Calls queue; the last table wins.
+    /// Calls queue; the last table wins. Once the proxy drains, tables change nothing any more.
     pub async fn apply(&self, table: Arc<RouteTable>) -> ApplyReport {
-        ApplyReport { revision: table.revision, issues: Vec::new() }
+        let revision = table.revision;
+        let mut applying = self.applying.lock().await;
+        let Applying { sockets, builder, draining } = &mut *applying;
+        if *draining {
+            return ApplyReport { revision, issues: Vec::new() };
+        }
+        let changes = sockets.change(&table, &self.process.options);
+        let mut issues = changes.issues;
+        let runtime = builder.build(table, &changes.serving, &mut issues);
+        let mut open = changes.open;
+        let mut running = Vec::new();
+        for inbox in self.process.inboxes() {
+            let (done, ran) = oneshot::channel();
+            let sockets = open.iter_mut().filter_map(|(id, sockets)| Some((*id, sockets.pop()?))).collect();
+            let apply = Apply { table: Arc::clone(&runtime), open: sockets, close: changes.close.clone(), done };
+            let _ = inbox.send(Message::Apply(Box::new(apply)));
+            running.push(ran);
+        }
+        for ran in running {
+            let _ = ran.await;
+        }
+        self.lock_bound().listeners = sockets.listeners();
+        issues.sort_unstable();
+        issues.dedup();
+        ApplyReport { revision, issues }
     }
 
     /// Where this proxy listens now.
     pub fn bound(&self) -> BoundPorts {
-        BoundPorts::default()
+        self.lock_bound().clone()
     }
 
     /// Fails readiness, stops accepting, lets requests under way finish for up to
     /// [`drain_time`](Options::drain_time), and returns when the last connection is closed.
     pub async fn drain(&self) {
-        let _ = self.options.drain_time;
+        let mut applying = self.applying.lock().await;
+        applying.draining = true;
+        applying.sockets.close_all();
+        self.lock_bound().listeners.clear();
+        let mut ends = Vec::new();
+        for inbox in self.process.inboxes() {
+            let (done, drained) = oneshot::channel();
+            let _ = inbox.send(Message::Drain(done));
+            ends.push(drained);
+        }
+        for drained in ends {
+            let _ = drained.await;
+        }
+    }
+
+    fn lock_bound(&self) -> std::sync::MutexGuard<'_, BoundPorts> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for the threads, so that every socket is closed afterwards.
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for inbox in self.process.inboxes() {
+            let _ = inbox.send(Message::Stop);
+        }
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
     }
 }

@@ -2,3 +2,6 @@
 
 pub(crate) mod balance;
 pub(crate) mod cluster_state;
+pub(crate) mod connect;
+pub(crate) mod connection;
+pub(crate) mod pool;

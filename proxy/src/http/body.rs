@@ -1,0 +1,271 @@
+//! Bodies on their way through: nothing is copied or collected, and each side is polled only when the other has room.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::context::{Exchange, Progress};
+use crate::h1;
+use crate::telemetry::flags::ResponseFlags;
+use crate::upstream::connection::{Http1Body, StreamPermit};
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Http1(#[from] h1::BodyError),
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+    #[error("the route's timeout passed")]
+    Timeout,
+}
+
+/// The body of a request as it comes from the client.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    Empty,
+    Http1(h1::RequestBody),
+    Http2(Incoming),
+}
+
+impl RequestBody {
+    pub(crate) fn from_http2(body: Incoming) -> Self {
+        if body.is_end_stream() { Self::Empty } else { Self::Http2(body) }
+    }
+}
+
+/// The body of a request as it goes upstream; tells [`Progress`] how far it has come.
+#[derive(Debug)]
+pub(crate) struct OutgoingBody {
+    body: RequestBody,
+    progress: Option<Rc<Progress>>,
+}
+
+impl OutgoingBody {
+    pub(crate) fn new(body: RequestBody, progress: Option<Rc<Progress>>) -> Self {
+        Self { body, progress }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Body for OutgoingBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(progress) = &this.progress {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        progress.add(data.len() as u64);
+                    }
+                    if this.body.is_end_stream() {
+                        progress.finish();
+                    }
+                }
+                Poll::Ready(None) => progress.finish(),
+                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a response as it comes from upstream, or from the proxy itself.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Local(Bytes),
+    Http1(Http1Body),
+    Http2(Incoming, StreamPermit),
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Local(data) if data.is_empty() => Poll::Ready(None),
+            Self::Local(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
+            Self::Http2(body, _) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(data) => data.is_empty(),
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Local(data) => SizeHint::with_exact(data.len() as u64),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body, _) => body.size_hint(),
+        }
+    }
+}
+
+/// The body of a response as it goes to the client. It owns the [`Exchange`], so that the request ends for telemetry
+/// and for the endpoint's count when the body does, or when the client goes away.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    source: Source,
+    /// `None` for a response that says no more than that a tunnel begins.
+    exchange: Option<Box<Exchange>>,
+    deadline: Option<Box<Deadline>>,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(source: Source, exchange: Box<Exchange>, deadline: Option<Box<Deadline>>) -> Self {
+        Self { source, exchange: Some(exchange), deadline }
+    }
+
+    /// No body, and nothing that ends with it.
+    pub(crate) fn detached() -> Self {
+        Self { source: Source::Local(Bytes::new()), exchange: None, deadline: None }
+    }
+
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        self.exchange.as_deref()
+    }
+
+    fn failed(&mut self, error: &BodyError) {
+        let Some(exchange) = &mut self.exchange else { return };
+        match error {
+            // The client's own body broke, which it was told by the connection's end.
+            BodyError::Http1(h1::BodyError::Request(_)) => {}
+            BodyError::Http1(h1::BodyError::Violation(_)) => {
+                exchange.flag(ResponseFlags::UPSTREAM_PROTOCOL_ERROR | ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+            }
+            BodyError::Http1(_) => exchange.flag(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
+            BodyError::Http2(_) => exchange.flag(ResponseFlags::UPSTREAM_REMOTE_RESET),
+            BodyError::Timeout => exchange.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.source).poll_frame(cx);
+        match (&polled, &mut this.exchange) {
+            (Poll::Ready(Some(Ok(frame))), Some(exchange)) => match frame.data_ref() {
+                Some(data) => exchange.sent += data.len() as u64,
+                None => frame.trailers_ref().into_iter().for_each(|trailers| exchange.note_grpc_status(trailers)),
+            },
+            (Poll::Ready(Some(Err(error))), _) => this.failed(error),
+            (Poll::Ready(None), Some(exchange)) => exchange.complete = true,
+            (Poll::Pending, _) => {
+                let Some(deadline) = &mut this.deadline else { return Poll::Pending };
+                std::task::ready!(deadline.poll(cx));
+                this.failed(&BodyError::Timeout);
+                return Poll::Ready(Some(Err(BodyError::Timeout)));
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.size_hint()
+    }
+}
+
+/// A server that sees no more to send stops polling.
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.complete |= self.source.is_end_stream();
+        }
+    }
+}
+
+/// A route's timeout: from the end of the request to the end of the response.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    timeout: Duration,
+    /// `None` until the request is complete.
+    sleep: Option<Pin<Box<Sleep>>>,
+    progress: Option<Rc<Progress>>,
+}
+
+impl Deadline {
+    /// `progress` of the request body; `None` for a request without one.
+    pub(crate) fn new(timeout: Duration, progress: Option<Rc<Progress>>) -> Self {
+        Self { timeout, sleep: None, progress }
+    }
+
+    /// Ready when the time is over.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.sleep.is_none()
+            && let Some(progress) = &self.progress
+            && !progress.is_complete()
+        {
+            progress.wake_on_finish(cx.waker());
+            return Poll::Pending;
+        }
+        let timeout = self.timeout;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
+        sleep.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,384 @@
+//! What is known of a connection and of a request while it is under way.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, SystemTime};
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use http_body::Body as _;
+use route_model::table::tls::TlsTerms;
+use route_model::table::{HttpRoutes, Route, TlsListener};
+use tokio::time::Instant;
+
+use super::body::RequestBody;
+use super::facts::ConnectionFacts;
+use super::headers::Peer;
+use super::local_reply::is_grpc;
+use super::upgrade::Tunnel;
+use super::validate::authority;
+use crate::drain::{Member, Phase};
+use crate::listener::ListenerId;
+use crate::runtime_table::{WorkerCluster, WorkerTable};
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::log_line::{LogEntry, LogHead};
+use crate::telemetry::metrics::Count;
+use crate::telemetry::requests::{Outcome, RequestProtocol, Sizes};
+use crate::upstream::cluster_state::ActiveRequest;
+use crate::worker::Worker;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// A response cut short with one of these was not cut by the client.
+const CUT_BY_US: [ResponseFlags; 4] = [
+    ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+    ResponseFlags::UPSTREAM_REMOTE_RESET,
+    ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+    ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+];
+
+/// A downstream connection that speaks HTTP.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) facts: ConnectionFacts,
+    pub(crate) peer: Peer,
+    pub(crate) member: Member,
+    listener: ListenerId,
+    /// What an HTTP/1 client's connection turns into after a 101.
+    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+    /// The server that the handshake chose; `None` on a plain connection.
+    tls: Option<TlsBinding>,
+    /// Where in the table of a sequence number this connection's routes are.
+    place: Cell<Option<(u64, Place)>>,
+}
+
+/// What a handshake settled that later tables must not change under the client.
+#[derive(Debug)]
+pub(crate) struct TlsBinding {
+    /// What the handshake asked of the client.
+    pub(crate) terms: Arc<TlsTerms>,
+    /// In lower case.
+    pub(crate) sni: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    listener: usize,
+    /// Index of the TLS server; unused on a plain listener.
+    server: usize,
+}
+
+/// The routes that a request runs on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Routes<'t> {
+    /// All requests of the connection are welcome.
+    Plain(&'t Arc<HttpRoutes>),
+    /// Only requests whose authority belongs to the server.
+    Tls { listener: &'t TlsListener, server: usize },
+}
+
+impl Connection {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        listener: ListenerId,
+        member: Member,
+        facts: ConnectionFacts,
+        tls: Option<TlsBinding>,
+    ) -> Self {
+        let peer = Peer::new(facts.peer, facts.tls.is_some());
+        Self { worker, facts, peer, member, listener, tls, tunnel: RefCell::default(), place: Cell::new(None) }
+    }
+
+    /// The Gateway port of the listener.
+    pub(crate) fn listener_port(&self, table: &WorkerTable) -> u16 {
+        let listener = table.runtime().find_listener(self.listener);
+        listener.map_or(0, |position| table.runtime().listener_at(position).listener.port)
+    }
+
+    /// The table that a request beginning now runs on.
+    pub(crate) fn table(&self) -> Rc<WorkerTable> {
+        match self.member.phase() {
+            Phase::Open => self.worker.table(),
+            Phase::Draining | Phase::Cut => self.worker.table_for(self.listener),
+        }
+    }
+
+    /// The routes of this connection in a table; `None` when the table has none for it any more: its listener now
+    /// speaks another protocol, or its TLS server is gone or asks for client certificates in another way.
+    pub(crate) fn routes<'t>(&self, table: &'t WorkerTable) -> Option<Routes<'t>> {
+        let runtime = table.runtime();
+        let place = match self.place.get() {
+            Some((sequence, place)) if sequence == runtime.sequence => place,
+            _ => {
+                let place = self.find_place(table)?;
+                self.place.set(Some((runtime.sequence, place)));
+                place
+            }
+        };
+        let listener = runtime.listener_at(place.listener);
+        match listener.tls_listener() {
+            None => listener.plain_routes().map(Routes::Plain),
+            Some(listener) => Some(Routes::Tls { listener, server: place.server }),
+        }
+    }
+
+    fn find_place(&self, table: &WorkerTable) -> Option<Place> {
+        let runtime = table.runtime();
+        let listener = runtime.find_listener(self.listener)?;
+        let server = match (&self.tls, runtime.listener_at(listener).tls_listener()) {
+            (None, None) => 0,
+            (Some(binding), Some(tls)) => {
+                let server = *tls.by_sni.find_sni(binding.sni.as_deref())? as usize;
+                same_client_auth(&tls.servers.get(server)?.terms, &binding.terms).then_some(server)?
+            }
+            _ => return None,
+        };
+        Some(Place { listener, server })
+    }
+}
+
+/// Whether a client that passed one server's handshake would have had to show the same to the other.
+fn same_client_auth(one: &TlsTerms, other: &TlsTerms) -> bool {
+    std::ptr::eq(one, other)
+        || (one.mode == other.mode
+            && one.client_ca == other.client_ca
+            && one.subject_alt_names == other.subject_alt_names
+            && one.verify_certificate_spki == other.verify_certificate_spki
+            && one.verify_certificate_hash == other.verify_certificate_hash)
+}
+
+impl<'t> Routes<'t> {
+    /// The routes for an authority; `None` when it does not belong to the TLS server of the connection (421).
+    pub(crate) fn for_authority(self, authority: &str) -> Option<&'t Arc<HttpRoutes>> {
+        match self {
+            Self::Plain(routes) => Some(routes),
+            Self::Tls { listener, server } => {
+                let owner = *listener.by_sni.find_authority(authority)? as usize;
+                if owner == server { listener.servers.get(server).map(|server| &server.routes) } else { None }
+            }
+        }
+    }
+}
+
+/// One request from its head to the end of its response. It is told to telemetry when dropped, however it ends.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) start: Instant,
+    pub(crate) version: Version,
+    /// The request speaks gRPC.
+    pub(crate) grpc: bool,
+    /// The client as far as it can be trusted.
+    pub(crate) client: SocketAddr,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) flags: ResponseFlags,
+    /// Why the response is what it is, in Envoy's words (`%RESPONSE_CODE_DETAILS%`).
+    pub(crate) details: Option<&'static str>,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) cluster: Option<Rc<WorkerCluster>>,
+    /// Counts the request on its endpoint.
+    pub(crate) active: Option<ActiveRequest>,
+    /// `None` for a request without a body.
+    pub(crate) progress: Option<Rc<Progress>>,
+    /// Bytes of the response body.
+    pub(crate) sent: u64,
+    /// The response was handed to the client whole.
+    pub(crate) complete: bool,
+    route_name: Option<Arc<str>>,
+    /// `None` while nothing is logged.
+    log: Option<Box<Logged>>,
+}
+
+/// What only the access log wants to know.
+#[derive(Debug)]
+struct Logged {
+    head: LogHead,
+    upstream_service_time: Option<Duration>,
+}
+
+/// How far a request body has come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    received: Cell<u64>,
+    completed: Cell<Option<Instant>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Progress {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.received.set(self.received.get() + bytes);
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// The last of the body was taken from the client.
+    pub(crate) fn finish(&self) {
+        if self.completed.get().is_none() {
+            self.completed.set(Some(Instant::now()));
+        }
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.completed.get().is_some()
+    }
+
+    /// When that was.
+    pub(crate) fn completed(&self) -> Option<Instant> {
+        self.completed.get()
+    }
+
+    /// Wakes the task when the body is complete.
+    pub(crate) fn wake_on_finish(&self, waker: &Waker) {
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(connection: &Rc<Connection>, head: &Parts, body: &RequestBody) -> Self {
+        let mut exchange = Self::unread(connection);
+        exchange.version = head.version;
+        exchange.grpc = is_grpc(&head.headers);
+        exchange.progress = (!body.is_end_stream()).then(Rc::default);
+        exchange
+    }
+
+    /// For a request whose head could not be understood.
+    pub(crate) fn unread(connection: &Rc<Connection>) -> Self {
+        connection.worker.metrics.count(Count::RequestsStarted);
+        Self {
+            start: Instant::now(),
+            version: Version::HTTP_11,
+            grpc: false,
+            client: connection.facts.peer,
+            status: None,
+            flags: ResponseFlags::NONE,
+            details: None,
+            grpc_status: None,
+            cluster: None,
+            active: None,
+            progress: None,
+            sent: 0,
+            complete: false,
+            route_name: None,
+            log: None,
+            connection: Rc::clone(connection),
+        }
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.connection.worker
+    }
+
+    pub(crate) fn flag(&mut self, flag: ResponseFlags) {
+        self.flags.insert(flag);
+    }
+
+    /// Keeps of the head what the access log shows, if there is one.
+    pub(crate) fn capture(&mut self, head: &Parts) {
+        if self.worker().access_log.is_none() {
+            return;
+        }
+        let authority = HeaderValue::from_str(authority(head)).ok();
+        let path = head.uri.path_and_query().cloned();
+        let start = SystemTime::now() - self.start.elapsed();
+        let head = LogHead::new(start, head.version, head.method.clone(), path, authority, &head.headers);
+        self.log = Some(Box::new(Logged { head, upstream_service_time: None }));
+    }
+
+    /// The route that took the request. Its name is kept only where somebody may ask for it.
+    pub(crate) fn set_route(&mut self, route: &Route) {
+        if !route.name.is_empty() {
+            self.route_name = Some(Arc::clone(&route.name));
+        }
+    }
+
+    pub(crate) fn route_name(&self) -> &str {
+        self.route_name.as_deref().unwrap_or_default()
+    }
+
+    /// When the request came in, by the clock on the wall.
+    pub(crate) fn wall_start(&self) -> SystemTime {
+        match &self.log {
+            Some(log) => log.head.start,
+            None => SystemTime::now() - self.start.elapsed(),
+        }
+    }
+
+    /// The response's head is here: the time since the request was complete, for `x-envoy-upstream-service-time`.
+    pub(crate) fn upstream_answered(&mut self) -> Duration {
+        let sent = self.progress.as_ref().and_then(|progress| progress.completed()).unwrap_or(self.start);
+        let elapsed = sent.elapsed();
+        if let Some(log) = &mut self.log {
+            log.upstream_service_time = Some(elapsed);
+        }
+        elapsed
+    }
+
+    /// Notes `grpc-status`, which is in the trailers, or in the head of a response without a body.
+    pub(crate) fn note_grpc_status(&mut self, fields: &HeaderMap) {
+        if self.grpc
+            && let Some(status) = fields.get(GRPC_STATUS)
+        {
+            self.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
+        }
+    }
+
+    fn finish(&mut self) {
+        if !self.complete && !CUT_BY_US.iter().any(|flag| self.flags.contains(*flag)) {
+            self.flag(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            self.details = Some("downstream_remote_disconnect");
+        }
+        let worker = &self.connection.worker;
+        let sizes = Sizes {
+            duration: self.start.elapsed(),
+            request: self.progress.as_ref().map_or(0, |progress| progress.received()),
+            response: self.sent,
+        };
+        let outcome = Outcome {
+            protocol: if self.grpc { RequestProtocol::Grpc } else { RequestProtocol::Http },
+            code: self.status.map_or(0, |status| status.as_u16()),
+            flags: self.flags,
+            grpc_status: self.grpc_status,
+        };
+        match &self.cluster {
+            Some(cluster) => cluster.series(worker).record(outcome, &sizes),
+            None => worker.requests_to_unknown.record(outcome, &sizes),
+        }
+        worker.metrics.count(Count::RequestsFinished);
+        if let (Some(log), Some(logger)) = (&self.log, &worker.access_log) {
+            logger.log(&LogEntry {
+                head: &log.head,
+                connection: &self.connection.facts,
+                client: self.client,
+                status: self.status,
+                flags: self.flags,
+                details: self.details,
+                termination: None,
+                transport_failure: None,
+                bytes_received: sizes.request,
+                bytes_sent: sizes.response,
+                duration: sizes.duration,
+                upstream_service_time: log.upstream_service_time,
+                upstream_host: self.active.as_ref().map(|active| &*active.endpoint().name),
+                upstream_cluster: self.cluster.as_ref().map(|cluster| &*cluster.state.cluster.name),
+                upstream_local: None,
+                route_name: self.route_name(),
+            });
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

@@ -1,0 +1,203 @@
+//! Replies that the proxy makes itself, in Envoy's words.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use crate::telemetry::flags::ResponseFlags;
+
+/// Why the proxy answers in the upstream's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LocalReply {
+    BadRequest,
+    /// The authority does not belong to the TLS server of the connection (RFC 9110 section 15.5.20).
+    Misdirected,
+    NoRoute,
+    NoCluster,
+    NoHealthyUpstream,
+    /// No connection could be made.
+    ConnectFailure,
+    ConnectTimeout,
+    /// The upstream closed the connection before its response began.
+    UpstreamClosed,
+    /// The upstream reset the stream (HTTP/2).
+    UpstreamReset,
+    /// The upstream broke the protocol.
+    UpstreamProtocol,
+    /// The client's body broke off or was malformed.
+    RequestBody,
+    /// The route's timeout.
+    Timeout,
+    /// The upstream cannot switch to the protocol that the client asks for.
+    UpgradeRefused,
+}
+
+impl LocalReply {
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest | Self::RequestBody => StatusCode::BAD_REQUEST,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UpgradeRefused => StatusCode::FORBIDDEN,
+            Self::NoCluster
+            | Self::NoHealthyUpstream
+            | Self::ConnectFailure
+            | Self::ConnectTimeout
+            | Self::UpstreamClosed
+            | Self::UpstreamReset => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    pub(crate) fn flags(self) -> ResponseFlags {
+        match self {
+            Self::BadRequest | Self::RequestBody => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            Self::Misdirected | Self::UpgradeRefused => ResponseFlags::NONE,
+            Self::NoRoute => ResponseFlags::NO_ROUTE,
+            Self::NoCluster => ResponseFlags::NO_CLUSTER,
+            Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            Self::ConnectFailure | Self::ConnectTimeout => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            Self::UpstreamClosed => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            Self::UpstreamReset => ResponseFlags::UPSTREAM_REMOTE_RESET,
+            Self::UpstreamProtocol => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            Self::Timeout => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+        }
+    }
+
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub(crate) fn details(self) -> &'static str {
+        match self {
+            Self::BadRequest => "path_normalization_failed",
+            Self::Misdirected => "misdirected_request",
+            Self::NoRoute => "route_not_found",
+            Self::NoCluster => "cluster_not_found",
+            Self::NoHealthyUpstream => "no_healthy_upstream",
+            Self::ConnectFailure => "upstream_reset_before_response_started{remote_connection_failure}",
+            Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}",
+            Self::UpstreamClosed => "upstream_reset_before_response_started{connection_termination}",
+            Self::UpstreamReset => "upstream_reset_before_response_started{remote_reset}",
+            Self::UpstreamProtocol => "upstream_reset_before_response_started{protocol_error}",
+            Self::RequestBody => "request_body_failed",
+            Self::Timeout => "response_timeout",
+            Self::UpgradeRefused => "upgrade_failed",
+        }
+    }
+
+    /// Empty where Envoy sends no body.
+    pub(crate) fn body(self) -> &'static str {
+        match self {
+            Self::NoRoute | Self::NoCluster | Self::Misdirected | Self::UpgradeRefused => "",
+            Self::BadRequest | Self::RequestBody => "Bad Request",
+            Self::NoHealthyUpstream => "no healthy upstream",
+            Self::ConnectFailure => {
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
+            }
+            Self::ConnectTimeout => {
+                "upstream connect error or disconnect/reset before headers. reset reason: connection timeout"
+            }
+            Self::UpstreamClosed => {
+                "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+            }
+            Self::UpstreamReset => {
+                "upstream connect error or disconnect/reset before headers. reset reason: remote reset"
+            }
+            Self::UpstreamProtocol => {
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error"
+            }
+            Self::Timeout => "upstream request timeout",
+        }
+    }
+
+    /// The reply as a client of plain HTTP or of gRPC understands it.
+    pub(crate) fn response(self, grpc: bool) -> Response<Bytes> {
+        if grpc {
+            return grpc_response(self.status(), self.body());
+        }
+        text_response(self.status(), Bytes::from_static(self.body().as_bytes()))
+    }
+}
+
+/// Whether a request speaks gRPC: `application/grpc` or `application/grpc+…`.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
+    matches!(rest.first(), None | Some(b'+' | b';'))
+}
+
+/// A reply with a text body, or none.
+pub(crate) fn text_response(status: StatusCode, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    if !body.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    // These two never have a length (RFC 9110 section 8.6).
+    if status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        *response.body_mut() = body;
+    }
+    response
+}
+
+/// A gRPC error in headers alone ("trailers only").
+fn grpc_response(status: StatusCode, message: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from_static(grpc_status(status)));
+    if !message.is_empty() {
+        headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(message));
+    }
+    response
+}
+
+/// The gRPC code for an HTTP status, by gRPC's own table (`doc/http-grpc-status-mapping.md`).
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502 | 503 | 504 => "14",
+        _ => "2",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_clients_get_a_status_in_headers() {
+        let mut headers = HeaderMap::new();
+        for (content_type, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=x", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            assert_eq!(is_grpc(&headers), grpc, "{content_type}");
+        }
+        let response = LocalReply::NoHealthyUpstream.response(true);
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
+        assert!(!response.headers().contains_key(CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn plain_clients_get_a_status_and_a_text() {
+        let response = LocalReply::NoHealthyUpstream.response(false);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[CONTENT_LENGTH], "19");
+        assert_eq!(&response.body()[..], b"no healthy upstream");
+        let response = LocalReply::NoRoute.response(false);
+        assert_eq!(
+            (response.headers()[CONTENT_LENGTH].as_bytes(), response.headers().get(CONTENT_TYPE)),
+            (&b"0"[..], None)
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! A request from its head to its response's head: admitted, looked up, and answered or sent on.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{LOCATION, SERVER};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, Uri};
+use route_model::table::headers::HeaderOps;
+use route_model::table::{Action, Lookup, RequestHead};
+
+use super::body::{RequestBody, ResponseBody, Source};
+use super::context::{Connection, Exchange};
+use super::facts::RequestFacts;
+use super::forward::{self, Inbound};
+use super::local_reply::{LocalReply, text_response};
+use super::normalise::normalise;
+use super::redirect::{self, Target};
+use super::validate::{Violation, authority};
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::metrics::Count;
+
+/// What every response says it comes from, as Envoy does with its own name.
+const SERVER_NAME: HeaderValue = HeaderValue::from_static("fairway");
+
+/// Answers one request. Dropping the future abandons it, wherever it is.
+pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<RequestBody>) -> Response<ResponseBody> {
+    let (mut head, body) = request.into_parts();
+    let mut exchange = Box::new(Exchange::new(connection, &head, &body));
+    // One table from here to the end of the response.
+    let table = connection.table();
+    if normalise_target(&mut head).is_err() {
+        return reply(exchange, LocalReply::BadRequest);
+    }
+    let trusted_hops = table.runtime().table.settings.num_trusted_proxies;
+    let admitted = connection.peer.admit(&mut head.headers, trusted_hops);
+    exchange.client = admitted.client;
+    exchange.capture(&head);
+    let Some(routes) = connection.routes(&table).and_then(|routes| routes.for_authority(authority(&head))) else {
+        return reply(exchange, LocalReply::Misdirected);
+    };
+    let lookup = routes.lookup(&RequestHead {
+        method: head.method.as_str(),
+        scheme: admitted.scheme,
+        authority: authority(&head),
+        path: head.uri.path(),
+        query: head.uri.query(),
+        headers: &head.headers,
+    });
+    let route = match lookup {
+        Lookup::Route(_, route) => route,
+        Lookup::NoRoute(_) | Lookup::NoHost => return reply(exchange, LocalReply::NoRoute),
+        Lookup::HttpsRedirect(_) => {
+            let target = target(&head, admitted.scheme, connection.listener_port(&table));
+            return redirected(exchange, http::StatusCode::MOVED_PERMANENTLY, &redirect::https_location(&target));
+        }
+    };
+    exchange.set_route(route);
+    match &route.action {
+        Action::Forward(action) => {
+            let inbound = Inbound { head, body, scheme: admitted.scheme, upgrade: admitted.upgrade };
+            forward::forward(exchange, &table, route, action, inbound).await
+        }
+        Action::Redirect(action) => {
+            let target = target(&head, admitted.scheme, connection.listener_port(&table));
+            let path = route.redirect_path(action, target.path);
+            let mut response = redirected(exchange, action.status, &redirect::location(action, &target, &path));
+            apply_to_local(&action.response_headers, &head, admitted.scheme, &mut response);
+            response
+        }
+        Action::Direct(action) => {
+            exchange.details = Some("direct_response");
+            let mut response = text_response(action.status, action.body.clone());
+            if let Some(content_type) = &action.content_type {
+                response.headers_mut().insert(http::header::CONTENT_TYPE, content_type.clone());
+            }
+            let mut response = local(exchange, response);
+            apply_to_local(&action.response_headers, &head, admitted.scheme, &mut response);
+            response
+        }
+    }
+}
+
+/// Answers a request whose head could not be understood.
+pub(crate) fn refuse(connection: &Rc<Connection>, violation: Violation) -> Response<ResponseBody> {
+    let mut exchange = Box::new(Exchange::unread(connection));
+    connection.worker.metrics.count(Count::ProtocolViolationsDownstream);
+    exchange.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    exchange.details = Some(violation.details());
+    tracing::debug!(peer = %connection.facts.peer, error = %violation, "refused a request");
+    local(exchange, text_response(violation.status(), Bytes::new()))
+}
+
+/// Answers with one of the proxy's own replies.
+pub(crate) fn reply(mut exchange: Box<Exchange>, reply: LocalReply) -> Response<ResponseBody> {
+    exchange.flag(reply.flags());
+    exchange.details = Some(reply.details());
+    let response = reply.response(exchange.grpc);
+    local(exchange, response)
+}
+
+/// Makes a response of the proxy's own ready to be sent.
+pub(crate) fn local(mut exchange: Box<Exchange>, mut response: Response<Bytes>) -> Response<ResponseBody> {
+    stamp(&mut response);
+    exchange.status = Some(response.status());
+    response.map(|body| ResponseBody::new(Source::Local(body), exchange, None))
+}
+
+/// Puts the proxy's name on a response.
+pub(crate) fn stamp<B>(response: &mut Response<B>) {
+    response.headers_mut().insert(SERVER, SERVER_NAME);
+}
+
+/// Runs a route's response operations on a reply that the proxy makes for it.
+pub(crate) fn apply_to_local(ops: &HeaderOps, head: &Parts, scheme: &str, response: &mut Response<ResponseBody>) {
+    if ops.is_empty() {
+        return;
+    }
+    let evaluation = {
+        let Some(exchange) = response.body().exchange() else { return };
+        ops.evaluate(&exchange.facts(head, scheme, Some(response.headers())))
+    };
+    evaluation.apply(response.headers_mut());
+}
+
+fn redirected(mut exchange: Box<Exchange>, status: http::StatusCode, location: &str) -> Response<ResponseBody> {
+    exchange.details = Some("direct_response");
+    let mut response = text_response(status, Bytes::new());
+    // What a client sent in its Host or path and cannot be said in a header was refused long before.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    local(exchange, response)
+}
+
+fn target<'a>(head: &'a Parts, scheme: &'a str, listener_port: u16) -> Target<'a> {
+    Target { scheme, authority: authority(head), path: head.uri.path(), query: head.uri.query(), listener_port }
+}
+
+/// Brings the path into its canonical form, which is what is matched, logged and sent on.
+fn normalise_target(head: &mut Parts) -> Result<(), ()> {
+    let Some(target) = head.uri.path_and_query() else { return Err(()) };
+    let normalised = match normalise(target.as_str()) {
+        Ok(std::borrow::Cow::Borrowed(_)) => return Ok(()),
+        Ok(std::borrow::Cow::Owned(normalised)) => normalised,
+        Err(error) => {
+            tracing::debug!(%error, "refused a request");
+            return Err(());
+        }
+    };
+    replace_target(&mut head.uri, Bytes::from(normalised))
+}
+
+/// Replaces path and query.
+pub(crate) fn replace_target(uri: &mut Uri, target: Bytes) -> Result<(), ()> {
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(target).map_err(|_| ())?);
+    *uri = Uri::from_parts(parts).map_err(|_| ())?;
+    Ok(())
+}
+
+impl Exchange {
+    /// A view of the request for formatters.
+    pub(crate) fn facts<'a>(
+        &'a self,
+        head: &'a Parts,
+        scheme: &'a str,
+        response_headers: Option<&'a http::HeaderMap>,
+    ) -> RequestFacts<'a> {
+        RequestFacts {
+            connection: &self.connection.facts,
+            client: self.client,
+            method: head.method.as_str(),
+            scheme,
+            authority: authority(head),
+            path_and_query: head.uri.path_and_query().map_or("", PathAndQuery::as_str),
+            version: self.version,
+            request_headers: &head.headers,
+            response_headers,
+            start: self.wall_start(),
+            elapsed: self.start.elapsed(),
+            status: self.status,
+            flags: self.flags,
+            route_name: self.route_name(),
+            upstream_host: self.active.as_ref().map(|active| &*active.endpoint().name),
+            upstream_cluster: self.cluster.as_ref().map(|cluster| &*cluster.state.cluster.name),
+            bytes_received: self.progress.as_ref().map_or(0, |progress| progress.received()),
+            bytes_sent: self.sent,
+            hostname: &self.worker().process.hostname,
+        }
+    }
+}

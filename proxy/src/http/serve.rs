@@ -1,0 +1,238 @@
+//! A downstream connection: TLS if its listener says so, then HTTP/1 or HTTP/2, whichever the client speaks.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::body::{RequestBody, ResponseBody};
+use super::context::{Connection, TlsBinding};
+use super::facts::ConnectionFacts;
+use super::request;
+use super::rewound::Rewound;
+use super::upgrade;
+use super::validate::{self, Violation};
+use crate::drain::{Member, Phase};
+use crate::h1;
+use crate::listener::ListenerId;
+use crate::rt::LocalExecutor;
+use crate::telemetry::metrics::Count;
+use crate::tls::TlsAcceptor;
+use crate::worker::Worker;
+
+/// What an HTTP/2 client sends first (RFC 9113 section 3.4). No HTTP/1 request begins with its first four bytes.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DECIDING: usize = 4;
+
+/// Bytes that the first read of a connection may bring.
+const FIRST_READ: usize = 8 * 1024;
+
+/// How long a client that has connected but said nothing may still begin when its listener drains.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves a connection to its end.
+pub(crate) async fn serve_connection(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    id: ListenerId,
+    member: Member,
+) {
+    let Ok(local) = stream.local_addr() else { return };
+    let facts = ConnectionFacts { peer, local, tls: None };
+    let acceptor = {
+        let table = worker.table_for(id);
+        let Some(position) = table.runtime().find_listener(id) else { return };
+        table.runtime().listener_at(position).tls.clone()
+    };
+    if let Some(acceptor) = acceptor {
+        // Boxed, so that plain connections do not pay for its size.
+        Box::pin(serve_tls(worker, stream, acceptor, facts, id, member)).await;
+        return;
+    }
+    let connection = Rc::new(Connection::new(worker, id, member, facts, None));
+    serve_either(&connection, stream).await;
+}
+
+/// Turns away a connection beyond the limit.
+pub(crate) fn refuse(worker: &Worker, stream: &TcpStream, id: ListenerId) {
+    worker.metrics.count(Count::DownstreamRefused);
+    let table = worker.table_for(id);
+    let plain = table
+        .runtime()
+        .find_listener(id)
+        .is_some_and(|position| table.runtime().listener_at(position).tls_listener().is_none());
+    if plain {
+        // Whether it arrives does not matter: the connection ends either way.
+        let _ = stream.try_write(
+            b"HTTP/1.1 503 Service Unavailable\r\nserver: fairway\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        );
+    }
+}
+
+/// Reads what the client says first. `None` if it goes away or says nothing.
+async fn first_bytes<I>(io: &mut I, connection: &Connection) -> Option<BytesMut>
+where
+    I: AsyncRead + Unpin,
+{
+    let limits = &connection.worker.process.options.limits;
+    let mut start = BytesMut::with_capacity(FIRST_READ);
+    let read = tokio::select! {
+        read = tokio::time::timeout(limits.idle_timeout, io.read_buf(&mut start)) => Some(read),
+        _ = connection.member.beyond(Phase::Open) => None,
+    };
+    // A connection that was made just before its listener began to drain still gets its first answer.
+    let read = match read {
+        Some(read) => read,
+        None => tokio::time::timeout(DRAIN_GRACE, io.read_buf(&mut start)).await,
+    };
+    if !matches!(read, Ok(Ok(count)) if count > 0) {
+        return None;
+    }
+    let rest = async {
+        while start.len() < DECIDING && PREFACE.starts_with(&start) {
+            if !matches!(io.read_buf(&mut start).await, Ok(count) if count > 0) {
+                return false;
+            }
+        }
+        true
+    };
+    let whole = tokio::time::timeout(limits.header_timeout, rest).await;
+    matches!(whole, Ok(true)).then_some(start)
+}
+
+/// Serves whichever protocol the client speaks.
+async fn serve_either<I>(connection: &Rc<Connection>, mut io: I)
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let Some(start) = first_bytes(&mut io, connection).await else { return };
+    if start.starts_with(&PREFACE[..DECIDING]) {
+        Box::pin(serve_http2(connection, Rewound::new(start, io))).await;
+    } else {
+        serve_http1(connection, io, start).await;
+    }
+}
+
+async fn serve_tls(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    mut facts: ConnectionFacts,
+    id: ListenerId,
+    member: Member,
+) {
+    let handshake = async {
+        // The semaphore is never closed.
+        let _turn = worker.handshakes.acquire().await;
+        acceptor.accept(stream).await
+    };
+    let accepted = match tokio::time::timeout(worker.process.options.limits.handshake_timeout, handshake).await {
+        Ok(Ok(accepted)) => accepted,
+        failed => {
+            worker.metrics.count(Count::TlsHandshakesFailed);
+            match failed {
+                Ok(Err(error)) => tracing::debug!(%error, peer = %facts.peer, "a TLS handshake failed"),
+                _ => tracing::debug!(peer = %facts.peer, "a TLS handshake took too long"),
+            }
+            return;
+        }
+    };
+    worker.metrics.count(Count::TlsHandshakes);
+    if accepted.resumed {
+        worker.metrics.count(Count::TlsResumed);
+    }
+    let binding = TlsBinding { terms: accepted.terms, sni: accepted.facts.server_name.clone() };
+    facts.tls = Some(Box::new(accepted.facts));
+    let connection = Rc::new(Connection::new(Rc::clone(&worker), id, member, facts, Some(binding)));
+    if accepted.http2 {
+        serve_http2(&connection, accepted.stream).await;
+    } else {
+        serve_either(&connection, accepted.stream).await;
+    }
+}
+
+async fn serve_http1<I>(connection: &Rc<Connection>, io: I, start: BytesMut)
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let options = connection.worker.http1_options(connection.facts.tls.is_some());
+    let drain = connection.member.http1();
+    let service = async |request: Result<Request<h1::RequestBody>, Violation>| match request {
+        Ok(request) => request::handle(connection, request.map(RequestBody::Http1)).await,
+        Err(violation) => request::refuse(connection, violation),
+    };
+    let serving = pin!(h1::serve(io, start, options, drain, service));
+    let outcome = tokio::select! {
+        biased;
+        outcome = serving => outcome,
+        () = connection.member.cut() => return,
+    };
+    if let h1::Outcome::Upgraded(upgraded) = outcome {
+        upgrade::tunnel_http1(connection, upgraded).await;
+    }
+}
+
+async fn serve_http2<I>(connection: &Rc<Connection>, io: I)
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = &connection.worker.process.options.limits;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits.h2_stream_window)
+        .initial_connection_window_size(limits.h2_connection_window)
+        .max_concurrent_streams(limits.h2_max_streams)
+        .max_header_list_size(limits.h2_max_header_list_bytes)
+        .max_send_buf_size(limits.h2_send_buffer)
+        .max_pending_accept_reset_streams(limits.h2_max_pending_accept_resets)
+        .max_local_error_reset_streams(limits.h2_max_local_error_resets)
+        .keep_alive_interval(limits.h2_keep_alive_interval)
+        .keep_alive_timeout(limits.h2_keep_alive_timeout)
+        .enable_connect_protocol();
+    let service = service_fn(|request: Request<Incoming>| {
+        let connection = Rc::clone(connection);
+        async move { Ok::<_, std::convert::Infallible>(handle_http2(&connection, request).await) }
+    });
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut seen = Phase::Open;
+    let ended = poll_fn(|cx| {
+        while let Poll::Ready(phase) = connection.member.poll_beyond(seen, cx) {
+            seen = phase;
+            match phase {
+                Phase::Draining => serving.as_mut().graceful_shutdown(),
+                Phase::Cut => return Poll::Ready(Ok(())),
+                Phase::Open => {}
+            }
+        }
+        serving.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP/2 connection ended with an error");
+    }
+}
+
+async fn handle_http2(connection: &Rc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    if let Some(protocol) = request.extensions_mut().remove::<hyper::ext::Protocol>() {
+        return Box::pin(upgrade::extended_connect(connection, request, protocol)).await;
+    }
+    let (mut head, body) = request.into_parts();
+    let max_headers = connection.worker.process.options.limits.max_headers;
+    if let Err(violation) = validate::http2_request(&mut head, max_headers) {
+        return request::refuse(connection, violation);
+    }
+    request::handle(connection, Request::from_parts(head, RequestBody::from_http2(body))).await
+}

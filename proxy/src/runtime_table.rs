@@ -1,0 +1,132 @@
+//! A route table made ready to run: its listeners tied to sockets, its clusters to their state, its TLS terms to
+//! configurations. It is built off the workers, shared by them, and dropped off them.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use route_model::table::{ClusterId, HttpRoutes, Listener, ListenerProtocol, RouteTable, TlsListener};
+use tokio::sync::mpsc;
+
+use crate::listener::ListenerId;
+use crate::telemetry::requests::RequestSeries;
+use crate::tls::TlsAcceptor;
+use crate::upstream::balance::Balancer;
+use crate::upstream::cluster_state::{ClusterState, EndpointState};
+use crate::worker::Worker;
+
+/// What all workers share of one table.
+#[derive(Debug, Default)]
+pub(crate) struct RuntimeTable {
+    pub(crate) table: Arc<RouteTable>,
+    /// Rises with every table applied; revisions may repeat.
+    pub(crate) sequence: u64,
+    /// Sorted by id. Listeners that could not be bound are not here.
+    pub(crate) listeners: Box<[(ListenerId, RuntimeListener)]>,
+    /// Indexed by [`ClusterId`].
+    pub(crate) clusters: Box<[Option<Arc<ClusterState>>]>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RuntimeListener {
+    pub(crate) listener: Arc<Listener>,
+    /// For a TLS listener.
+    pub(crate) tls: Option<TlsAcceptor>,
+}
+
+impl RuntimeTable {
+    /// The position of a listener, for [`Self::listener_at`]; `None` if it is not in this table.
+    pub(crate) fn find_listener(&self, id: ListenerId) -> Option<usize> {
+        self.listeners.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    pub(crate) fn listener_at(&self, position: usize) -> &RuntimeListener {
+        &self.listeners[position].1
+    }
+}
+
+impl RuntimeListener {
+    pub(crate) fn plain_routes(&self) -> Option<&Arc<HttpRoutes>> {
+        match &self.listener.protocol {
+            ListenerProtocol::Http(routes) => Some(routes),
+            ListenerProtocol::Tls(_) => None,
+        }
+    }
+
+    pub(crate) fn tls_listener(&self) -> Option<&Arc<TlsListener>> {
+        match &self.listener.protocol {
+            ListenerProtocol::Tls(tls) => Some(tls),
+            ListenerProtocol::Http(_) => None,
+        }
+    }
+}
+
+/// One worker's handle on a table, with what it keeps per cluster. Requests hold it to their end, so each runs on
+/// one table from head to tail.
+#[derive(Debug)]
+pub(crate) struct WorkerTable {
+    runtime: Option<Arc<RuntimeTable>>,
+    clusters: RefCell<Box<[Option<Rc<WorkerCluster>>]>>,
+    graveyard: mpsc::UnboundedSender<Arc<RuntimeTable>>,
+}
+
+/// One cluster of one table on one worker.
+#[derive(Debug)]
+pub(crate) struct WorkerCluster {
+    pub(crate) state: Arc<ClusterState>,
+    balancer: RefCell<Balancer>,
+    series: OnceCell<RequestSeries>,
+}
+
+impl WorkerTable {
+    /// `graveyard` takes the shared table when the last request on this worker has let go of it.
+    pub(crate) fn new(runtime: Arc<RuntimeTable>, graveyard: mpsc::UnboundedSender<Arc<RuntimeTable>>) -> Self {
+        let clusters = RefCell::new(vec![None; runtime.clusters.len()].into());
+        Self { runtime: Some(runtime), clusters, graveyard }
+    }
+
+    pub(crate) fn runtime(&self) -> &RuntimeTable {
+        match &self.runtime {
+            Some(runtime) => runtime,
+            None => unreachable!("a worker's table is taken only on drop"),
+        }
+    }
+
+    /// `None` where the service or subset does not exist.
+    pub(crate) fn cluster(&self, id: ClusterId) -> Option<Rc<WorkerCluster>> {
+        if let Some(Some(cluster)) = self.clusters.borrow().get(id.index()) {
+            return Some(Rc::clone(cluster));
+        }
+        let state = self.runtime().clusters.get(id.index())?.as_ref()?;
+        let cluster = Rc::new(WorkerCluster::new(Arc::clone(state)));
+        self.clusters.borrow_mut()[id.index()] = Some(Rc::clone(&cluster));
+        Some(cluster)
+    }
+}
+
+/// A big table takes long to free, and a worker has better things to do.
+impl Drop for WorkerTable {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // With the receiver gone the proxy is ending; freeing here is fine then.
+            let _ = self.graveyard.send(runtime);
+        }
+    }
+}
+
+impl WorkerCluster {
+    fn new(state: Arc<ClusterState>) -> Self {
+        Self { balancer: RefCell::new(Balancer::new(state.cluster.load_balancer)), series: OnceCell::new(), state }
+    }
+
+    /// Chooses an endpoint; `None` when there is none. A retry excludes the endpoint it comes from.
+    pub(crate) fn pick(&self, excluded: Option<u64>) -> Option<Arc<EndpointState>> {
+        let mut balancer = self.balancer.borrow_mut();
+        balancer.pick(self.state.cluster.load_balancer, &self.state.discovered, excluded).cloned()
+    }
+
+    /// Where this worker counts the cluster's requests.
+    pub(crate) fn series(&self, worker: &Worker) -> &RequestSeries {
+        self.series.get_or_init(|| worker.metrics.requests_to(&self.state.cluster))
+    }
+}

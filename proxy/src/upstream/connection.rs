@@ -1,0 +1,270 @@
+//! One exchange with an endpoint, over HTTP/1 or HTTP/2, on a connection from the pool or a new one.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri, Version};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::spawn_local;
+
+use super::cluster_state::EndpointState;
+use super::connect::{Stream, connect};
+use crate::h1;
+use crate::http::body::{OutgoingBody, Source};
+use crate::http::local_reply::LocalReply;
+use crate::http::validate::authority;
+use crate::rt::LocalExecutor;
+use crate::runtime_table::WorkerCluster;
+use crate::telemetry::metrics::Count;
+use crate::worker::Worker;
+
+/// An idle HTTP/1 connection.
+pub(crate) type Http1 = h1::Connection<Stream>;
+
+/// The body of a response over HTTP/1.
+pub(crate) type Http1Body = h1::ResponseBody<Stream, OutgoingBody, Return>;
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(crate) enum SendFailure {
+    /// The connection was used before and turned out to be closed, nothing of a response had come, and the request can
+    /// be sent again as it was.
+    Stale(OutgoingBody),
+    Failed(LocalReply),
+}
+
+/// Sends a request and waits for the head of its response. With `reuse` a connection from the pool will do.
+pub(crate) async fn send(
+    worker: &Rc<Worker>,
+    cluster: &WorkerCluster,
+    endpoint: &Arc<EndpointState>,
+    http2: bool,
+    head: &Parts,
+    body: OutgoingBody,
+    reuse: bool,
+) -> Result<Response<Source>, SendFailure> {
+    if http2 {
+        Box::pin(send_http2(worker, cluster, endpoint, head, body, reuse)).await
+    } else {
+        send_http1(worker, cluster, endpoint, head, body, reuse).await
+    }
+}
+
+async fn send_http1(
+    worker: &Rc<Worker>,
+    cluster: &WorkerCluster,
+    endpoint: &Arc<EndpointState>,
+    head: &Parts,
+    body: OutgoingBody,
+    reuse: bool,
+) -> Result<Response<Source>, SendFailure> {
+    let settings = &cluster.state.cluster;
+    let pooled = if reuse { worker.pool.take_http1(endpoint) } else { None };
+    let reused = pooled.is_some();
+    let connection = match pooled {
+        Some(connection) => connection,
+        None => {
+            let stream =
+                Box::pin(open(worker, endpoint, settings.connect_timeout)).await.map_err(SendFailure::Failed)?;
+            Http1::new(stream, worker.http1_client)
+        }
+    };
+    worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
+    let reclaim =
+        Return { worker: Rc::clone(worker), endpoint: Arc::clone(endpoint), idle_timeout: settings.idle_timeout };
+    match connection.send(head, body, reclaim).await {
+        Ok(response) => Ok(response.map(Source::Http1)),
+        Err(error) => Err(http1_failure(worker, error, head, reused)),
+    }
+}
+
+fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Parts, reused: bool) -> SendFailure {
+    tracing::debug!(%error, reused, "a request to an upstream failed");
+    let repeatable = head.method.is_idempotent() || !error.written;
+    if reused
+        && repeatable
+        && error.is_stale()
+        && let Some(body) = error.body
+    {
+        return SendFailure::Stale(body);
+    }
+    SendFailure::Failed(match error.kind {
+        h1::SendErrorKind::Protocol(_) => {
+            worker.metrics.count(Count::ProtocolViolationsUpstream);
+            LocalReply::UpstreamProtocol
+        }
+        h1::SendErrorKind::RequestBody(_) => LocalReply::RequestBody,
+        h1::SendErrorKind::Closed | h1::SendErrorKind::Io(_) => LocalReply::UpstreamClosed,
+    })
+}
+
+/// Puts an HTTP/1 connection back when its exchange is over.
+#[derive(Debug)]
+pub(crate) struct Return {
+    worker: Rc<Worker>,
+    endpoint: Arc<EndpointState>,
+    idle_timeout: Duration,
+}
+
+impl h1::Reclaim<Stream> for Return {
+    fn reclaim(self, connection: Http1) {
+        self.worker.pool.put_http1(&self.endpoint, connection, self.idle_timeout);
+    }
+}
+
+async fn open(worker: &Worker, endpoint: &EndpointState, limit: Duration) -> Result<Stream, LocalReply> {
+    match connect(&endpoint.address, limit, &worker.metrics).await {
+        Ok(stream) => Ok(stream),
+        Err(error) => {
+            worker.metrics.count(Count::UpstreamConnectFailed);
+            tracing::debug!(%error, endpoint = %endpoint.name, "cannot connect to an upstream");
+            let timed_out = error.kind() == io::ErrorKind::TimedOut;
+            Err(if timed_out { LocalReply::ConnectTimeout } else { LocalReply::ConnectFailure })
+        }
+    }
+}
+
+/// A multiplexed connection.
+#[derive(Debug)]
+pub(crate) struct Http2 {
+    sender: http2::SendRequest<OutgoingBody>,
+    /// Requests under way.
+    streams: Rc<Cell<u32>>,
+    /// When it was last used, by the pool's clock.
+    used: Cell<u64>,
+    idle_seconds: u64,
+}
+
+/// A request under way on an HTTP/2 connection.
+#[derive(Debug)]
+pub(crate) struct StreamPermit(Rc<Cell<u32>>);
+
+impl Http2 {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(crate) fn streams(&self) -> u32 {
+        self.streams.get()
+    }
+
+    /// Marks the connection as used.
+    pub(crate) fn touch(&self, now: u64) {
+        self.used.set(now);
+    }
+
+    /// Whether it has been without a request for too long.
+    pub(crate) fn is_stale(&self, now: u64) -> bool {
+        self.streams.get() == 0 && now.saturating_sub(self.used.get()) > self.idle_seconds
+    }
+
+    fn permit(&self) -> StreamPermit {
+        self.streams.set(self.streams.get() + 1);
+        StreamPermit(Rc::clone(&self.streams))
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+async fn send_http2(
+    worker: &Rc<Worker>,
+    cluster: &WorkerCluster,
+    endpoint: &Arc<EndpointState>,
+    head: &Parts,
+    body: OutgoingBody,
+    reuse: bool,
+) -> Result<Response<Source>, SendFailure> {
+    let pooled = if reuse { worker.pool.take_http2(endpoint) } else { None };
+    let reused = pooled.is_some();
+    let connection = match pooled {
+        Some(connection) => connection,
+        None => open_http2(worker, cluster, endpoint, reuse).await.map_err(SendFailure::Failed)?,
+    };
+    worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
+    let permit = connection.permit();
+    let request = http2_request(head, body).ok_or(SendFailure::Failed(LocalReply::BadRequest))?;
+    let mut sender = connection.sender.clone();
+    drop(connection);
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok(response.map(|body| Source::Http2(body, permit))),
+        Err(mut error) => match error.take_message() {
+            // The connection ended before it took the request up.
+            Some(request) if reused => Err(SendFailure::Stale(request.into_body())),
+            _ => Err(SendFailure::Failed(http2_failure(error.error()))),
+        },
+    }
+}
+
+async fn open_http2(
+    worker: &Rc<Worker>,
+    cluster: &WorkerCluster,
+    endpoint: &Arc<EndpointState>,
+    reuse: bool,
+) -> Result<Rc<Http2>, LocalReply> {
+    let settings = &cluster.state.cluster;
+    let opening = worker.pool.opening(endpoint);
+    let _turn = opening.lock().await;
+    // Whoever had the turn before may have opened one for all who waited.
+    if reuse && let Some(connection) = worker.pool.take_http2(endpoint) {
+        return Ok(connection);
+    }
+    let stream = open(worker, endpoint, settings.connect_timeout).await?;
+    let limits = &worker.process.options.limits;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits.h2_stream_window)
+        .initial_connection_window_size(limits.h2_connection_window)
+        .max_header_list_size(limits.h2_max_header_list_bytes)
+        .max_send_buf_size(limits.h2_send_buffer)
+        .keep_alive_interval(limits.h2_keep_alive_interval)
+        .keep_alive_timeout(limits.h2_keep_alive_timeout);
+    let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| LocalReply::ConnectFailure)?;
+    spawn_local(async move {
+        if let Err(error) = driver.await {
+            tracing::debug!(%error, "an HTTP/2 connection to an upstream ended with an error");
+        }
+    });
+    let idle_seconds = settings.idle_timeout.as_secs().max(1);
+    let connection = Rc::new(Http2 { sender, streams: Rc::default(), used: Cell::new(0), idle_seconds });
+    worker.pool.put_http2(endpoint, &connection);
+    Ok(connection)
+}
+
+/// The request as HTTP/2 carries it: the authority in the target, no Host. `None` if there is no valid authority.
+fn http2_request(head: &Parts, body: OutgoingBody) -> Option<Request<OutgoingBody>> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    let mut target = head.uri.clone().into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(Authority::try_from(authority(head)).ok()?);
+    *request.uri_mut() = Uri::from_parts(target).ok()?;
+    let mut headers = head.headers.clone();
+    headers.remove(HOST);
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+fn http2_failure(error: &hyper::Error) -> LocalReply {
+    tracing::debug!(%error, "a request to an upstream failed");
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return if error.is_reset() { LocalReply::UpstreamReset } else { LocalReply::UpstreamClosed };
+        }
+        cause = error.source();
+    }
+    if error.is_user() { LocalReply::RequestBody } else { LocalReply::UpstreamClosed }
+}

@@ -1,0 +1,138 @@
+//! Connections to endpoints that wait for their next request. Each worker has its own, so nothing is locked.
+//!
+//! The last connection put in is the first taken out, so that those beyond the need grow old and are closed. A
+//! connection that shows an end or bytes while nobody asked for any is closed, when it is taken at the latest.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::cluster_state::EndpointState;
+use super::connection::{Http1, Http2};
+use crate::limits::Limits;
+
+/// The idle HTTP/1 connections and the HTTP/2 connections of one worker.
+///
+/// They are kept by endpoint id. An endpoint belongs to one cluster, and its id is never used again, so a connection
+/// cannot reach a request that was not meant for it.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    endpoints: RefCell<HashMap<u64, EndpointPool, foldhash::fast::RandomState>>,
+    /// Idle HTTP/1 connections of all endpoints.
+    idle: Cell<usize>,
+    /// Seconds, as the sweep counts them.
+    clock: Cell<u64>,
+    max_idle: usize,
+    max_idle_per_endpoint: usize,
+    max_streams: u32,
+}
+
+#[derive(Debug)]
+struct EndpointPool {
+    endpoint: Weak<EndpointState>,
+    /// The oldest first.
+    idle: Vec<Idle>,
+    http2: Vec<Rc<Http2>>,
+    /// Held while an HTTP/2 connection is opened: others wait for it instead of opening their own.
+    opening: Rc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Http1,
+    /// By [`Pool::clock`].
+    expires: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            endpoints: RefCell::default(),
+            idle: Cell::new(0),
+            clock: Cell::new(0),
+            max_idle: limits.max_idle,
+            max_idle_per_endpoint: limits.max_idle_per_endpoint,
+            max_streams: limits.upstream_h2_streams,
+        }
+    }
+
+    /// An idle HTTP/1 connection to the endpoint.
+    pub(crate) fn take_http1(&self, endpoint: &EndpointState) -> Option<Http1> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.get_mut(&endpoint.id)?;
+        while let Some(idle) = pool.idle.pop() {
+            self.idle.set(self.idle.get() - 1);
+            if idle.connection.io().is_quiet() {
+                return Some(idle.connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for later. At a ceiling the oldest of its endpoint goes, or where there is none this one.
+    pub(crate) fn put_http1(&self, endpoint: &Arc<EndpointState>, connection: Http1, idle_timeout: Duration) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+        if pool.idle.len() >= self.max_idle_per_endpoint || self.idle.get() >= self.max_idle {
+            if pool.idle.is_empty() {
+                return;
+            }
+            pool.idle.remove(0);
+            self.idle.set(self.idle.get() - 1);
+        }
+        let expires = self.clock.get().saturating_add(idle_timeout.as_secs().max(1));
+        pool.idle.push(Idle { connection, expires });
+        self.idle.set(self.idle.get() + 1);
+    }
+
+    /// An HTTP/2 connection to the endpoint with room for one more request: the busiest such, so that the others can
+    /// fall idle.
+    pub(crate) fn take_http2(&self, endpoint: &EndpointState) -> Option<Rc<Http2>> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.get_mut(&endpoint.id)?;
+        pool.http2.retain(|connection| !connection.is_closed());
+        let free = pool.http2.iter().filter(|connection| connection.streams() < self.max_streams);
+        let connection = free.max_by_key(|connection| connection.streams())?;
+        connection.touch(self.clock.get());
+        Some(Rc::clone(connection))
+    }
+
+    pub(crate) fn put_http2(&self, endpoint: &Arc<EndpointState>, connection: &Rc<Http2>) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+        connection.touch(self.clock.get());
+        pool.http2.push(Rc::clone(connection));
+    }
+
+    /// To be held while an HTTP/2 connection to the endpoint is opened.
+    pub(crate) fn opening(&self, endpoint: &Arc<EndpointState>) -> Rc<tokio::sync::Mutex<()>> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+        Rc::clone(&pool.opening)
+    }
+
+    /// Once a second: closes what is too old, has been closed by its endpoint, or leads to an endpoint that is gone.
+    pub(crate) fn sweep(&self) {
+        let now = self.clock.get() + 1;
+        self.clock.set(now);
+        let mut idle = 0;
+        self.endpoints.borrow_mut().retain(|_, pool| {
+            if pool.endpoint.strong_count() == 0 {
+                return false;
+            }
+            pool.idle.retain(|idle| idle.expires > now && idle.connection.io().is_quiet());
+            pool.http2.retain(|connection| !connection.is_closed() && !connection.is_stale(now));
+            idle += pool.idle.len();
+            !pool.idle.is_empty() || !pool.http2.is_empty() || Rc::strong_count(&pool.opening) > 1
+        });
+        self.idle.set(idle);
+    }
+}
+
+impl EndpointPool {
+    fn new(endpoint: &Arc<EndpointState>) -> Self {
+        Self { endpoint: Arc::downgrade(endpoint), idle: Vec::new(), http2: Vec::new(), opening: Rc::default() }
+    }
+}
