@@ -22,6 +22,10 @@ pub struct Route {
 }
 
 impl Route {
+    pub fn new(name: Arc<str>, origin: RouteOrigin, uri: UriMatch, predicates: Predicates, action: Action) -> Self {
+        Self { name, origin, uri, predicates, action }
+    }
+
     /// The path, without the query, that a request for `path` goes upstream with; `None` if it goes as it is.
     pub fn rewrite_path(&self, path: &str) -> Option<String> {
         let Action::Forward(forward) = &self.action else { return None };
