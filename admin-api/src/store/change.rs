@@ -18,7 +18,7 @@ pub struct ChangeSet {
     pub via: String,
     /// Why; may be empty.
     pub message: String,
-    /// In order. A key may be written once only.
+    /// In order.
     pub writes: Vec<Write>,
     /// Objects that must exist when the writes happen (the namespace of what is created), else `NotFound`.
     pub require: Vec<ResourceKey>,

@@ -10,11 +10,17 @@
 //! [`Revision`]: route_model::meta::Revision
 
 mod change;
+mod decide;
 mod error;
+mod migrations;
 mod object;
+mod postgres;
 mod proxies;
+mod row;
+mod rows;
 pub mod seal;
 mod snapshot;
+mod sqlite;
 mod tokens;
 
 use std::fmt;
@@ -22,13 +28,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
+use serde_json::json;
+
+use self::rows::{ClockRow, HistoryRow};
+use self::seal::MasterKey;
 
 pub use self::change::{Change, ChangeSet, Committed, Op, Precondition, RevisionRecord, Tail, Write, Written};
 pub use self::error::StoreError;
 pub use self::object::StoredObject;
+pub use self::postgres::{PostgresOptions, PostgresStore};
 pub use self::proxies::ProxyState;
 pub use self::snapshot::{Health, Quarantined, Snapshot, View, Watch};
+pub use self::sqlite::{SqliteOptions, SqliteStore};
 pub use self::tokens::{Token, TokenHash, TokenUse};
 
 /// Which history is asked for; the newest comes first.
@@ -164,4 +177,61 @@ impl Lease {
 #[async_trait]
 trait LeaseHold: fmt::Debug + Send {
     async fn is_held(&mut self) -> bool;
+}
+
+/// The namespaces that exist from the first start.
+const FIRST_NAMESPACES: [&str; 2] = ["default", "istio-system"];
+
+/// Writes what a new store begins with. Of several replicas that start at once, one does.
+async fn first_objects(store: &dyn Store) -> Result<(), StoreError> {
+    if store.head().await?.revision > Revision(0) {
+        return Ok(());
+    }
+    let namespace = |name: &str| Write {
+        key: ResourceKey::new(Kind::Namespace, "", name),
+        precondition: Precondition::Absent,
+        op: Op::Put(json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            "spec": {"finalizers": ["kubernetes"]},
+        })),
+    };
+    let changes = ChangeSet {
+        author: "fairway".to_owned(),
+        via: "first start".to_owned(),
+        message: String::new(),
+        writes: FIRST_NAMESPACES.map(namespace).into(),
+        require: Vec::new(),
+    };
+    match store.commit(changes).await {
+        Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a tail of the rows that followed `after`, read together with the clock.
+fn tail_of(after: u64, clock: ClockRow, rows: Vec<HistoryRow>, master: &MasterKey) -> Result<Tail, StoreError> {
+    let compacted = clock.compacted as u64;
+    if after < compacted {
+        return Err(StoreError::Expired { asked: after, oldest: compacted });
+    }
+    let end = rows.last().map_or((after as i64, clock.revision), |row| (row.resource_version, row.revision));
+    Ok(Tail {
+        upto: end.0 as u64,
+        revision: Revision(end.1 as u64),
+        changes: rows.into_iter().filter_map(|row| row.read(master)).collect(),
+    })
+}
+
+/// What a key of the control plane is sealed for.
+fn key_owner(name: &str) -> String {
+    format!("key {name}")
+}
+
+fn seal_key(master: &MasterKey, name: &str, value: &[u8]) -> Vec<u8> {
+    master.seal(&key_owner(name), value)
+}
+
+fn open_key(master: &MasterKey, name: &str, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let owner = key_owner(name);
+    master.open(&owner, sealed).ok_or(StoreError::Sealed { of: owner })
 }

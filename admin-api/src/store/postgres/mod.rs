@@ -1,0 +1,240 @@
+//! The store on Postgres: for production, and for several replicas of the control plane.
+//!
+//! Triggers in the database number the writes and keep the history (`migrations/postgres`), so a row changed in psql
+//! counts like one changed through the API. Notices (`LISTEN fairway`) wake the replicas; they also ask now and then.
+
+mod changed;
+mod commit;
+mod lease;
+mod migrate;
+mod read;
+mod side;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use route_model::meta::{ResourceKey, Revision};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::sync::{Mutex, Notify};
+
+use super::seal::MasterKey;
+use super::{
+    Change, ChangeSet, Committed, Head, HistoryQuery, Lease, Loaded, ProxyState, RevisionRecord, Store, StoreError,
+    Tail, Token, TokenHash,
+};
+
+/// How long a call waits for a connection; with the server away, writes fail after this.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a call may take in all, for a server that accepts connections and then says nothing.
+const CALL_WITHIN: Duration = Duration::from_secs(30);
+const MAX_CONNECTIONS: u32 = 12;
+
+/// Where the server is.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database?sslmode=…`
+    pub url: String,
+}
+
+impl PostgresOptions {
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into() }
+    }
+}
+
+/// Without the URL: it may hold a password.
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PostgresOptions(…)")
+    }
+}
+
+#[derive(Debug)]
+pub struct PostgresStore {
+    location: String,
+    master: MasterKey,
+    pool: PgPool,
+    written: Notify,
+    listener: Mutex<Option<PgListener>>,
+}
+
+impl PostgresStore {
+    /// Connects and brings the schema up to date; of several replicas that start at once, one does.
+    ///
+    /// # Errors
+    /// [`Unavailable`](StoreError::Unavailable), [`SchemaTooNew`](StoreError::SchemaTooNew),
+    /// [`WrongMasterKey`](StoreError::WrongMasterKey).
+    pub async fn open(options: PostgresOptions, master: MasterKey) -> Result<Self, StoreError> {
+        let connect = PgConnectOptions::from_str(&options.url).map_err(|error| StoreError::Unavailable {
+            location: "of DATABASE_URL".to_owned(),
+            reason: format!("the URL is malformed: {error}"),
+        })?;
+        let connect = connect.application_name("fairway");
+        let location = format!(
+            "postgres://{}:{}/{}",
+            connect.get_host(),
+            connect.get_port(),
+            connect.get_database().unwrap_or_default()
+        );
+        // The pool tries again until its time is up and then only says so; one connection says what is wrong.
+        match tokio::time::timeout(CALL_WITHIN, PgConnection::connect_with(&connect)).await {
+            Ok(Ok(probe)) => {
+                let _ = probe.close().await;
+            }
+            Ok(Err(error)) => return Err(StoreError::Unavailable { location, reason: error.to_string() }),
+            Err(_) => return Err(StoreError::Unavailable { location, reason: "no answer".to_owned() }),
+        }
+        let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
+        let pool = pool.connect_lazy_with(connect);
+        let store = Self { location, master, pool, written: Notify::new(), listener: Mutex::new(None) };
+        store.migrate().await?;
+        store.check_master_key().await?;
+        super::first_objects(&store).await?;
+        Ok(store)
+    }
+
+    /// Tells what an error of the database means.
+    fn failed(&self, action: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError + '_ {
+        move |error| classify(&self.location, action, error)
+    }
+
+    /// Ends a call that gets no answer.
+    async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        tokio::time::timeout(CALL_WITHIN, call).await.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable {
+                location: self.location.clone(),
+                reason: format!("no answer within {} s, what became of the call is unknown", CALL_WITHIN.as_secs()),
+            })
+        })
+    }
+}
+
+/// By SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+fn classify(location: &str, action: &'static str, error: sqlx::Error) -> StoreError {
+    const DISK_FULL: &str = "53100";
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    /// A standby, or a server that was told to take no writes.
+    const READ_ONLY: &str = "25006";
+    /// Connection exceptions, transactions rolled back, insufficient resources, operator intervention.
+    const PASSING: [&str; 4] = ["08", "40", "53", "57"];
+
+    let location = location.to_owned();
+    let reason = error.to_string();
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    match &*code {
+        DISK_FULL => StoreError::Full { location, reason },
+        LOCK_NOT_AVAILABLE => {
+            let reason = "another transaction holds the lock on resources for long; is one left open in psql?".into();
+            StoreError::Unavailable { location, reason }
+        }
+        READ_ONLY => StoreError::Unavailable { location, reason },
+        code if code.get(..2).is_some_and(|class| PASSING.contains(&class)) => {
+            StoreError::Unavailable { location, reason }
+        }
+        _ => match error {
+            sqlx::Error::PoolTimedOut => {
+                let reason = format!("no connection within {} s", CONNECT_WITHIN.as_secs());
+                StoreError::Unavailable { location, reason }
+            }
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+                StoreError::Unavailable { location, reason }
+            }
+            _ => StoreError::Database { location, action, reason },
+        },
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.bounded(self.read_head()).await
+    }
+
+    async fn load(&self) -> Result<Loaded, StoreError> {
+        self.read_all().await
+    }
+
+    async fn commit(&self, changes: ChangeSet) -> Result<Committed, StoreError> {
+        let committed = self.bounded(self.write(changes)).await?;
+        // The notice takes its way through the server; this process need not wait for it.
+        self.written.notify_one();
+        Ok(committed)
+    }
+
+    async fn tail(&self, after: u64, limit: u32) -> Result<Tail, StoreError> {
+        self.bounded(self.read_tail(after, limit)).await
+    }
+
+    async fn changed(&self, at_most: Duration) {
+        self.wait_for_change(at_most).await;
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<Vec<Change>, StoreError> {
+        self.bounded(self.read_history(query)).await
+    }
+
+    async fn revisions(&self, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
+        self.bounded(self.read_revisions(before, limit)).await
+    }
+
+    async fn compact(&self, before: Timestamp, keep: &[ResourceKey]) -> Result<u64, StoreError> {
+        self.forget_history(before, keep).await
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
+        self.bounded(self.take_lease(name)).await
+    }
+
+    async fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.bounded(self.read_secret(name)).await
+    }
+
+    async fn secret_or(&self, name: &str, candidate: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.bounded(self.read_secret_or(name, candidate)).await
+    }
+
+    async fn put_secret(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.bounded(self.write_secret(name, value)).await
+    }
+
+    async fn put_token(&self, token: &Token) -> Result<(), StoreError> {
+        self.bounded(self.write_token(token)).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        self.bounded(self.read_tokens()).await
+    }
+
+    async fn use_token(&self, hash: &TokenHash) -> Result<Option<Token>, StoreError> {
+        self.bounded(self.count_use(hash)).await
+    }
+
+    async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
+        self.bounded(self.remove_token(id)).await
+    }
+
+    async fn put_proxies(&self, replica: &str, states: &[ProxyState]) -> Result<(), StoreError> {
+        self.bounded(self.write_proxies(replica, states)).await
+    }
+
+    async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
+        self.bounded(self.read_proxies(stale_after)).await
+    }
+
+    async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {
+        self.bounded(self.remove_proxies(unseen_for)).await
+    }
+
+    async fn close(&self) {
+        // The listener holds a connection, and closing waits for all of them.
+        tokio::join!(self.pool.close(), async { drop(self.listener.lock().await.take()) });
+    }
+}

@@ -1,0 +1,283 @@
+//! The store in one SQLite file, for one process: the embedded default.
+//!
+//! One connection writes, a few read. The file is in WAL mode and synced at every commit: what was answered is on disk.
+
+mod commit;
+mod migrate;
+mod read;
+mod side;
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use route_model::meta::{ResourceKey, Revision};
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::Notify;
+
+use super::seal::MasterKey;
+use super::{
+    Change, ChangeSet, Committed, Head, HistoryQuery, Lease, LeaseHold, Loaded, ProxyState, RevisionRecord, Store,
+    StoreError, Tail, Token, TokenHash,
+};
+
+/// How long a write waits for another program that has the file open (a shell, a backup).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call waits for its turn on a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const READERS: u32 = 4;
+/// How soon a row changed by another program is noticed; writes of our own are noticed at once.
+const FOREIGN_POLL: Duration = Duration::from_millis(500);
+/// How long to wait for a process that is ending to let go of the file.
+const TAKEOVER: Duration = Duration::from_secs(3);
+/// Where the WAL file is cut back to after it grew.
+const WAL_LIMIT: &str = "67108864";
+
+/// Where the file is and how large it may become.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    pub path: PathBuf,
+    /// A bound on the file in pages of 4 KiB; without one the disk is the bound.
+    pub max_pages: Option<u32>,
+}
+
+impl SqliteOptions {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), max_pages: None }
+    }
+}
+
+#[derive(Debug)]
+pub struct SqliteStore {
+    location: String,
+    master: MasterKey,
+    writer: SqlitePool,
+    readers: SqlitePool,
+    written: Notify,
+    leases: Arc<Mutex<HashSet<String>>>,
+    /// Held while the store is open, so that no second process opens the file.
+    lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it (mode 0600), and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`InUse`](StoreError::InUse), [`SchemaTooNew`](StoreError::SchemaTooNew),
+    /// [`WrongMasterKey`](StoreError::WrongMasterKey), and what can go wrong with a file.
+    pub async fn open(options: SqliteOptions, master: MasterKey) -> Result<Self, StoreError> {
+        let location = options.path.display().to_string();
+        let lock = lock_file(&options.path, &location).await?;
+        make_private(&options.path).map_err(|error| unavailable(&location, &error.to_string()))?;
+
+        let mut connect = SqliteConnectOptions::new()
+            .filename(&options.path)
+            .create_if_missing(false)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .pragma("journal_size_limit", WAL_LIMIT);
+        if let Some(pages) = options.max_pages {
+            connect = connect.pragma("max_page_count", pages.to_string());
+        }
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false);
+        let opened = pool.clone().max_connections(1).connect_with(connect.clone()).await;
+        let writer = opened.map_err(|error| classify(&location, "open the file", error))?;
+        let readers = pool.max_connections(READERS).connect_lazy_with(connect.pragma("query_only", "1"));
+
+        let store = Self { location, master, writer, readers, written: Notify::new(), leases: Arc::default(), lock };
+        store.migrate().await?;
+        store.check_master_key().await?;
+        super::first_objects(&store).await?;
+        Ok(store)
+    }
+
+    /// Tells what an error of the database means.
+    fn failed(&self, action: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError + '_ {
+        move |error| classify(&self.location, action, error)
+    }
+}
+
+/// Takes the lock of `<file>.lock`.
+async fn lock_file(path: &Path, location: &str) -> Result<File, StoreError> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
+    let file = opened.map_err(|error| unavailable(location, &error.to_string()))?;
+    let deadline = tokio::time::Instant::now() + TAKEOVER;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: location.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(unavailable(location, &error.to_string())),
+        }
+    }
+}
+
+/// Makes the file if there is none; SQLite gives its companions (WAL, shared memory) the same mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
+}
+
+fn unavailable(location: &str, reason: &str) -> StoreError {
+    StoreError::Unavailable { location: location.to_owned(), reason: reason.to_owned() }
+}
+
+/// By SQLite's result codes (<https://sqlite.org/rescode.html>); the primary code is in the low byte.
+fn classify(location: &str, action: &'static str, error: sqlx::Error) -> StoreError {
+    const BUSY: i32 = 5;
+    const LOCKED: i32 = 6;
+    const READONLY: i32 = 8;
+    const IOERR: i32 = 10;
+    const FULL: i32 = 13;
+    const CANTOPEN: i32 = 14;
+    /// The shared memory file could not grow.
+    const IOERR_SHMSIZE: i32 = 4874;
+
+    let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
+    let reason = error.to_string();
+    let location = location.to_owned();
+    match code.map(|code| (code, code & 0xff)) {
+        Some((IOERR_SHMSIZE, _) | (_, FULL)) => StoreError::Full { location, reason },
+        Some((_, BUSY | LOCKED | READONLY | IOERR | CANTOPEN)) => StoreError::Unavailable { location, reason },
+        _ if matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
+            StoreError::Unavailable { location, reason }
+        }
+        _ => StoreError::Database { location, action, reason },
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        self.read_head().await
+    }
+
+    async fn load(&self) -> Result<Loaded, StoreError> {
+        self.read_all().await
+    }
+
+    async fn commit(&self, changes: ChangeSet) -> Result<Committed, StoreError> {
+        let committed = self.write(changes).await?;
+        self.written.notify_one();
+        Ok(committed)
+    }
+
+    async fn tail(&self, after: u64, limit: u32) -> Result<Tail, StoreError> {
+        self.read_tail(after, limit).await
+    }
+
+    async fn changed(&self, at_most: Duration) {
+        let _ = tokio::time::timeout(at_most.min(FOREIGN_POLL), self.written.notified()).await;
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<Vec<Change>, StoreError> {
+        self.read_history(query).await
+    }
+
+    async fn revisions(&self, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
+        self.read_revisions(before, limit).await
+    }
+
+    async fn compact(&self, before: Timestamp, keep: &[ResourceKey]) -> Result<u64, StoreError> {
+        self.forget_history(before, keep).await
+    }
+
+    /// The file has one process, so a lease is a name in its memory.
+    async fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
+        let taken = self.leases.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        Ok(taken.then(|| Lease { hold: Box::new(Hold { name: name.to_owned(), leases: self.leases.clone() }) }))
+    }
+
+    async fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read_secret(name).await
+    }
+
+    async fn secret_or(&self, name: &str, candidate: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.read_secret_or(name, candidate).await
+    }
+
+    async fn put_secret(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.write_secret(name, value).await
+    }
+
+    async fn put_token(&self, token: &Token) -> Result<(), StoreError> {
+        self.write_token(token).await?;
+        self.written.notify_one();
+        Ok(())
+    }
+
+    async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        self.read_tokens().await
+    }
+
+    async fn use_token(&self, hash: &TokenHash) -> Result<Option<Token>, StoreError> {
+        let token = self.count_use(hash).await?;
+        self.written.notify_one();
+        Ok(token)
+    }
+
+    async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
+        let deleted = self.remove_token(id).await?;
+        self.written.notify_one();
+        Ok(deleted)
+    }
+
+    async fn put_proxies(&self, replica: &str, states: &[ProxyState]) -> Result<(), StoreError> {
+        self.write_proxies(replica, states).await
+    }
+
+    async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
+        self.read_proxies(stale_after).await
+    }
+
+    async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {
+        self.remove_proxies(unseen_for).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, database = self.location, "cannot give the file back");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Hold {
+    name: String,
+    leases: Arc<Mutex<HashSet<String>>>,
+}
+
+#[async_trait]
+impl LeaseHold for Hold {
+    async fn is_held(&mut self) -> bool {
+        true
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}

@@ -1,0 +1,7 @@
+pub(crate) mod beside;
+pub(crate) mod by_hand;
+pub(crate) mod full_disk;
+pub(crate) mod objects;
+pub(crate) mod order;
+pub(crate) mod outages;
+pub(crate) mod replicas;

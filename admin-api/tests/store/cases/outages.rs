@@ -1,0 +1,98 @@
+//! Restarts, lost connections, and databases that must not be opened.
+
+use std::time::{Duration, Instant};
+
+use admin_api::store::seal::MasterKey;
+use admin_api::store::{Health, Precondition, StoreError};
+
+use crate::backend::{Backend, DEADLINE, OnPostgres, OnSqlite, eventually};
+use crate::requests::{create, delete, service, set, status_of, upsert};
+
+pub(crate) async fn everything_is_there_after_a_restart<B: Backend>(backend: B) {
+    let snapshot = backend.snapshot().await;
+    for n in 0..20 {
+        snapshot.commit(create(&format!("s{n}"), 200 + n)).await.unwrap();
+    }
+    snapshot.commit(set([delete(&service("s7"), Precondition::Exists)])).await.unwrap();
+    let before = snapshot.view();
+    snapshot.store().close().await;
+
+    let again = backend.snapshot().await.view();
+    assert_eq!((again.revision(), again.resource_version()), (before.revision(), before.resource_version()));
+    assert_eq!(again.resources().len(), before.resources().len());
+    assert_eq!(again.resources().revision, again.revision());
+    for object in before.list(service("").kind, None) {
+        let kept = again.get(&object.key).unwrap();
+        assert_eq!((&kept.object, &kept.uid, kept.generation), (&object.object, &object.uid, object.generation));
+    }
+    assert!(again.get(&service("s7")).is_none());
+}
+
+pub(crate) async fn a_newer_schema_is_refused<B: Backend>(backend: B) {
+    backend.open().await.close().await;
+    backend.sql("INSERT INTO fairway_schema (version, name) VALUES (999, 'of a later build')").await;
+    let refused = backend.open_with(backend.master().clone()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::SchemaTooNew { found: 999, .. }), "{refused:?}");
+    assert!(refused.to_string().contains("has schema 999"), "{refused}");
+    backend.sql("DELETE FROM fairway_schema WHERE version = 999").await;
+    backend.open().await;
+}
+
+pub(crate) async fn a_wrong_master_key_is_refused<B: Backend>(backend: B) {
+    let store = backend.open().await;
+    store.commit(create("reviews", 200)).await.unwrap();
+    store.close().await;
+    let wrong = MasterKey::random();
+    let refused = backend.open_with(wrong.clone()).await.unwrap_err();
+    let text = refused.to_string();
+    assert!(matches!(refused, StoreError::WrongMasterKey { .. }), "{text}");
+    assert!(text.contains(&wrong.fingerprint()) && text.contains(&backend.master().fingerprint()), "{text}");
+    assert_eq!(backend.snapshot().await.view().list(service("").kind, None).count(), 1, "nothing was lost");
+}
+
+pub(crate) async fn the_database_goes_away_and_comes_back(mut backend: OnPostgres) {
+    let snapshot = backend.snapshot().await;
+    snapshot.commit(create("reviews", 200)).await.unwrap();
+    let mut watch = snapshot.watch(snapshot.view().resource_version());
+    assert_eq!(snapshot.health(), Health::Live);
+
+    backend.server.stop();
+    eventually("the outage is noticed", || snapshot.health() != Health::Live).await;
+    let Health::Away { reason, .. } = snapshot.health() else { panic!("away") };
+    assert!(reason.contains("is not available"), "{reason}");
+    assert_eq!(status_of(&snapshot.view().get(&service("reviews")).unwrap().object), 200, "reads go on");
+    let started = Instant::now();
+    let refused = snapshot.commit(upsert("reviews", 201)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused}");
+    assert!(!refused.to_string().contains("postgres://postgres@") || !refused.to_string().contains(':'), "{refused}");
+    assert!(started.elapsed() < Duration::from_secs(6), "a write fails soon: {:?}", started.elapsed());
+
+    backend.server.resume();
+    eventually("the database is back", || snapshot.health() == Health::Live).await;
+    let deadline = Instant::now() + DEADLINE;
+    while let Err(error) = snapshot.commit(upsert("reviews", 202)).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let change = tokio::time::timeout(DEADLINE, watch.next()).await.unwrap().unwrap();
+    assert_eq!(status_of(&change.after.as_ref().unwrap().object), 202, "the watch went on");
+    assert_eq!(status_of(&change.before.as_ref().unwrap().object), 200);
+
+    // Notices arrive again, not only polls: what another process writes shows soon.
+    let started = Instant::now();
+    backend.sql("UPDATE virtual_services SET labels = '{\"by\": \"hand\"}'").await;
+    eventually("the row shows", || snapshot.view().get(&service("reviews")).unwrap().label("by").is_some()).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+pub(crate) async fn a_file_serves_one_process(backend: OnSqlite) {
+    use std::os::unix::fs::PermissionsExt;
+
+    let store = backend.open().await;
+    let mode = std::fs::metadata(backend.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let second = backend.open_with(backend.master().clone()).await.unwrap_err();
+    assert!(matches!(second, StoreError::InUse { .. }), "{second}");
+    drop(store);
+    backend.open().await;
+}
