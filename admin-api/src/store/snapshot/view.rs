@@ -7,6 +7,7 @@ use route_model::field::{FieldCause, FieldError, FieldPath};
 use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use route_model::resource::{Resource, ResourceSet};
+use route_model::validate::validate;
 
 use super::super::{Head, StoredObject, Token, TokenHash};
 
@@ -151,6 +152,10 @@ fn typed(object: &StoredObject) -> Result<Option<Resource>, Vec<FieldError>> {
     }
     if object.key.kind == Kind::Event {
         return Ok(None);
+    }
+    let verdict = validate(object.key.kind, object.key.kind.info().preferred_version(), &object.object);
+    if !verdict.is_valid() {
+        return Err(verdict.errors);
     }
     let resource = Resource::from_object(object.key.kind, &object.object)?;
     if resource.key != object.key {
