@@ -11,7 +11,7 @@ use serde::Serialize;
 
 /// A refused or failed call. `Display` gives the message alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ApiError {
+pub struct ApiError {
     pub(crate) code: StatusCode,
     /// CamelCase, one of Kubernetes' `StatusReason` values.
     pub(crate) reason: &'static str,
@@ -22,7 +22,7 @@ pub(crate) struct ApiError {
 /// What a `Status` says beside its message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Details {
+pub struct Details {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) name: String,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -41,7 +41,7 @@ pub(crate) struct Details {
 
 /// One reason among several; kubectl prints each on a line of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Cause {
+pub struct Cause {
     pub(crate) reason: String,
     pub(crate) message: String,
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -6,19 +6,11 @@ use super::field_set::{FieldSet, ListType, PathElement, property};
 use super::managed::{Changes, Entry, ManagedFields, Manager, last_applied_path};
 use crate::api::error::{ApiError, Cause};
 
-/// What an apply leads to.
-#[derive(Debug)]
-pub(crate) struct Applied {
-    /// The live object with the configuration merged into it and the managed fields updated.
-    pub(crate) object: Value,
-    /// Does anything but the time of an entry differ from the live object?
-    pub(crate) changed: bool,
-}
-
 /// Applies `config` in the name of `manager` (an `Apply` one) to `live`, which is an empty object on creation.
 ///
 /// Fields that another manager owns with another value are a conflict (409) unless `force` takes them. Fields that the
-/// manager applied last time and now leaves out are removed unless somebody else owns them too. `now` is RFC 3339.
+/// manager applied last time and now leaves out are removed unless somebody else owns them too. Applying the same again
+/// gives the live object as it is. `now` is RFC 3339.
 pub(crate) fn apply(
     live: &Value,
     config: &Value,
@@ -26,7 +18,7 @@ pub(crate) fn apply(
     schema: Option<&Value>,
     force: bool,
     now: &str,
-) -> Result<Applied, ApiError> {
+) -> Result<Value, ApiError> {
     let mut config = config.clone();
     drop_nulls(&mut config);
     let mut managed = ManagedFields::of(live)
@@ -67,8 +59,7 @@ pub(crate) fn apply(
     }
     managed.entries.retain(|entry| !entry.fields.is_empty());
     managed.store(&mut merged);
-    let changed = merged != *live;
-    Ok(Applied { object: merged, changed })
+    Ok(merged)
 }
 
 fn same_but_managed(a: &Value, b: &Value) -> bool {
@@ -281,35 +272,35 @@ mod tests {
         }}}})
     }
 
-    fn run(live: &Value, name: &str, config: Value, force: bool) -> Result<Applied, ApiError> {
+    fn run(live: &Value, name: &str, config: Value, force: bool) -> Result<Value, ApiError> {
         apply(live, &config, &manager(name), Some(&schema()), force, NOW)
     }
 
     #[test]
     fn a_second_manager_conflicts_unless_it_agrees_or_forces() {
         let live = run(&json!({"metadata": {"name": "a"}}), "ci", json!({"spec": {"hosts": ["a"], "x": 1}}), false);
-        let live = live.unwrap().object;
+        let live = live.unwrap();
         let refused = run(&live, "kubectl", json!({"spec": {"hosts": ["b"]}}), false).unwrap_err();
         assert_eq!(
             refused.message,
             r#"Apply failed with 1 conflict: conflict with "ci" using networking.istio.io/v1: .spec.hosts"#
         );
         let shared = run(&live, "kubectl", json!({"spec": {"hosts": ["a"]}}), false).unwrap();
-        assert_eq!(ManagedFields::of(&shared.object).unwrap().entries.len(), 2);
-        let forced = run(&live, "kubectl", json!({"spec": {"hosts": ["b"]}}), true).unwrap().object;
+        assert_eq!(ManagedFields::of(&shared).unwrap().entries.len(), 2);
+        let forced = run(&live, "kubectl", json!({"spec": {"hosts": ["b"]}}), true).unwrap();
         assert_eq!(forced["spec"], json!({"hosts": ["b"], "x": 1}));
         let ci = &forced["metadata"]["managedFields"][0];
         assert_eq!((&ci["manager"], &ci["fieldsV1"]), (&json!("ci"), &json!({"f:spec": {"f:x": {}}})));
         // Taken over, so the first manager no longer removes it by leaving it out.
-        let left_out = run(&forced, "ci", json!({"spec": {}}), false).unwrap().object;
+        let left_out = run(&forced, "ci", json!({"spec": {}}), false).unwrap();
         assert_eq!(left_out["spec"], json!({"hosts": ["b"]}));
     }
 
     #[test]
     fn what_is_left_out_goes_unless_another_owns_it() {
         let live = run(&json!({}), "a", json!({"metadata": {"labels": {"x": "1"}}, "spec": {"p": 1, "q": 2}}), false);
-        let live = run(&live.unwrap().object, "b", json!({"spec": {"q": 2}}), false).unwrap().object;
-        let after = run(&live, "a", json!({"spec": {}}), false).unwrap().object;
+        let live = run(&live.unwrap(), "b", json!({"spec": {"q": 2}}), false).unwrap();
+        let after = run(&live, "a", json!({"spec": {}}), false).unwrap();
         assert_eq!(after["spec"], json!({"q": 2}));
         assert_eq!(after["metadata"].get("labels"), None, "an object that the removal empties goes too");
     }
@@ -318,21 +309,19 @@ mod tests {
     fn applying_the_same_again_changes_nothing() {
         let config = json!({"spec": {"hosts": ["a"], "ports": [{"name": "http", "number": 80}]}});
         let live = run(&json!({"metadata": {}}), "a", config.clone(), false).unwrap();
-        assert!(live.changed);
-        let again =
-            apply(&live.object, &config, &manager("a"), Some(&schema()), false, "2025-01-01T00:00:00Z").unwrap();
-        assert!(!again.changed, "{}", again.object);
+        let again = apply(&live, &config, &manager("a"), Some(&schema()), false, "2025-01-01T00:00:00Z").unwrap();
+        assert_eq!(again, live);
     }
 
     #[test]
     fn keyed_lists_merge_by_their_key() {
         let ports = |ports: Value| json!({"spec": {"ports": ports}});
-        let live = run(&json!({}), "a", ports(json!([{"name": "http", "number": 80}])), false).unwrap().object;
-        let both = run(&live, "b", ports(json!([{"name": "tls", "number": 443}])), false).unwrap().object;
+        let live = run(&json!({}), "a", ports(json!([{"name": "http", "number": 80}])), false).unwrap();
+        let both = run(&live, "b", ports(json!([{"name": "tls", "number": 443}])), false).unwrap();
         assert_eq!(both["spec"]["ports"], json!([{"name": "http", "number": 80}, {"name": "tls", "number": 443}]));
         let refused = run(&both, "b", ports(json!([{"name": "http", "number": 8080}])), false).unwrap_err();
         assert!(refused.message.ends_with(r#".spec.ports[name="http"].number"#), "{}", refused.message);
-        let without = run(&both, "a", json!({"spec": {}}), false).unwrap().object;
+        let without = run(&both, "a", json!({"spec": {}}), false).unwrap();
         assert_eq!(without["spec"]["ports"], json!([{"name": "tls", "number": 443}]));
     }
 
@@ -347,7 +336,7 @@ mod tests {
         let mut managed = ManagedFields::default();
         managed.record_update(&client_side, &json!({}), &live, None, NOW);
         managed.store(&mut live);
-        let moved = run(&live, "kubectl", json!({"spec": {"hosts": ["b"]}}), false).unwrap().object;
+        let moved = run(&live, "kubectl", json!({"spec": {"hosts": ["b"]}}), false).unwrap();
         assert_eq!(moved["spec"]["hosts"], json!(["b"]));
         assert!(run(&live, "other", json!({"spec": {"hosts": ["b"]}}), false).is_err());
     }

@@ -7,6 +7,5 @@ mod field_set;
 mod managed;
 mod merge;
 
-pub(crate) use field_set::{FieldSet, PathElement};
 pub(crate) use managed::{ManagedFields, Manager, Operation};
-pub(crate) use merge::{Applied, apply};
+pub(crate) use merge::apply;

@@ -3,5 +3,5 @@
 mod json;
 mod merge;
 
-pub(crate) use json::{JsonPatchError, apply_json_patch};
+pub(crate) use json::apply_json_patch;
 pub(crate) use merge::apply_merge_patch;

@@ -23,7 +23,6 @@ fn supported(kind: Kind, path: &str) -> bool {
         "metadata.name" => true,
         "metadata.namespace" => kind.info().namespaced,
         "type" => matches!(kind, Kind::Secret | Kind::Event),
-        "status.phase" => kind == Kind::Namespace,
         "reason" | "source" | "reportingComponent" => kind == Kind::Event,
         _ => {
             kind == Kind::Event
