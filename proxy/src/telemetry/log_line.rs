@@ -359,7 +359,7 @@ mod tests {
         entry(&head, &connection).append_text(&mut out);
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains(r#""a\x22 500 \x5c \x09"#), "{text}");
-        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(memchr::memchr_iter(b'\n', &out).count(), 1);
         let line = line(|out| entry(&head, &connection).append_json(out));
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(object["user_agent"], "a\" 500 \\ \t\u{fffd}");

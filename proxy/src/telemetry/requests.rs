@@ -20,7 +20,7 @@ use super::flags::ResponseFlags;
 pub const MAX_SERIES: usize = 8192;
 
 /// For how long a series is shown whose destination is in no table any more.
-const RETIRE_AFTER: Duration = Duration::from_secs(3600);
+const RETIRE_AFTER: Duration = Duration::from_hours(1);
 
 /// The `destination_*` labels of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,12 +184,14 @@ impl RequestRegistry {
     }
 }
 
+type KnownSeries = (Outcome, Arc<Series>);
+
 /// Where one worker counts the requests of one destination. Lives as long as the worker's view of a table.
 #[derive(Debug)]
 pub struct RequestSeries {
     registry: Arc<RequestRegistry>,
     destination: Arc<DestinationLabels>,
-    known: RefCell<SmallVec<[(Outcome, Arc<Series>); 2]>>,
+    known: RefCell<SmallVec<[KnownSeries; 2]>>,
 }
 
 impl RequestSeries {

@@ -207,15 +207,12 @@ impl TlsContext {
         let built = config::build(&self.terms, tickets);
         let mut current = self.current();
         current.seen = seen;
-        match (&built, &current.config) {
-            (Err(fault), Ok(_)) => {
-                tracing::warn!(%fault, "certificate files changed but cannot be used; what was read before stays");
-            }
-            _ => {
-                tracing::info!(files = ?config::files(&self.terms), "certificate files were read again");
-                current.config = built;
-            }
+        if let (Err(fault), Ok(_)) = (&built, &current.config) {
+            tracing::warn!(%fault, "certificate files changed but cannot be used; what was read before stays");
+            return;
         }
+        tracing::info!(files = ?config::files(&self.terms), "certificate files were read again");
+        current.config = built;
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {

@@ -74,13 +74,13 @@ fn secret(certificate: &str, key: &str) -> CertificateSource {
     }))
 }
 
-fn ca(issuer: &Issuer) -> Option<CaSource> {
-    Some(CaSource::Secret(Arc::new(Credential {
+fn ca(issuer: &Issuer) -> CaSource {
+    CaSource::Secret(Arc::new(Credential {
         secret: ResourceKey::new(Kind::Secret, "istio-system", "shop-cacert"),
         certificate: Vec::new(),
         private_key: Vec::new(),
         ca: issuer.pem().into_bytes(),
-    })))
+    }))
 }
 
 fn terms(certificates: Vec<CertificateSource>) -> TlsTerms {
@@ -303,7 +303,7 @@ async fn client_certificates_are_judged_by_mode_chain_date_and_name() {
         params.not_before = date_time_ymd(2001, 1, 1);
         params.not_after = date_time_ymd(2002, 1, 1);
     });
-    let base = |mode| TlsTerms { mode, client_ca: ca(&trusted), ..terms(vec![credential(&shop)]) };
+    let base = |mode| TlsTerms { mode, client_ca: Some(ca(&trusted)), ..terms(vec![credential(&shop)]) };
     let named = |name: &str| TlsTerms { subject_alt_names: vec![name.to_owned()], ..base(TlsMode::Mutual) };
     let sha = |bytes: &[u8]| ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, bytes).as_ref().to_vec();
     let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":");
@@ -515,7 +515,7 @@ async fn sessions_resume_with_any_worker_but_never_past_a_client_certificate() {
         assert_eq!(resumed(&first.clone()).await, Some(true));
         let rebuilt = acceptor(&store, vec![("*", TlsTerms { cipher_suites: vec!["x".into()], ..simple() })]);
         assert_eq!(resumed(&rebuilt).await, Some(true), "new terms that ask the same of clients");
-        let mutual = TlsTerms { mode: TlsMode::Mutual, client_ca: ca(&issuer), ..simple() };
+        let mutual = TlsTerms { mode: TlsMode::Mutual, client_ca: Some(ca(&issuer)), ..simple() };
         let mutual = acceptor(&store, vec![("*", mutual)]);
         assert_eq!(resumed(&mutual).await, None, "the ticket must not stand in for a certificate");
     }

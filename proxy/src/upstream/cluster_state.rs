@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use route_model::table::Cluster;
 use route_model::table::cluster::{Endpoint, EndpointAddress};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// One cluster of one table.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub(crate) struct Discovered {
     version: AtomicU64,
     current: Mutex<Arc<EndpointSet>>,
     known: watch::Sender<bool>,
+    suspicion: Notify,
 }
 
 /// A consistent set of endpoints; replaced whole.
@@ -56,7 +57,12 @@ pub(crate) struct EndpointState {
 
 impl Discovered {
     pub(crate) fn new() -> Self {
-        Self { version: AtomicU64::new(0), current: Mutex::default(), known: watch::Sender::new(false) }
+        Self {
+            version: AtomicU64::new(0),
+            current: Mutex::default(),
+            known: watch::Sender::new(false),
+            suspicion: Notify::new(),
+        }
     }
 
     /// Replaces the endpoints. Those whose address was there before keep their state.
@@ -91,6 +97,16 @@ impl Discovered {
     pub(crate) async fn known(&self) {
         // The sender lives in `self`, so this cannot fail.
         let _ = self.known.subscribe().wait_for(|known| *known).await;
+    }
+
+    /// Asks discovery to look again soon: an endpoint cannot be reached, or there is none.
+    pub(crate) fn suspect(&self) {
+        self.suspicion.notify_one();
+    }
+
+    /// Waits until somebody suspects that the endpoints are wrong.
+    pub(crate) async fn suspected(&self) {
+        self.suspicion.notified().await;
     }
 }
 

@@ -5,3 +5,4 @@ pub(crate) mod cluster_state;
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod pool;
+pub(crate) mod resolve;
