@@ -58,8 +58,6 @@ pub enum ProtocolError {
 }
 
 /// An exchange that came to no response. The connection is gone.
-#[derive(Debug, Error)]
-#[error("{kind}")]
 pub struct SendError<B> {
     pub kind: SendErrorKind,
     /// The transport took at least one byte of the request.
@@ -82,6 +80,29 @@ pub enum SendErrorKind {
     /// The request body failed, or had another length than it said.
     #[error("the request body failed: {0}")]
     RequestBody(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<B> std::fmt::Debug for SendError<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendError")
+            .field("kind", &self.kind)
+            .field("written", &self.written)
+            .field("response_started", &self.response_started)
+            .field("body_is_whole", &self.body.is_some())
+            .finish()
+    }
+}
+
+impl<B> std::fmt::Display for SendError<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl<B> std::error::Error for SendError<B> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.kind.source()
+    }
 }
 
 impl<B> SendError<B> {

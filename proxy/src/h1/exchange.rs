@@ -152,10 +152,11 @@ impl Exchange {
         poll_fn(|cx| {
             self.awake();
             loop {
+                let mut starved = false;
                 while !encoder.is_done() && connection.output.has_room() {
-                    let frame = match body.as_mut().poll_frame(cx) {
-                        Poll::Pending => break,
-                        Poll::Ready(frame) => frame,
+                    let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
+                        starved = true;
+                        break;
                     };
                     let output = &mut connection.output;
                     let encoded = match frame {
@@ -172,6 +173,7 @@ impl Exchange {
                 }
                 match connection.poll_flush(cx) {
                     Poll::Ready(Ok(())) if encoder.is_done() => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) if !starved => continue,
                     Poll::Ready(Err(closed)) => return Poll::Ready(Err(closed)),
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }

@@ -34,9 +34,9 @@ impl Default for Options {
             max_head_bytes: 60 * 1024,
             max_headers: 100,
             header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: Duration::from_hours(1),
             body_timeout: None,
-            write_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_mins(1),
             discard_bytes: 64 * 1024,
             discard_time: Duration::from_secs(1),
         }

@@ -31,6 +31,8 @@ mod response;
 mod serve;
 mod spare;
 mod status;
+#[cfg(test)]
+mod tests;
 mod timer;
 
 pub use body::{BodyError, RequestBody};

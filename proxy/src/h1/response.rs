@@ -25,19 +25,23 @@ impl<I, F: FnOnce(Connection<I>)> Reclaim<I> for F {
 
 /// The body of a response. Polling it also sends what is left of the request. Dropping it before its end closes the
 /// connection.
-#[derive(Debug)]
 pub struct ResponseBody<I, B, R> {
     exchange: Option<Exchange<I, B, R>>,
     decoder: Decoder,
 }
 
-#[derive(Debug)]
 struct Exchange<I, B, R> {
     upstream: Box<Upstream<I>>,
     sending: Sending<B>,
     keep_alive: bool,
     switching: bool,
     reclaim: R,
+}
+
+impl<I, B, R> std::fmt::Debug for ResponseBody<I, B, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseBody").field("decoder", &self.decoder).finish_non_exhaustive()
+    }
 }
 
 impl<I, B, R> ResponseBody<I, B, R>

@@ -90,12 +90,9 @@ where
     };
     loop {
         let (request, method, mut exchange) = match poll_fn(|cx| connection.poll_head(cx)).await {
-            Next::Head(head) => start(head, &mut connection.input),
-            Next::Violation(violation) => {
-                let exchange = Exchange::new(Upload::none(), false);
-                (Err(violation), Method::GET, exchange)
-            }
-            Next::Closed(closed) => return Outcome::Closed(closed),
+            Ok(Ok(head)) => start(head, &mut connection.input),
+            Ok(Err(violation)) => (Err(violation), Method::GET, Exchange::new(Upload::none(), false)),
+            Err(closed) => return Outcome::Closed(closed),
         };
         let violation = request.as_ref().err().copied();
         let response = {
@@ -146,32 +143,26 @@ pub(super) struct Downstream<'o, I> {
     pub(super) options: &'o Options,
 }
 
-enum Next {
-    Head(RequestHead),
-    Violation(Violation),
-    Closed(Closed),
-}
-
 impl<I: AsyncRead + AsyncWrite + Unpin> Downstream<'_, I> {
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<RequestHead, Violation>, Closed>> {
         loop {
             let idle = self.input.buffer.is_empty();
             if !idle {
                 match head::take(&mut self.input.buffer, &mut self.lines, self.options) {
                     Ok(Some(head)) => {
                         self.reading.clear();
-                        return Poll::Ready(Next::Head(head));
+                        return Poll::Ready(Ok(Ok(head)));
                     }
                     Ok(None) => {}
-                    Err(violation) => return Poll::Ready(Next::Violation(violation)),
+                    Err(violation) => return Poll::Ready(Ok(Err(violation))),
                 }
             } else if self.drain.is_draining() {
-                return Poll::Ready(Next::Closed(Closed::Drained));
+                return Poll::Ready(Err(Closed::Drained));
             }
             match self.input.poll_read(&mut self.io, cx) {
                 Poll::Ready(Ok(0)) => {
                     let closed = if idle { Closed::ByClient } else { Closed::ClientGone };
-                    return Poll::Ready(Next::Closed(closed));
+                    return Poll::Ready(Err(closed));
                 }
                 Poll::Ready(Ok(_)) => {
                     if idle {
@@ -179,17 +170,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Downstream<'_, I> {
                         self.reading.clear();
                     }
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Next::Closed(Closed::Io(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Closed::Io(error))),
                 Poll::Pending if idle => {
                     if self.drain.poll(cx).is_ready() {
-                        return Poll::Ready(Next::Closed(Closed::Drained));
+                        return Poll::Ready(Err(Closed::Drained));
                     }
                     ready!(self.reading.poll(self.options.idle_timeout, cx));
-                    return Poll::Ready(Next::Closed(Closed::Idle));
+                    return Poll::Ready(Err(Closed::Idle));
                 }
                 Poll::Pending => {
                     ready!(self.reading.poll(self.options.header_timeout, cx));
-                    return Poll::Ready(Next::Violation(Violation::HeaderTimeout));
+                    return Poll::Ready(Ok(Err(Violation::HeaderTimeout)));
                 }
             }
         }

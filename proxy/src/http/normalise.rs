@@ -191,10 +191,11 @@ fn push_segment(segment: &[u8], offset: usize, out: &mut Vec<u8>) -> Result<(), 
             }
         }
         if let Some(percent) = lone
-            && out.len() == percent + 3
-            && escape(&out[percent..]).is_some()
+            && let [_, high, low] = out[percent..]
+            && escape(&[b'%', high, low]).is_some()
         {
-            out.splice(percent + 1..percent + 1, *b"25");
+            out.truncate(percent);
+            out.extend_from_slice(&[b'%', b'2', b'5', high, low]);
             lone = None;
         }
     }

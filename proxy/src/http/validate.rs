@@ -152,10 +152,8 @@ pub fn http2_request(head: &mut Parts, max_headers: usize) -> Result<(), Violati
         (None, None, None) => return Err(Violation::HostMissing),
     }
     let path = head.uri.path_and_query().map_or("", ::http::uri::PathAndQuery::as_str);
-    if !path.starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
-        return Err(Violation::Target);
-    }
-    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let rooted = path.starts_with('/') || path == "*" && head.method == Method::OPTIONS;
+    if !rooted || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Violation::Target);
     }
     Ok(())
@@ -247,8 +245,8 @@ pub(crate) fn host(bytes: &[u8]) -> Result<(), Violation> {
         name.iter().all(|&byte| is_reg_name(byte))
     };
     let port_is_valid = match rest {
-        [] => true,
-        [b':', port @ ..] => !(name.is_empty() && !port.is_empty()) && port.iter().all(u8::is_ascii_alphanumeric),
+        [] | [b':'] => true,
+        [b':', port @ ..] => !name.is_empty() && port.iter().all(u8::is_ascii_alphanumeric),
         _ => false,
     };
     if name_is_valid && port_is_valid { Ok(()) } else { Err(Violation::HostMalformed) }
