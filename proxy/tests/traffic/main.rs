@@ -1,0 +1,44 @@
+//! The data plane as its clients and origins see it: real sockets, tables built by hand.
+
+mod client;
+mod origin;
+mod routing;
+mod table;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy::{Options, Proxy};
+use route_model::table::RouteTable;
+
+/// A proxy on loopback whose Gateway ports are all mapped to free ones.
+pub(crate) fn start(workers: usize) -> Proxy {
+    start_with(Options { workers, ..Options::default() })
+}
+
+pub(crate) fn start_with(options: Options) -> Proxy {
+    let port_map = [80, 81, 443].map(|port| (port, 0)).into();
+    Proxy::start(Options { bind: [127, 0, 0, 1].into(), port_map, drain_time: Duration::from_secs(5), ..options })
+        .expect("a proxy starts")
+}
+
+/// Applies a table that has to be in force as a whole.
+pub(crate) async fn apply(proxy: &Proxy, table: RouteTable) {
+    let report = proxy.apply(Arc::new(table)).await;
+    assert_eq!(report.issues, []);
+}
+
+/// Where a Gateway port is bound.
+pub(crate) fn addr(proxy: &Proxy, port: u16) -> std::net::SocketAddr {
+    let bound = proxy.bound();
+    bound.listeners.iter().find(|listener| listener.port == port).expect("the port is bound").address
+}
+
+/// Polls a condition until it holds.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "{what} did not come true in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,82 @@
+//! Origins: a small server that says what reached it, and sockets to be driven by hand.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+
+/// An origin that answers every request with its name and what it saw.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) addr: SocketAddr,
+    /// Connections that were made to it.
+    pub(crate) connections: Arc<AtomicUsize>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// `name method path`, one `header: value` a line, then the body.
+async fn echo(name: &'static str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let mut text = format!("{name} {} {}\n", head.method, head.uri.path_and_query().map_or("", |t| t.as_str()));
+    if let Some(authority) = head.uri.authority() {
+        text.push_str(&format!(":authority: {authority}\n"));
+    }
+    for (name, value) in &head.headers {
+        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    }
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    text.push_str(&String::from_utf8_lossy(&body));
+    Ok(Response::builder().header("x-origin", name).body(Full::from(text)).expect("a response"))
+}
+
+impl Origin {
+    pub(crate) async fn http1(name: &'static str) -> Self {
+        Self::start(name, false).await
+    }
+
+    pub(crate) async fn http2(name: &'static str) -> Self {
+        Self::start(name, true).await
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    async fn start(name: &'static str, http2: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addr = listener.local_addr().expect("an address");
+        let connections = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&connections);
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let io = TokioIo::new(stream);
+                let service = service_fn(move |request| echo(name, request));
+                tokio::spawn(async move {
+                    if http2 {
+                        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(io, service)
+                            .await;
+                    } else {
+                        let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+                    }
+                });
+            }
+        });
+        Self { addr, connections, server }
+    }
+}
