@@ -137,7 +137,9 @@ SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('fairway.author', author, true),
             set_config('fairway.via', via, true),
-            set_config('fairway.message', message, true);
+            set_config('fairway.message', message, true),
+            -- A transaction left open in psql holds the lock for as long as it likes; nobody waits that long.
+            set_config('lock_timeout', '5s', true);
     PERFORM 1 FROM clock FOR UPDATE;
 END $$;
 

@@ -56,7 +56,8 @@ mod tests {
     #[test]
     fn a_database_gets_what_it_misses_and_a_newer_one_is_refused() {
         let step = |version, additive| Applied { version, additive };
-        let cases: [(&[Applied], Result<&[i64], TooNew>); 6] = [
+        type Case<'a> = (&'a [Applied], Result<&'a [i64], TooNew>);
+        let cases: [Case<'_>; 6] = [
             (&[], Ok(&[1, 2])),
             (&[step(1, false)], Ok(&[2])),
             (&[step(2, true), step(1, false)], Ok(&[])),

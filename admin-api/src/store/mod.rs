@@ -22,6 +22,7 @@ pub mod seal;
 mod snapshot;
 mod sqlite;
 mod tokens;
+mod upkeep;
 
 use std::fmt;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub use self::proxies::ProxyState;
 pub use self::snapshot::{Health, Quarantined, Snapshot, View, Watch};
 pub use self::sqlite::{SqliteOptions, SqliteStore};
 pub use self::tokens::{Token, TokenHash, TokenUse};
+pub use self::upkeep::Upkeep;
 
 /// Which history is asked for; the newest comes first.
 #[derive(Clone, Debug, Default)]

@@ -47,14 +47,13 @@ impl Content {
         let mut extra = Map::new();
         for (name, value) in object.as_object().into_iter().flatten() {
             match (name.as_str(), value) {
-                ("apiVersion" | "kind" | "status", _) => {}
                 ("metadata", Value::Object(metadata)) => {
                     let rest = content.take_metadata(metadata);
                     if !rest.is_empty() {
                         extra.insert("metadata".to_owned(), rest.into());
                     }
                 }
-                ("metadata" | "spec", Value::Null) => {}
+                ("apiVersion" | "kind" | "status", _) | ("metadata" | "spec", Value::Null) => {}
                 ("spec", spec) => content.spec = Some(spec.clone()),
                 (_, value) => {
                     extra.insert(name.clone(), value.clone());
@@ -178,13 +177,11 @@ pub(super) fn read_image(key: ResourceKey, image: &str, master: &MasterKey) -> S
         None => image.content,
         Some(sealed) => {
             let plain = decode_hex(sealed).and_then(|sealed| master.open(&key.to_string(), &sealed));
-            match plain.and_then(|plain| serde_json::from_slice(&plain).ok()) {
-                Some(content) => content,
-                None => {
-                    let reason = "the sealed content does not open: it was altered, or moved from another row";
-                    return fault(reason, uid, image.resource_version);
-                }
-            }
+            let Some(content) = plain.and_then(|plain| serde_json::from_slice(&plain).ok()) else {
+                let reason = "the sealed content does not open: it was altered, or moved from another row";
+                return fault(reason, uid, image.resource_version);
+            };
+            content
         }
     };
     let generation = if has_generation(key.kind) { image.generation } else { 0 };

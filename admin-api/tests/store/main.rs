@@ -1,5 +1,7 @@
 //! The store suite: one set of cases, run over SQLite and over Postgres.
 
+#![allow(clippy::unwrap_used, reason = "a case that cannot go on has failed")]
+
 mod backend;
 mod cases;
 mod requests;
@@ -52,6 +54,9 @@ suite! {
     beside::keys_are_agreed_on_and_sealed,
     beside::the_states_of_proxies_are_merged,
     beside::a_lease_has_one_holder,
+    beside::upkeep_forgets_what_is_past,
+    outages::a_replaced_database_is_read_anew,
+    order::a_watcher_that_falls_behind_reads_the_database,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,6 +77,16 @@ async fn replicas_share_one_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_transaction_by_hand_is_one_revision() {
     cases::by_hand::one_transaction_by_hand_is_one_revision(OnPostgres::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hands_and_programs_write_in_one_order() {
+    cases::by_hand::hands_and_programs_write_in_one_order(OnPostgres::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_left_open_in_psql_is_named() {
+    cases::by_hand::a_transaction_left_open_in_psql_is_named(OnPostgres::start()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use route_model::meta::{ResourceKey, Revision};
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::{Mutex, Notify};
@@ -32,6 +33,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a call may take in all, for a server that accepts connections and then says nothing.
 const CALL_WITHIN: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: u32 = 12;
+/// As `server_version_num` has it: the first with 64-bit transaction ids in SQL.
+const OLDEST_SERVER: u32 = 130_000;
 
 /// Where the server is.
 #[derive(Clone)]
@@ -83,7 +86,12 @@ impl PostgresStore {
         // The pool tries again until its time is up and then only says so; one connection says what is wrong.
         match tokio::time::timeout(CALL_WITHIN, PgConnection::connect_with(&connect)).await {
             Ok(Ok(probe)) => {
+                let version = probe.server_version_num();
                 let _ = probe.close().await;
+                if let Some(version) = version.filter(|version| *version < OLDEST_SERVER) {
+                    let reason = format!("it is Postgres {}, at least 13 is needed", version / 10_000);
+                    return Err(StoreError::Unavailable { location, reason });
+                }
             }
             Ok(Err(error)) => return Err(StoreError::Unavailable { location, reason: error.to_string() }),
             Err(_) => return Err(StoreError::Unavailable { location, reason: "no answer".to_owned() }),
@@ -124,7 +132,7 @@ fn classify(location: &str, action: &'static str, error: sqlx::Error) -> StoreEr
 
     let location = location.to_owned();
     let reason = error.to_string();
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    let code = error.as_database_error().and_then(DatabaseError::code).unwrap_or_default();
     match &*code {
         DISK_FULL => StoreError::Full { location, reason },
         LOCK_NOT_AVAILABLE => {

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use route_model::meta::{ResourceKey, Revision};
 use sqlx::SqlitePool;
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::Notify;
 
@@ -149,7 +150,7 @@ fn classify(location: &str, action: &'static str, error: sqlx::Error) -> StoreEr
     /// The shared memory file could not grow.
     const IOERR_SHMSIZE: i32 = 4874;
 
-    let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
+    let code = error.as_database_error().and_then(DatabaseError::code).and_then(|code| code.parse::<i32>().ok());
     let reason = error.to_string();
     let location = location.to_owned();
     match code.map(|code| (code, code & 0xff)) {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use admin_api::store::{ProxyState, StoreError, Token, TokenHash, TokenUse};
+use admin_api::store::{ProxyState, StoreError, Token, TokenHash, TokenUse, Upkeep};
 use jiff::{SignedDuration, Timestamp};
 use route_model::meta::Revision;
 use serde_json::json;
 
-use crate::backend::{Backend, eventually};
+use crate::backend::{Backend, DEADLINE, eventually};
+use crate::requests::{create, upsert};
 
 fn token(id: &str, uses_left: Option<u32>, lives: SignedDuration) -> Token {
     Token {
@@ -33,13 +34,10 @@ pub(crate) async fn a_single_use_token_is_used_once<B: Backend>(backend: B) {
     assert!(matches!(store.put_token(&once).await, Err(StoreError::TokenExists)));
     let users: Vec<_> = (0..8)
         .map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move { store.use_token(&once_hash()).await.unwrap() })
+            let (store, hash) = (store.clone(), once.hash);
+            tokio::spawn(async move { store.use_token(&hash).await.unwrap() })
         })
         .collect();
-    fn once_hash() -> TokenHash {
-        TokenHash::of("secret of once")
-    }
     let mut served = Vec::new();
     for user in users {
         served.extend(user.await.unwrap());
@@ -114,7 +112,7 @@ pub(crate) async fn the_states_of_proxies_are_merged<B: Backend>(backend: B) {
         info: json!({"role": "gateway"}),
         seen: Timestamp::UNIX_EPOCH,
     };
-    let stale = Duration::from_secs(60);
+    let stale = Duration::from_mins(1);
     store.put_proxies("a", &[state("gw-1", true, 5), state("gw-2", true, 7)]).await.unwrap();
     store.put_proxies("a", &[state("gw-1", false, 5)]).await.unwrap();
     // It has reconnected to another replica; what the first one says of it is older.
@@ -141,9 +139,31 @@ pub(crate) async fn a_lease_has_one_holder<B: Backend>(backend: B) {
     let other = store.lease("other").await.unwrap();
     assert!(other.is_some(), "leases of other names are free");
     drop(lease);
-    let deadline = std::time::Instant::now() + crate::backend::DEADLINE;
+    let deadline = std::time::Instant::now() + DEADLINE;
     while store.lease("upkeep").await.unwrap().is_none() {
         assert!(std::time::Instant::now() < deadline, "a dropped lease is free again");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+pub(crate) async fn upkeep_forgets_what_is_past<B: Backend>(backend: B) {
+    let snapshot = backend.snapshot().await;
+    snapshot.commit(create("reviews", 200)).await.unwrap();
+    snapshot.commit(upsert("reviews", 201)).await.unwrap();
+    let store = snapshot.store();
+    store.put_token(&token("late", None, -HOUR)).await.unwrap();
+    store.put_token(&token("fresh", None, HOUR)).await.unwrap();
+    let written = snapshot.view().resource_version();
+
+    let soon = Duration::from_millis(20);
+    let upkeep = Upkeep { every: soon, history: soon, tokens: soon, proxies: soon };
+    tokio::spawn(upkeep.run(snapshot.clone()));
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while !matches!(store.tail(written - 1, 1).await, Err(StoreError::Expired { .. })) {
+        assert!(std::time::Instant::now() < deadline, "the history is compacted");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    eventually("the ended token is forgotten", || snapshot.view().tokens().count() == 1).await;
+    assert!(snapshot.store().lease("upkeep").await.unwrap().is_none(), "one replica does it");
+    assert_eq!(store.load().await.unwrap().head.resource_version, written);
 }

@@ -1,7 +1,10 @@
 //! Rows that a person changes in a database shell.
 
+use admin_api::store::StoreError;
+use sqlx::{Connection, PgConnection};
+
 use crate::backend::{Backend, OnPostgres, eventually};
-use crate::requests::{create, service, status_of};
+use crate::requests::{create, service, status_of, upsert};
 
 const ANSWER_418: &str = r#"{"hosts": ["reviews.example"], "http": [{"directResponse": {"status": 418}}]}"#;
 
@@ -110,7 +113,7 @@ pub(crate) async fn a_kind_is_a_table(backend: OnPostgres) {
         ))
         .await;
     eventually("the row shows", || snapshot.view().get(&service("reviews")).is_some()).await;
-    let set = r#"UPDATE virtual_services SET spec = jsonb_set(spec, '{http,0,directResponse,status}', '503')"#;
+    let set = "UPDATE virtual_services SET spec = jsonb_set(spec, '{http,0,directResponse,status}', '503')";
     backend.sql(set).await;
     eventually("the edit shows", || status_of(&snapshot.view().get(&service("reviews")).unwrap().object) == 503).await;
     assert_eq!(backend.query("SELECT count(*)::text FROM gateways").await, "0");
@@ -118,4 +121,68 @@ pub(crate) async fn a_kind_is_a_table(backend: OnPostgres) {
         backend.query("SELECT string_agg(name, ',' ORDER BY name) FROM namespaces").await,
         "default,istio-system"
     );
+}
+
+pub(crate) async fn hands_and_programs_write_in_one_order(backend: OnPostgres) {
+    const WRITES_EACH: usize = 15;
+    let snapshot = backend.snapshot().await;
+    for n in 0..4 {
+        snapshot.commit(create(&format!("row{n}"), 200)).await.unwrap();
+    }
+    let start = snapshot.view();
+    let url = backend.server.url();
+    let hands: Vec<_> = (0..4)
+        .map(|hand| {
+            let url = url.clone();
+            tokio::spawn(async move {
+                let mut shell = PgConnection::connect(&url).await.unwrap();
+                for n in 0..WRITES_EACH {
+                    // Two rows in one transaction, in an order that would deadlock without the common lock.
+                    let (first, second) = (hand % 4, 3 - hand % 4);
+                    let label = |row| {
+                        format!(
+                            "UPDATE resources SET labels = '{{\"by\": \"{hand}-{n}-{row}\"}}' WHERE name = 'row{row}'"
+                        )
+                    };
+                    let both = format!("BEGIN; {}; {}; COMMIT", label(first), label(second));
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(both)).execute(&mut shell).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let programs: Vec<_> = (0..4)
+        .map(|program| {
+            let snapshot = snapshot.clone();
+            tokio::spawn(async move {
+                for n in 0..WRITES_EACH {
+                    let name = format!("row{}", (program + n) % 4);
+                    snapshot.commit(upsert(&name, 300 + (program * 100 + n) as u32)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in hands.into_iter().chain(programs) {
+        task.await.unwrap();
+    }
+    let total = (4 * WRITES_EACH * 2 + 4 * WRITES_EACH) as u64;
+    let mut watch = snapshot.watch(start.resource_version());
+    let mut revision = start.revision();
+    for expected in 1..=total {
+        let change = watch.next().await.unwrap();
+        assert_eq!(change.resource_version, start.resource_version() + expected);
+        assert!(change.revision == revision || change.revision.0 == revision.0 + 1, "revisions rise by one");
+        revision = change.revision;
+    }
+    assert_eq!(revision.0, start.revision().0 + (8 * WRITES_EACH) as u64, "one revision a transaction");
+}
+
+pub(crate) async fn a_transaction_left_open_in_psql_is_named(backend: OnPostgres) {
+    let snapshot = backend.snapshot().await;
+    let mut shell = PgConnection::connect(&backend.server.url()).await.unwrap();
+    sqlx::raw_sql("BEGIN; UPDATE resources SET labels = '{\"a\": \"b\"}'").execute(&mut shell).await.unwrap();
+    let refused = snapshot.commit(create("reviews", 200)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("left open in psql"), "{refused}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut shell).await.unwrap();
+    snapshot.commit(create("reviews", 200)).await.unwrap();
 }

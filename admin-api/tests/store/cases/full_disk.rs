@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use admin_api::store::{SqliteOptions, SqliteStore, Store, StoreError};
+use admin_api::store::{Precondition, SqliteOptions, SqliteStore, Store, StoreError};
 
 use crate::backend::{Backend, OnSqlite};
 use crate::requests::{answering, create, put, service, set, status_of};
-use admin_api::store::Precondition;
 
 pub(crate) async fn a_full_disk_loses_nothing(backend: OnSqlite) {
     let bounded = SqliteOptions { max_pages: Some(120), ..SqliteOptions::new(backend.path()) };

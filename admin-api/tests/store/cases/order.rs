@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use admin_api::store::{HistoryQuery, Precondition, StoreError, Watch};
 use jiff::Timestamp;
+use route_model::compile::Changed;
 
 use crate::backend::{Backend, DEADLINE, eventually};
 use crate::requests::{create, delete, put, service, set, upsert};
@@ -166,4 +167,24 @@ pub(crate) async fn a_write_shows_in_the_snapshot_at_once<B: Backend>(backend: B
     let median = took[took.len() / 2];
     println!("write until visible: median {median:?}, worst {:?}", took[took.len() - 1]);
     assert!(median < Duration::from_millis(50), "median {median:?}");
+}
+
+pub(crate) async fn a_watcher_that_falls_behind_reads_the_database<B: Backend>(backend: B) {
+    const BIG: usize = 900 << 10;
+    const WRITES: u64 = 80;
+    let snapshot = backend.snapshot().await;
+    let start = snapshot.view().resource_version();
+    let mut slow = snapshot.watch(start);
+    for n in 0..WRITES {
+        let mut object = crate::requests::answering("big", 200);
+        object["metadata"]["annotations"] = serde_json::json!({"n": n.to_string(), "weight": "x".repeat(BIG)});
+        snapshot.commit(set([put(&service("big"), Precondition::None, object)])).await.unwrap();
+    }
+    // More than is kept in memory, and still nothing is missing.
+    assert_eq!(take(&mut slow, WRITES as usize).await, (start + 1..=start + WRITES).collect::<Vec<_>>());
+    assert!(matches!(snapshot.changed_between(start, start + WRITES), route_model::compile::Changed::Everything));
+    match snapshot.changed_between(start + WRITES - 2, start + WRITES) {
+        route_model::compile::Changed::Keys(keys) => assert_eq!(keys, [service("big")]),
+        other => panic!("{other:?}"),
+    }
 }

@@ -96,3 +96,29 @@ pub(crate) async fn a_file_serves_one_process(backend: OnSqlite) {
     drop(store);
     backend.open().await;
 }
+
+pub(crate) async fn a_replaced_database_is_read_anew<B: Backend>(backend: B) {
+    let snapshot = backend.snapshot().await;
+    for name in ["a", "b", "c"] {
+        snapshot.commit(create(name, 200)).await.unwrap();
+    }
+    let mut watch = snapshot.watch(snapshot.view().resource_version());
+    // A backup from before "b" and "c" comes back under it.
+    backend
+        .sql(
+            "DELETE FROM resources WHERE name IN ('b', 'c'); DELETE FROM history;
+             UPDATE clock SET resource_version = 3, revision = 2, compacted = 3; UPDATE instance SET store_id = 'other'",
+        )
+        .await;
+    let ended = loop {
+        match tokio::time::timeout(DEADLINE, watch.next()).await.unwrap() {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(ended, StoreError::Expired { .. }), "{ended:?}");
+    let view = snapshot.view();
+    assert_eq!((view.resource_version(), view.list(service("").kind, None).count()), (3, 1));
+    let next = snapshot.commit(create("d", 200)).await.unwrap();
+    assert_eq!((next.revision.0, next.written[0].object.as_ref().unwrap().resource_version), (3, 4));
+}
