@@ -46,6 +46,13 @@ impl Control {
     }
 }
 
+impl Control {
+    /// The runtime that everything beside serving runs on.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
 fn lower_priority() {
     // On Linux a thread id names the thread alone.
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {

@@ -16,6 +16,8 @@ use crate::process::{Apply, Message, Process};
 use crate::runtime_table::RuntimeTable;
 use crate::table_builder::TableBuilder;
 use crate::telemetry::access_log::AccessLog;
+use crate::tls::TlsStore;
+use crate::upstream::resolve::Resolver;
 use crate::worker;
 
 /// A running data plane. Dropping it ends its threads without a drain.
@@ -111,6 +113,9 @@ impl Proxy {
         let access_log = AccessLog::start(process.options.access_log, Box::new(std::io::stdout()), &process.metrics)
             .map_err(|source| StartError::Thread { what: "access log", source })?;
         let control = Control::start(&process, buried)?;
+        let resolver = Resolver::system(control.handle().clone());
+        let tls = Arc::<TlsStore>::default();
+        control.handle().spawn(Arc::clone(&tls).watch_files());
         let empty = Arc::new(RuntimeTable::default());
         let mut workers = Vec::new();
         let mut inboxes = Vec::new();
@@ -127,7 +132,7 @@ impl Proxy {
         Ok(Self {
             applying: tokio::sync::Mutex::new(Applying {
                 sockets: Sockets::default(),
-                builder: TableBuilder::new(Arc::default()),
+                builder: TableBuilder::new(tls, resolver),
                 draining: false,
             }),
             bound: Mutex::new(bound),
@@ -147,6 +152,7 @@ impl Proxy {
         if *draining {
             return ApplyReport { revision, issues: Vec::new() };
         }
+        let listeners_asked = table.listeners.len();
         let changes = sockets.change(&table, &self.process.options);
         let mut issues = changes.issues;
         let runtime = builder.build(table, &changes.serving, &mut issues);
@@ -162,9 +168,12 @@ impl Proxy {
         for ran in running {
             let _ = ran.await;
         }
-        self.lock_bound().listeners = sockets.listeners();
+        let listeners = sockets.listeners();
+        let ports: Vec<u16> = listeners.iter().map(|listener| listener.port).collect();
+        self.lock_bound().listeners = listeners;
         issues.sort_unstable();
         issues.dedup();
+        self.process.metrics.applied(revision.0, &ports, listeners_asked.saturating_sub(ports.len()), issues.len());
         ApplyReport { revision, issues }
     }
 

@@ -1,7 +1,9 @@
 //! Making tables ready to run, with everything that was learnt under the tables before.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 use route_model::table::cluster::Discovery;
 use route_model::table::{Cluster, ClusterKey, Listener, ListenerProtocol, RouteTable};
@@ -11,12 +13,14 @@ use crate::proxy::Issue;
 use crate::runtime_table::{RuntimeListener, RuntimeTable};
 use crate::tls::TlsStore;
 use crate::upstream::cluster_state::{ClusterState, Discovered};
+use crate::upstream::resolve::{Following, Resolver};
 
 /// Builds one [`RuntimeTable`] after the other. Clusters keep their endpoints under their key, TLS terms their
 /// configuration while they are the same allocation.
 #[derive(Debug)]
 pub(crate) struct TableBuilder {
     tls: Arc<TlsStore>,
+    resolver: Arc<Resolver>,
     previous: Arc<RuntimeTable>,
     discovery: HashMap<ClusterKey, Tracked, foldhash::fast::RandomState>,
 }
@@ -26,11 +30,15 @@ pub(crate) struct TableBuilder {
 struct Tracked {
     discovered: Arc<Discovered>,
     discovery: Discovery,
+    /// The longest time between tries of a name that cannot be looked up.
+    retry: Duration,
+    /// Keeps what is found in DNS up to date.
+    _following: Option<Following>,
 }
 
 impl TableBuilder {
-    pub(crate) fn new(tls: Arc<TlsStore>) -> Self {
-        Self { tls, previous: Arc::default(), discovery: HashMap::default() }
+    pub(crate) fn new(tls: Arc<TlsStore>, resolver: Arc<Resolver>) -> Self {
+        Self { tls, resolver, previous: Arc::default(), discovery: HashMap::default() }
     }
 
     /// `serving` ties listeners of the table, by position, to their sockets. What cannot be made ready is added to
@@ -65,6 +73,8 @@ impl TableBuilder {
 
     fn clusters(&mut self, table: &RouteTable) -> Box<[Option<Arc<ClusterState>>]> {
         let previous = Arc::clone(&self.previous);
+        let retry = table.settings.dns_refresh_rate;
+        let same_retry = previous.table.settings.dns_refresh_rate == retry;
         let mut changed = previous.clusters.len() > table.clusters.len();
         let clusters: Box<[_]> = table
             .clusters
@@ -73,11 +83,13 @@ impl TableBuilder {
             .map(|(index, cluster)| {
                 let before = previous.clusters.get(index).and_then(Option::as_ref);
                 match (cluster, before) {
-                    (Some(cluster), Some(state)) if Arc::ptr_eq(cluster, &state.cluster) => Some(Arc::clone(state)),
+                    (Some(cluster), Some(state)) if same_retry && Arc::ptr_eq(cluster, &state.cluster) => {
+                        Some(Arc::clone(state))
+                    }
                     (None, None) => None,
                     (cluster, _) => {
                         changed = true;
-                        cluster.as_ref().map(|cluster| self.cluster(cluster))
+                        cluster.as_ref().map(|cluster| self.cluster(cluster, retry))
                     }
                 }
             })
@@ -88,20 +100,33 @@ impl TableBuilder {
         clusters
     }
 
-    fn cluster(&mut self, cluster: &Arc<Cluster>) -> Arc<ClusterState> {
-        let tracked = self
-            .discovery
-            .entry(cluster.key.clone())
-            .or_insert_with(|| Tracked { discovered: Arc::new(Discovered::new()), discovery: Discovery::None });
-        if tracked.discovered.version() == 0 || tracked.discovery != cluster.discovery {
-            tracked.discovery.clone_from(&cluster.discovery);
-            match &cluster.discovery {
-                Discovery::Static(endpoints) => tracked.discovered.publish(endpoints),
-                Discovery::None => tracked.discovered.publish(&[]),
-                Discovery::Dns(_) | Discovery::LogicalDns(_) | Discovery::Undeclared(_) => {}
+    fn cluster(&mut self, cluster: &Arc<Cluster>, retry: Duration) -> Arc<ClusterState> {
+        let tracked = self.discovery.entry(cluster.key.clone());
+        let kept = match &tracked {
+            Entry::Occupied(tracked) => Some(tracked.get()),
+            Entry::Vacant(_) => None,
+        };
+        let discovered = match kept {
+            Some(kept) if kept.discovery == cluster.discovery && kept.retry == retry => Arc::clone(&kept.discovered),
+            _ => {
+                let discovered = Arc::new(kept.map_or_else(Discovered::new, |kept| kept.discovered.successor()));
+                match &cluster.discovery {
+                    Discovery::Static(endpoints) => discovered.publish(endpoints),
+                    Discovery::None => discovered.publish(&[]),
+                    // What was found before serves until the first answer.
+                    Discovery::Dns(_) | Discovery::LogicalDns(_) | Discovery::Undeclared(_) => {}
+                }
+                let following = self.resolver.follow(&cluster.discovery, &discovered, retry);
+                tracked.insert_entry(Tracked {
+                    discovered: Arc::clone(&discovered),
+                    discovery: cluster.discovery.clone(),
+                    retry,
+                    _following: following,
+                });
+                discovered
             }
-        }
-        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered: Arc::clone(&tracked.discovered) })
+        };
+        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered })
     }
 
     fn forget_unused(&mut self, clusters: &[Option<Arc<ClusterState>>]) {

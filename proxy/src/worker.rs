@@ -91,6 +91,7 @@ pub(crate) fn spawn(
 
 async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Message>) {
     let sweeper = spawn_local(sweep(Rc::clone(&worker)));
+    let watchdog = spawn_local(worker.metrics.clone().watch_lag());
     while let Some(message) = inbox.recv().await {
         match message {
             Message::Apply(apply) => worker.apply(*apply),
@@ -100,6 +101,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Message>) {
         }
     }
     sweeper.abort();
+    watchdog.abort();
 }
 
 async fn sweep(worker: Rc<Worker>) {

@@ -116,7 +116,10 @@ async fn send(
         UpstreamProtocol::Http2 => true,
         UpstreamProtocol::Client => exchange.version == Version::HTTP_2,
     };
-    let endpoint = cluster.pick(None).ok_or(LocalReply::NoHealthyUpstream)?;
+    let Some(endpoint) = cluster.pick(None) else {
+        cluster.state.discovered.suspect();
+        return Err(LocalReply::NoHealthyUpstream);
+    };
     exchange.active = Some(ActiveRequest::new(Arc::clone(&endpoint)));
     let worker = Rc::clone(exchange.worker());
     let mut body = OutgoingBody::new(body, exchange.progress.clone());
@@ -129,7 +132,13 @@ async fn send(
                 body = unsent;
                 reuse = false;
             }
-            Err(SendFailure::Failed(failure)) => return Err(failure),
+            Err(SendFailure::Failed(failure)) => {
+                if matches!(failure, LocalReply::ConnectFailure | LocalReply::ConnectTimeout) {
+                    // Its address may be out of date.
+                    cluster.state.discovered.suspect();
+                }
+                return Err(failure);
+            }
         }
     }
 }

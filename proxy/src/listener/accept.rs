@@ -92,10 +92,17 @@ fn serve_here(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, id: List
         tracing::debug!(%error, "cannot set TCP_NODELAY");
         return;
     }
+    let table = worker.table_for(id);
+    let place = table.runtime().find_listener(id);
+    let counted = place.map(|place| {
+        let port = table.runtime().listener_at(place).listener.port;
+        worker.metrics.connection(&worker.process.metrics.listener(port))
+    });
+    drop(table);
     let connection = serve::serve_connection(Rc::clone(worker), stream, peer, id, group.join());
     spawn_local(async move {
         connection.await;
-        drop(permit);
+        drop((permit, counted));
     });
 }
 

@@ -442,13 +442,10 @@ mod tests {
     fn connections_listeners_and_configuration_are_shown() {
         let metrics = metrics();
         let (one, two) = (metrics.worker(), metrics.worker());
-        one.count(Count::DownstreamOpened);
-        one.count(Count::DownstreamOpened);
-        two.count(Count::DownstreamClosed);
+        let _open = one.connection(&metrics.listener(80));
+        drop(one.connection(&metrics.listener(81)));
         two.count(Count::ProtocolViolationsDownstream);
         two.observe_lag(Duration::from_millis(30));
-        let _open = metrics.listener(80).open();
-        metrics.listener(81).open();
         metrics.applied(17, &[443], 1, 2);
         let samples = scrape(&metrics);
         for (name, labels, expected) in [

@@ -88,8 +88,7 @@ pub struct ListenerConnections {
 }
 
 impl ListenerConnections {
-    /// Counts a connection until the guard is dropped.
-    pub fn open(self: &Arc<Self>) -> ListenerConnection {
+    fn open(self: &Arc<Self>) -> ListenerConnection {
         self.opened.fetch_add(1, Ordering::Relaxed);
         ListenerConnection(Arc::clone(self))
     }
@@ -106,13 +105,25 @@ impl ListenerConnections {
     }
 }
 
-/// One open connection of a listener.
 #[derive(Debug)]
-pub struct ListenerConnection(Arc<ListenerConnections>);
+struct ListenerConnection(Arc<ListenerConnections>);
 
 impl Drop for ListenerConnection {
     fn drop(&mut self) {
         self.0.closed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An open connection of a client, counted until it is dropped.
+#[derive(Debug)]
+pub struct DownstreamConnection {
+    worker: WorkerMetrics,
+    _listener: ListenerConnection,
+}
+
+impl Drop for DownstreamConnection {
+    fn drop(&mut self) {
+        self.worker.count(Count::DownstreamClosed);
     }
 }
 
@@ -173,6 +184,12 @@ pub struct WorkerMetrics {
 impl WorkerMetrics {
     pub fn count(&self, what: Count) {
         self.cells.counts[what as usize].add(1);
+    }
+
+    /// Counts a connection of a client until the guard is dropped.
+    pub fn connection(&self, listener: &Arc<ListenerConnections>) -> DownstreamConnection {
+        self.count(Count::DownstreamOpened);
+        DownstreamConnection { worker: self.clone(), _listener: listener.open() }
     }
 
     /// Where to count the requests of a cluster; to be kept with the worker's view of the table.

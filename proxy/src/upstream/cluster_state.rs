@@ -65,6 +65,18 @@ impl Discovered {
         }
     }
 
+    /// Begins anew with the endpoints known so far, for a discovery that replaces another: what the old one still
+    /// has to say does not reach it.
+    pub(crate) fn successor(&self) -> Self {
+        let (version, current) = self.current();
+        Self {
+            version: AtomicU64::new(version),
+            current: Mutex::new(current),
+            known: watch::Sender::new(version > 0),
+            suspicion: Notify::new(),
+        }
+    }
+
     /// Replaces the endpoints. Those whose address was there before keep their state.
     pub(crate) fn publish(&self, endpoints: &[Endpoint]) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,6 +195,19 @@ mod tests {
         assert!(Arc::ptr_eq(&before.endpoints[1].state, &after.endpoints[0].state));
         assert_ne!(before.endpoints[0].state.id, after.endpoints[1].state.id);
         assert_eq!((after.total_weight, after.uniform), (6, false));
+    }
+
+    #[test]
+    fn a_successor_keeps_endpoints_and_is_deaf_to_the_old_discovery() {
+        let old = Discovered::new();
+        old.publish(&[endpoint(1, 1)]);
+        let new = old.successor();
+        new.publish(&[endpoint(1, 1), endpoint(2, 1)]);
+        old.publish(&[]);
+        let ((_, before), (_, after)) = (old.current(), new.current());
+        assert_eq!((before.endpoints.len(), after.endpoints.len()), (0, 2));
+        old.publish(&[endpoint(1, 1)]);
+        assert!(new.version() > 1 && Discovered::new().successor().version() == 0);
     }
 
     #[test]
