@@ -59,6 +59,7 @@ impl<T> Deref for Written<T> {
     }
 }
 
+#[expect(clippy::into_iter_without_iter, reason = "the value has an iter method, which Deref leads to")]
 impl<'a, T> IntoIterator for &'a Written<T>
 where
     &'a T: IntoIterator,
@@ -322,7 +323,7 @@ mod tests {
             ("1.5s", Some(Duration::from_millis(1500))),
             (".5s", Some(Duration::from_millis(500))),
             ("1.s", Some(Duration::from_secs(1))),
-            ("1h30m", Some(Duration::from_secs(5400))),
+            ("1h30m", Some(Duration::from_mins(90))),
             ("1h2m3.004005006s", Some(Duration::new(3723, 4_005_006))),
             ("250ms", Some(Duration::from_millis(250))),
             ("3us", Some(Duration::from_micros(3))),

@@ -4,14 +4,35 @@
 //! that Istio's documentation and validation give for the kind. What depends on other resources is not looked at
 //! here; that is what the findings of a compilation are for.
 
+mod authorization_policy;
+mod destination_rule;
+mod envoy_filter;
+mod gateway;
+mod hosts;
+mod http_headers;
+mod http_route;
+mod http_traffic;
+mod load_balancer;
+mod mesh_config;
 mod metadata;
+mod request_authentication;
+mod scope;
+mod secret;
+mod server_tls;
+mod service_entry;
+mod sidecar;
 mod structural;
+mod telemetry;
+mod virtual_service;
+mod workload;
+
+use std::fmt::Display;
 
 use serde_json::Value;
 
-use crate::field::{FieldCause, FieldError, FieldPath};
+use crate::field::{FieldCause, FieldError, FieldPath, Place, Shown};
 use crate::kind::Kind;
-use crate::resource::Resource;
+use crate::resource::{Resource, Spec};
 
 /// Errors beyond this many are not collected.
 const MAX_ERRORS: usize = 100;
@@ -55,9 +76,25 @@ impl Report {
         }
     }
 
-    pub(crate) fn warn(&mut self, path: &FieldPath, message: &str) {
+    pub(crate) fn invalid<'v>(&mut self, at: &Place<'_>, value: impl Into<Shown<'v>>, detail: impl Display) {
+        self.error(FieldError::invalid(at.path(), value, detail));
+    }
+
+    pub(crate) fn required(&mut self, at: &Place<'_>, detail: &str) {
+        self.error(FieldError::required(at.path(), detail));
+    }
+
+    pub(crate) fn forbidden(&mut self, at: &Place<'_>, detail: impl Display) {
+        self.error(FieldError::forbidden(at.path(), detail));
+    }
+
+    pub(crate) fn duplicate<'v>(&mut self, at: &Place<'_>, value: impl Into<Shown<'v>>) {
+        self.error(FieldError::duplicate(at.path(), value));
+    }
+
+    pub(crate) fn warn(&mut self, at: &Place<'_>, message: impl Display) {
         if self.verdict.warnings.len() < MAX_WARNINGS {
-            self.verdict.warnings.push(format!("{path}: {message}"));
+            self.verdict.warnings.push(format!("{}: {message}", at.path()));
         }
     }
 
@@ -74,7 +111,7 @@ pub fn validate(kind: Kind, version: &str, object: &Value) -> Verdict {
     if report.verdict.errors.is_empty() {
         metadata::check(kind, object, &mut report);
         match Resource::from_object(kind, object) {
-            Ok(_resource) => {}
+            Ok(resource) => rules(&resource, &mut report),
             Err(errors) => errors.into_iter().for_each(|error| report.error(error)),
         }
     }
@@ -94,5 +131,34 @@ fn identity(kind: Kind, version: &str, object: &Value, report: &mut Report) {
             let detail = format!("must be {expected}");
             report.error(FieldError::invalid(FieldPath::new(field), written, detail));
         }
+    }
+}
+
+/// What the kind's rules say beyond the schema.
+fn rules(resource: &Resource, report: &mut Report) {
+    let namespace = &*resource.key.namespace;
+    let spec_place = Place::root("spec");
+    let at = &spec_place;
+    match &resource.spec {
+        Spec::Gateway(spec) => gateway::check(spec, at, report),
+        Spec::VirtualService(spec) => virtual_service::check(spec, namespace, at, report),
+        Spec::DestinationRule(spec) => destination_rule::check(spec, namespace, at, report),
+        Spec::ServiceEntry(spec) => service_entry::check(spec, namespace, at, report),
+        Spec::WorkloadEntry(spec) => workload::check_entry(spec, at, report),
+        Spec::WorkloadGroup(spec) => workload::check_group(spec, at, report),
+        Spec::Sidecar(spec) => sidecar::check(spec, at, report),
+        Spec::EnvoyFilter(spec) => envoy_filter::check(spec, at, report),
+        Spec::RequestAuthentication(spec) => request_authentication::check(spec, at, report),
+        Spec::AuthorizationPolicy(spec) => authorization_policy::check(spec, at, report),
+        Spec::Telemetry(spec) => telemetry::check(spec, at, report),
+        Spec::MeshConfig(spec) => mesh_config::check(spec, at, report),
+        Spec::Secret(spec) => secret::check(spec, report),
+        // The schema says all there is to say.
+        Spec::ProxyConfig(_)
+        | Spec::PeerAuthentication(_)
+        | Spec::WasmPlugin(_)
+        | Spec::TrafficExtension(_)
+        | Spec::Namespace(_)
+        | Spec::Event(_) => {}
     }
 }

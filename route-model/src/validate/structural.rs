@@ -84,7 +84,7 @@ impl Walk<'_> {
     fn object(&mut self, node: &Node, fields: &Map<String, Value>, place: &Place<'_>, depth: usize) {
         let Shape::Object { properties, additional, required } = &node.shape else { return };
         for name in required {
-            if !fields.get(&**name).is_some_and(|value| !value.is_null()) {
+            if fields.get(&**name).is_none_or(Value::is_null) {
                 self.report.error(FieldError::required(place.field(name).path(), ""));
             }
         }
@@ -277,7 +277,7 @@ impl Walk<'_> {
             State::NotYet => format!("accepted and stored; Fairway does not act on{what} yet"),
             State::Never(reason) => format!("accepted and stored; Fairway does not act on{what}: {reason}"),
         };
-        self.report.warn(&path, &message);
+        self.report.warn(place, message);
         self.quiet = true;
     }
 

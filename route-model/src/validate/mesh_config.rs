@@ -1,0 +1,17 @@
+//! The rules for the MeshConfig.
+
+use super::{Report, scope};
+use crate::field::Place;
+use crate::kinds::MeshConfig;
+
+pub(super) fn check(config: &MeshConfig, at: &Place<'_>, report: &mut Report) {
+    let lists = [
+        ("defaultServiceExportTo", &config.default_service_export_to),
+        ("defaultVirtualServiceExportTo", &config.default_virtual_service_export_to),
+        ("defaultDestinationRuleExportTo", &config.default_destination_rule_export_to),
+    ];
+    for (field, values) in lists {
+        // There is no own namespace that `.` could repeat.
+        scope::export_to(values, ".", true, &at.field(field), report);
+    }
+}

@@ -1,0 +1,36 @@
+//! The rules for WorkloadEntries, for the endpoints of ServiceEntries, which are the same, and for WorkloadGroups.
+
+use super::{Report, hosts, scope};
+use crate::field::Place;
+use crate::kinds::{WorkloadEntry, WorkloadGroup};
+use crate::names;
+
+pub(super) fn check_entry(entry: &WorkloadEntry, at: &Place<'_>, report: &mut Report) {
+    let address = at.field("address");
+    if !entry.address.is_empty() && !is_unix(&entry.address) && !hosts::is_host(&entry.address) {
+        report.invalid(&address, &*entry.address, "must be an IP address, a DNS name or unix:// and a path");
+    }
+    scope::labels(&entry.labels, &at.field("labels"), report);
+    let parts = entry.locality.split('/').count();
+    if parts > 3 {
+        report.invalid(&at.field("locality"), &*entry.locality, "must be region/zone/subzone");
+    }
+}
+
+pub(super) fn is_unix(address: &str) -> bool {
+    address.starts_with("unix://")
+}
+
+pub(super) fn check_group(group: &WorkloadGroup, at: &Place<'_>, report: &mut Report) {
+    if let Some(template) = &group.template {
+        check_entry(template, &at.field("template"), report);
+    }
+    if let Some(metadata) = &group.metadata {
+        let at = at.field("metadata");
+        scope::labels(&metadata.labels, &at.field("labels"), report);
+        let annotations = at.field("annotations");
+        for key in metadata.annotations.keys().filter(|key| !names::is_qualified(&key.to_ascii_lowercase())) {
+            report.invalid(&annotations.key(key), key, names::QUALIFIED);
+        }
+    }
+}
