@@ -56,7 +56,6 @@ suite! {
     beside::a_lease_has_one_holder,
     beside::upkeep_forgets_what_is_past,
     outages::a_replaced_database_is_read_anew,
-    order::a_watcher_that_falls_behind_reads_the_database,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +95,17 @@ async fn a_kind_is_a_table_to_look_at_and_to_write_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_nothing() {
-    cases::full_disk::a_full_disk_loses_nothing(OnSqlite::start()).await;
+    cases::full_disk::a_full_disk_loses_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_at_its_bound_loses_nothing() {
+    cases::full_disk::a_file_at_its_bound_loses_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_falls_behind_reads_the_database() {
+    cases::order::a_watcher_that_falls_behind_reads_the_database(OnSqlite::start()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,48 +1,105 @@
 //! A database file that cannot grow.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use admin_api::store::{Precondition, SqliteOptions, SqliteStore, Store, StoreError};
+use admin_api::store::seal::MasterKey;
+use admin_api::store::{ChangeSet, Precondition, SqliteOptions, SqliteStore, Store, StoreError};
+use serde_json::json;
 
-use crate::backend::{Backend, OnSqlite};
 use crate::requests::{answering, create, put, service, set, status_of};
 
-pub(crate) async fn a_full_disk_loses_nothing(backend: OnSqlite) {
-    let bounded = SqliteOptions { max_pages: Some(120), ..SqliteOptions::new(backend.path()) };
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(bounded, backend.master().clone()).await.unwrap());
+fn heavy(n: usize) -> ChangeSet {
+    let name = format!("s{n}");
+    let mut object = answering(&name, 200);
+    object["metadata"]["annotations"] = json!({"weight": "x".repeat(8000)});
+    set([put(&service(&name), Precondition::Absent, object)])
+}
 
-    let mut stored = 0;
-    let refused = loop {
-        assert!(stored < 1000, "the bound is never met");
-        let name = format!("s{stored}");
-        let mut object = answering(&name, 200);
-        object["metadata"]["annotations"] = serde_json::json!({"weight": "x".repeat(8000)});
-        match store.commit(set([put(&service(&name), Precondition::Absent, object)])).await {
-            Ok(_) => stored += 1,
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(refused, StoreError::Full { .. }), "{refused:?}");
-    assert!(refused.is_transient() && refused.to_string().contains("is full"), "{refused}");
-    assert!(stored > 5);
-    let loaded = store.load().await.unwrap();
-    assert_eq!(loaded.objects.iter().filter(|o| o.key.kind == service("").kind).count(), stored, "reads go on");
-    for _ in 0..3 {
-        // Again and again: the refusal leaves nothing half done behind.
-        let error = store.commit(create("late", 200)).await;
-        if let Err(error) = error {
-            assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
-        } else {
-            stored += 1;
-            break;
+/// Fills the database until it refuses; answers how many objects it took.
+async fn fill(store: &SqliteStore) -> usize {
+    for stored in 0..5000 {
+        if let Err(refused) = store.commit(heavy(stored)).await {
+            assert!(matches!(refused, StoreError::Full { .. }), "{refused:?}");
+            assert!(refused.is_transient() && refused.to_string().contains("is full"), "{refused}");
+            return stored;
         }
     }
+    panic!("the bound is never met");
+}
+
+async fn count(store: &SqliteStore) -> usize {
+    let loaded = store.load().await.unwrap();
+    let services = loaded.objects.iter().filter(|object| object.key.kind == service("").kind);
+    services.inspect(|object| assert_eq!(status_of(&object.object), 200)).count()
+}
+
+/// The refusal leaves nothing half done behind, however often it happens.
+async fn refuses_cleanly(store: &SqliteStore, stored: usize) {
+    for _ in 0..3 {
+        assert!(matches!(store.commit(heavy(stored)).await, Err(StoreError::Full { .. })));
+    }
+    assert_eq!(count(store).await, stored, "reads go on");
+}
+
+pub(crate) async fn a_file_at_its_bound_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SqliteOptions::new(dir.path().join("fairway.db"));
+    let master = MasterKey::random();
+    let bounded = SqliteOptions { max_pages: Some(120), ..options.clone() };
+    let store = SqliteStore::open(bounded, master.clone()).await.unwrap();
+    let stored = fill(&store).await;
+    refuses_cleanly(&store, stored).await;
     store.close().await;
 
-    let store = backend.open().await;
-    let loaded = store.load().await.unwrap();
-    let kept = loaded.objects.iter().filter(|o| o.key.kind == service("").kind);
-    assert_eq!(kept.inspect(|o| assert_eq!(status_of(&o.object), 200)).count(), stored, "nothing was lost");
+    let store = SqliteStore::open(options, master).await.unwrap();
+    assert_eq!(count(&store).await, stored, "nothing was lost");
+    let before = store.head().await.unwrap();
     let next = store.commit(create("after", 200)).await.unwrap();
-    assert_eq!(next.written[0].object.as_ref().unwrap().resource_version, loaded.head.resource_version + 1);
+    assert_eq!(next.written[0].object.as_ref().unwrap().resource_version, before.resource_version + 1);
+}
+
+/// A small file system of its own, where the machine permits it.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(dir.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self { dir })
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+pub(crate) async fn a_full_disk_loses_nothing() {
+    let Some(disk) = Disk::mount() else {
+        eprintln!("skipped: this user may not mount a small disk to fill");
+        return;
+    };
+    let ballast: PathBuf = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 512 << 10]).unwrap();
+    let master = MasterKey::random();
+    let options = SqliteOptions::new(disk.path().join("fairway.db"));
+    let store = SqliteStore::open(options.clone(), master.clone()).await.unwrap();
+    let stored = fill(&store).await;
+    refuses_cleanly(&store, stored).await;
+
+    // Space is made under the running store, and it goes on by itself.
+    std::fs::remove_file(&ballast).unwrap();
+    store.commit(heavy(stored)).await.unwrap();
+    assert_eq!(count(&store).await, stored + 1);
+    store.close().await;
+    let store = SqliteStore::open(options, master).await.unwrap();
+    assert_eq!(count(&store).await, stored + 1, "nothing was lost");
 }
