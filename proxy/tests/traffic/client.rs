@@ -82,13 +82,13 @@ impl Http1 {
         matches!(self.io.read(&mut [0]).await, Ok(0) | Err(_))
     }
 
-    async fn line(&mut self) -> Option<String> {
+    pub(crate) async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let count = self.io.read_line(&mut line).await.ok()?;
         (count > 0).then(|| line.trim_end().to_owned())
     }
 
-    async fn fields(&mut self) -> Vec<(String, String)> {
+    pub(crate) async fn fields(&mut self) -> Vec<(String, String)> {
         let mut fields = Vec::new();
         loop {
             let line = self.line().await.expect("the head goes on");

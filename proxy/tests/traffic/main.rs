@@ -1,9 +1,13 @@
 //! The data plane as its clients and origins see it: real sockets, tables built by hand.
 
 mod client;
+mod failures;
 mod origin;
+mod reload;
 mod routing;
+mod streaming;
 mod table;
+mod upgrades;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,7 +12,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::BufReader;
 use tokio::net::TcpListener;
+
+use crate::client::Http1;
 
 /// An origin that answers every request with its name and what it saw.
 #[derive(Debug)]
@@ -78,5 +82,42 @@ impl Origin {
             }
         });
         Self { addr, connections, server }
+    }
+}
+
+/// An origin whose every byte the test writes itself.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    listener: TcpListener,
+    pub(crate) addr: SocketAddr,
+}
+
+impl Scripted {
+    pub(crate) async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addr = listener.local_addr().expect("an address");
+        Self { listener, addr }
+    }
+
+    /// The next connection, read as a client reads: by head and body.
+    pub(crate) async fn accept(&self) -> Http1 {
+        let (stream, _) = tokio::time::timeout(Duration::from_secs(10), self.listener.accept())
+            .await
+            .expect("a connection in time")
+            .expect("accepts");
+        Http1 { io: BufReader::new(stream) }
+    }
+
+    /// Whether nobody connects for a moment.
+    pub(crate) async fn is_left_alone(&self) -> bool {
+        tokio::time::timeout(Duration::from_millis(100), self.listener.accept()).await.is_err()
+    }
+}
+
+impl Http1 {
+    /// The head of the next request: its first line and its fields.
+    pub(crate) async fn request(&mut self) -> (String, Vec<(String, String)>) {
+        let line = self.line().await.expect("a request");
+        (line, self.fields().await)
     }
 }

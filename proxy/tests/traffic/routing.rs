@@ -19,7 +19,8 @@ async fn requests_follow_host_and_path_on_one_connection() {
         ("a.test", vec![route("/teapot", direct(418, "short")), route("/", forward(to(&[(0, 1)])))]),
         ("*.b.test", vec![route("/only", forward(to(&[(1, 1)])))]),
     ];
-    apply(&proxy, table::table(vec![listener(80, hosts)], vec![cluster("a", &[a.addr]), cluster("b", &[b.addr])])).await;
+    apply(&proxy, table::table(vec![listener(80, hosts)], vec![cluster("a", &[a.addr]), cluster("b", &[b.addr])]))
+        .await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
     for (host, path, status, starts) in [
         ("a.test", "/x?q=1", 200, "a GET /x?q=1"),
@@ -72,7 +73,8 @@ async fn weights_split_requests() {
     let (a, b) = (Origin::http1("a").await, Origin::http1("b").await);
     let proxy = start(1);
     let hosts = vec![("*", vec![route("/", forward(to(&[(0, 80), (1, 20)])))])];
-    apply(&proxy, table::table(vec![listener(80, hosts)], vec![cluster("a", &[a.addr]), cluster("b", &[b.addr])])).await;
+    apply(&proxy, table::table(vec![listener(80, hosts)], vec![cluster("a", &[a.addr]), cluster("b", &[b.addr])]))
+        .await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
     let mut to_a = 0;
     for _ in 0..1000 {
@@ -102,7 +104,10 @@ async fn what_leads_nowhere_says_why() {
     for (path, body) in [
         ("/missing", ""),
         ("/empty", "no healthy upstream"),
-        ("/closed", "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"),
+        (
+            "/closed",
+            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
+        ),
     ] {
         let reply = client.get("h", path).await;
         assert_eq!((reply.status, reply.text()), (503, body), "{path}");
@@ -130,7 +135,9 @@ async fn both_versions_lead_to_both_kinds_of_origin() {
     apply(&proxy, table::table(vec![listener(80, hosts)], clusters)).await;
     let mut http1 = Http1::connect(addr(&proxy, 80)).await;
     let mut http2 = connect_http2(addr(&proxy, 80)).await;
-    for (path, starts, host_line) in [("/1", "one POST /1\n", "host: h.test\n"), ("/2", "two POST /2\n", ":authority: h.test\n")] {
+    for (path, starts, host_line) in
+        [("/1", "one POST /1\n", "host: h.test\n"), ("/2", "two POST /2\n", ":authority: h.test\n")]
+    {
         http1.send(format!("POST {path} HTTP/1.1\r\nHost: h.test\r\nContent-Length: 4\r\n\r\nbody")).await;
         let reply = http1.reply().await;
         let request = Request::post(format!("http://h.test{path}")).header("cookie", "a=1").header("cookie", "b=2");

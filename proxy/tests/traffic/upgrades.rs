@@ -1,0 +1,103 @@
+//! Connections that leave HTTP.
+
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::client::Http1;
+use crate::origin::Scripted;
+use crate::table::{cluster, everything_to};
+use crate::{addr, apply, start};
+
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Accept: x\r\n\r\nfirst";
+
+#[tokio::test]
+async fn websockets_pass_and_outlive_a_reload() {
+    let origin = Scripted::new().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    client
+        .send(
+            "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
+        )
+        .await;
+    let mut upstream = origin.accept().await;
+    let (_, fields) = upstream.request().await;
+    for field in [("upgrade", "websocket"), ("connection", "upgrade"), ("sec-websocket-key", "k")] {
+        assert!(fields.contains(&(field.0.into(), field.1.into())), "{fields:?}");
+    }
+    upstream.send(SWITCHING).await;
+    let head = client.head().await.unwrap();
+    assert_eq!(
+        (head.status, head.header("upgrade"), head.header("connection")),
+        (101, Some("websocket"), Some("upgrade"))
+    );
+    apply(&proxy, everything_to(cluster("other", &[]))).await;
+    let mut text = [0; 5];
+    client.io.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"first");
+    client.send("hello").await;
+    upstream.io.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+    // The end of one direction is passed on, and the other goes on.
+    client.io.get_mut().shutdown().await.unwrap();
+    assert_eq!(upstream.io.read(&mut text).await.unwrap(), 0);
+    upstream.send("later").await;
+    drop(upstream);
+    client.io.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"later");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_the_origin_declines_is_plain_http() {
+    let origin = Scripted::new().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    // The second request looks like data to whoever believes that the protocol was switched already.
+    client.send("GET /1 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let mut upstream = origin.accept().await;
+    upstream.request().await;
+    upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+    assert_eq!(client.reply().await.status, 403);
+    client.send("GET /2 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(upstream.request().await.0, "GET /2 HTTP/1.1");
+    upstream.send(SWITCHING).await;
+    assert_eq!(client.reply().await.status, 502, "nobody asked for a switch");
+}
+
+#[tokio::test]
+async fn extended_connect_becomes_an_upgrade() {
+    let origin = Scripted::new().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let io = TokioIo::new(TcpStream::connect(addr(&proxy, 80)).await.unwrap());
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::connect("http://h/ws")
+        .version(Version::HTTP_2)
+        .extension(hyper::ext::Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13");
+    let response = tokio::spawn(client.send_request(request.body(Empty::new()).unwrap()));
+    let mut upstream = origin.accept().await;
+    let (line, fields) = upstream.request().await;
+    assert_eq!(line, "GET /ws HTTP/1.1");
+    assert!(fields.iter().any(|(name, value)| name == "sec-websocket-key" && value.len() == 24), "{fields:?}");
+    upstream.send(SWITCHING).await;
+    let response = response.await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let mut text = [0; 5];
+    tunnel.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"first");
+    tunnel.write_all(b"hello").await.unwrap();
+    upstream.io.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+}
