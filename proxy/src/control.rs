@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::process::Process;
 use crate::proxy::StartError;
 use crate::runtime_table::RuntimeTable;
 
@@ -24,10 +23,7 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn start(
-        process: &Arc<Process>,
-        mut buried: mpsc::UnboundedReceiver<Arc<RuntimeTable>>,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn start(mut buried: mpsc::UnboundedReceiver<Arc<RuntimeTable>>) -> Result<Self, StartError> {
         let failed = |source: io::Error| StartError::Thread { what: "control", source };
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let handle = runtime.handle().clone();

@@ -3,6 +3,7 @@
 //! A [`Proxy`] is handed compiled [`RouteTable`](route_model::table::RouteTable)s and serves them. It knows nothing
 //! of resources' JSON, of the control plane or of any database.
 
+mod admin_port;
 mod control;
 mod drain;
 pub mod h1;

@@ -1,13 +1,16 @@
 //! The public face: start a proxy, apply route tables, drain it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use route_model::meta::{ResourceKey, Revision};
 use route_model::table::RouteTable;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::admin_port::{self, Port};
 use crate::control::Control;
 use crate::limits;
 use crate::listener::sockets::Sockets;
@@ -23,14 +26,42 @@ use crate::worker;
 /// A running data plane. Dropping it ends its threads without a drain.
 #[derive(Debug)]
 pub struct Proxy {
-    process: Arc<Process>,
-    /// Held while a table is put in force, so that tables follow each other whole.
-    applying: tokio::sync::Mutex<Applying>,
-    bound: Mutex<BoundPorts>,
+    core: Arc<Core>,
     workers: Vec<JoinHandle<()>>,
     control: Control,
     /// Dropped last, so that it writes what the workers logged at their end. The lock makes it shareable.
     _access_log: Option<Mutex<AccessLog>>,
+}
+
+/// The proxy without its threads: what its own ports look at and may ask for.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) process: Arc<Process>,
+    /// Held while a table is put in force, so that tables follow each other whole.
+    applying: tokio::sync::Mutex<Applying>,
+    bound: Mutex<BoundPorts>,
+    in_force: Mutex<Arc<RuntimeTable>>,
+    draining: AtomicBool,
+    started: Instant,
+}
+
+/// How far a proxy has come in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// No table yet.
+    Starting,
+    Serving,
+    Draining,
+}
+
+impl State {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -108,11 +139,23 @@ impl Proxy {
     pub fn start(options: Options) -> Result<Self, StartError> {
         let options = Options { workers: options.workers.max(1), ..options };
         limits::raise_open_files();
+        let mut bound = BoundPorts::default();
+        let mut own_ports = Vec::new();
+        for (port, address, shown) in [
+            (Port::Metrics, options.metrics_addr, &mut bound.metrics),
+            (Port::Admin, options.admin_addr, &mut bound.admin),
+        ] {
+            if let Some(address) = address {
+                let listener = admin_port::bind(port, address)?;
+                *shown = listener.local_addr().ok();
+                own_ports.push((port, listener));
+            }
+        }
         let (graveyard, buried) = mpsc::unbounded_channel();
         let process = Arc::new(Process::new(options, graveyard));
         let access_log = AccessLog::start(process.options.access_log, Box::new(std::io::stdout()), &process.metrics)
             .map_err(|source| StartError::Thread { what: "access log", source })?;
-        let control = Control::start(&process, buried)?;
+        let control = Control::start(buried)?;
         let resolver = Resolver::system(control.handle().clone());
         let tls = Arc::<TlsStore>::default();
         control.handle().spawn(Arc::clone(&tls).watch_files());
@@ -128,24 +171,44 @@ impl Proxy {
             inboxes.push(inbox);
         }
         process.set_inboxes(inboxes);
-        let bound = BoundPorts::default();
-        Ok(Self {
+        let core = Arc::new(Core {
             applying: tokio::sync::Mutex::new(Applying {
                 sockets: Sockets::default(),
                 builder: TableBuilder::new(tls, resolver),
                 draining: false,
             }),
             bound: Mutex::new(bound),
+            in_force: Mutex::new(empty),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
             process,
-            workers,
-            control,
-            _access_log: access_log.map(Mutex::new),
-        })
+        });
+        for (port, listener) in own_ports {
+            admin_port::serve(control.handle(), port, listener, Arc::downgrade(&core));
+        }
+        Ok(Self { core, workers, control, _access_log: access_log.map(Mutex::new) })
     }
 
     /// Puts a table in force. Resolves when every worker runs it and every listener that can be bound accepts.
     /// Calls queue; the last table wins. Once the proxy drains, tables change nothing any more.
     pub async fn apply(&self, table: Arc<RouteTable>) -> ApplyReport {
+        self.core.apply(table).await
+    }
+
+    /// Where this proxy listens now.
+    pub fn bound(&self) -> BoundPorts {
+        self.core.bound()
+    }
+
+    /// Fails readiness, stops accepting, lets requests under way finish for up to
+    /// [`drain_time`](Options::drain_time), and returns when the last connection is closed.
+    pub async fn drain(&self) {
+        self.core.drain().await;
+    }
+}
+
+impl Core {
+    async fn apply(&self, table: Arc<RouteTable>) -> ApplyReport {
         let revision = table.revision;
         let mut applying = self.applying.lock().await;
         let Applying { sockets, builder, draining } = &mut *applying;
@@ -168,6 +231,7 @@ impl Proxy {
         for ran in running {
             let _ = ran.await;
         }
+        *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = runtime;
         let listeners = sockets.listeners();
         let ports: Vec<u16> = listeners.iter().map(|listener| listener.port).collect();
         self.lock_bound().listeners = listeners;
@@ -177,14 +241,13 @@ impl Proxy {
         ApplyReport { revision, issues }
     }
 
-    /// Where this proxy listens now.
-    pub fn bound(&self) -> BoundPorts {
+    pub(crate) fn bound(&self) -> BoundPorts {
         self.lock_bound().clone()
     }
 
-    /// Fails readiness, stops accepting, lets requests under way finish for up to
-    /// [`drain_time`](Options::drain_time), and returns when the last connection is closed.
-    pub async fn drain(&self) {
+    /// As [`Proxy::drain`]; draining twice waits for the same end.
+    pub(crate) async fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
         let mut applying = self.applying.lock().await;
         applying.draining = true;
         applying.sockets.close_all();
@@ -200,6 +263,34 @@ impl Proxy {
         }
     }
 
+    /// The table in force; an empty one before the first.
+    pub(crate) fn in_force(&self) -> Arc<RuntimeTable> {
+        Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        if self.draining.load(Ordering::Relaxed) {
+            State::Draining
+        } else if self.in_force().sequence == 0 {
+            State::Starting
+        } else {
+            State::Serving
+        }
+    }
+
+    /// Why no traffic should be sent here; `None`: it should.
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        match self.state() {
+            State::Starting => Some("no configuration yet"),
+            State::Serving => None,
+            State::Draining => Some("draining"),
+        }
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     fn lock_bound(&self) -> std::sync::MutexGuard<'_, BoundPorts> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,7 +299,7 @@ impl Proxy {
 /// Waits for the threads, so that every socket is closed afterwards.
 impl Drop for Proxy {
     fn drop(&mut self) {
-        for inbox in self.process.inboxes() {
+        for inbox in self.core.process.inboxes() {
             let _ = inbox.send(Message::Stop);
         }
         for worker in self.workers.drain(..) {

@@ -1,0 +1,227 @@
+//! What is in force, as JSON for operators. Of secrets it shows the names only.
+
+use route_model::table::cluster::{Discovery, EndpointAddress, LoadBalancer, UpstreamProtocol};
+use route_model::table::route::{RedirectPath, RouteOrigin};
+use route_model::table::tls::{CaSource, CertificateSource, TlsMode, TlsServer, TlsTerms, TlsVersion};
+use route_model::table::{
+    Action, Cluster, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable, ServerRef, VirtualHost,
+};
+use serde_json::{Value, json};
+
+use crate::proxy::BoundPorts;
+use crate::runtime_table::RuntimeTable;
+use crate::upstream::cluster_state::ClusterState;
+
+/// The table in force.
+pub(super) fn table(table: &RouteTable) -> Value {
+    let settings = &table.settings;
+    json!({
+        "revision": table.revision,
+        "settings": {
+            "num_trusted_proxies": settings.num_trusted_proxies,
+            "connect_timeout_ms": settings.connect_timeout.as_millis() as u64,
+            "dns_refresh_rate_ms": settings.dns_refresh_rate.as_millis() as u64,
+        },
+        "listeners": table.listeners.iter().map(|one| listener(table, one)).collect::<Vec<_>>(),
+        "clusters": table.clusters.iter().flatten().map(|one| cluster(one)).collect::<Vec<_>>(),
+    })
+}
+
+/// The clusters in force with the endpoints known now.
+pub(super) fn clusters(runtime: &RuntimeTable) -> Value {
+    runtime.clusters.iter().flatten().map(|state| cluster_state(state)).collect()
+}
+
+/// The sockets that accept connections.
+pub(super) fn listeners(bound: &BoundPorts) -> Value {
+    bound
+        .listeners
+        .iter()
+        .map(|listener| {
+            json!({
+                "port": listener.port,
+                "bind": listener.bind.map(|ip| ip.to_string()),
+                "address": listener.address.to_string(),
+            })
+        })
+        .collect()
+}
+
+fn cluster_state(state: &ClusterState) -> Value {
+    let (version, set) = state.discovered.current();
+    let endpoints: Vec<Value> = set
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            json!({
+                "address": endpoint.state.name,
+                "weight": endpoint.weight,
+                "active_requests": endpoint.state.active(),
+            })
+        })
+        .collect();
+    let mut shown = cluster(&state.cluster);
+    shown["resolved"] = json!(version > 0);
+    shown["endpoints"] = endpoints.into();
+    shown
+}
+
+fn cluster(cluster: &Cluster) -> Value {
+    json!({
+        "name": cluster.name,
+        "host": cluster.key.host,
+        "port": cluster.key.port,
+        "subset": cluster.key.subset,
+        "namespace": cluster.key.namespace,
+        "discovery": discovery(&cluster.discovery),
+        "load_balancer": match cluster.load_balancer {
+            LoadBalancer::LeastRequest => "LEAST_REQUEST",
+            LoadBalancer::RoundRobin => "ROUND_ROBIN",
+            LoadBalancer::Random => "RANDOM",
+        },
+        "protocol": match cluster.protocol {
+            UpstreamProtocol::Http1 => "HTTP/1.1",
+            UpstreamProtocol::Http2 => "HTTP/2",
+            UpstreamProtocol::Client => "as the client's",
+        },
+        "connect_timeout_ms": cluster.connect_timeout.as_millis() as u64,
+        "idle_timeout_ms": cluster.idle_timeout.as_millis() as u64,
+    })
+}
+
+fn discovery(discovery: &Discovery) -> Value {
+    let names = |names: &[route_model::table::cluster::DnsEndpoint]| -> Vec<Value> {
+        names.iter().map(|name| json!({"name": name.name, "port": name.port, "weight": name.weight})).collect()
+    };
+    match discovery {
+        Discovery::Static(endpoints) => {
+            let addresses = endpoints.iter().map(|endpoint| match &endpoint.address {
+                EndpointAddress::Ip(ip, port) => {
+                    json!({"address": std::net::SocketAddr::new(*ip, *port).to_string(), "weight": endpoint.weight})
+                }
+                EndpointAddress::Unix(path) => json!({"address": path, "weight": endpoint.weight}),
+            });
+            json!({"type": "STATIC", "endpoints": addresses.collect::<Vec<_>>()})
+        }
+        Discovery::Dns(all) => json!({"type": "DNS", "names": names(all)}),
+        Discovery::LogicalDns(one) => json!({"type": "DNS_ROUND_ROBIN", "names": names(std::slice::from_ref(one))}),
+        Discovery::Undeclared(all) => json!({"type": "UNDECLARED", "names": names(all)}),
+        Discovery::None => json!({"type": "NONE"}),
+    }
+}
+
+fn listener(table: &RouteTable, listener: &Listener) -> Value {
+    let servers: Vec<Value> = listener.servers.iter().map(server_ref).collect();
+    let mut shown = json!({
+        "port": listener.port,
+        "bind": listener.bind.map(|ip| ip.to_string()),
+        "servers": servers,
+    });
+    match &listener.protocol {
+        ListenerProtocol::Http(http) => shown["http"] = routes(table, http),
+        ListenerProtocol::Tls(tls) => {
+            let of = |index: usize| -> Vec<String> {
+                tls.by_sni.iter().filter(|(_, to)| **to as usize == index).map(|(host, _)| host.to_string()).collect()
+            };
+            let servers = tls.servers.iter().enumerate().map(|(index, server)| tls_server(table, server, of(index)));
+            shown["tls"] = servers.collect();
+        }
+    }
+    shown
+}
+
+fn server_ref(server: &ServerRef) -> Value {
+    json!({"gateway": server.gateway.to_string(), "server": server.index})
+}
+
+fn tls_server(table: &RouteTable, server: &TlsServer, names: Vec<String>) -> Value {
+    json!({
+        "server": server_ref(&server.server),
+        "server_names": names,
+        "terms": terms(&server.terms),
+        "http": routes(table, &server.routes),
+    })
+}
+
+fn terms(terms: &TlsTerms) -> Value {
+    let version = |version: TlsVersion| match version {
+        TlsVersion::V1_2 => "TLSV1_2",
+        TlsVersion::V1_3 => "TLSV1_3",
+    };
+    let certificates = terms.certificates.iter().map(|source| match source {
+        CertificateSource::Secret(credential) => json!({"secret": credential.secret.to_string()}),
+        CertificateSource::Files { certificate, private_key } => {
+            json!({"certificate_file": certificate, "private_key_file": private_key})
+        }
+    });
+    json!({
+        "mode": match terms.mode {
+            TlsMode::Simple => "SIMPLE",
+            TlsMode::Mutual => "MUTUAL",
+            TlsMode::OptionalMutual => "OPTIONAL_MUTUAL",
+        },
+        "certificates": certificates.collect::<Vec<_>>(),
+        "client_ca": terms.client_ca.as_ref().map(|ca| match ca {
+            CaSource::Secret(credential) => json!({"secret": credential.secret.to_string()}),
+            CaSource::Files { ca, crl } => json!({"ca_file": ca, "crl_file": crl}),
+        }),
+        "subject_alt_names": terms.subject_alt_names,
+        "verify_certificate_spki": terms.verify_certificate_spki,
+        "verify_certificate_hash": terms.verify_certificate_hash,
+        "min_version": version(terms.min_version),
+        "max_version": version(terms.max_version),
+        "cipher_suites": terms.cipher_suites,
+    })
+}
+
+fn routes(table: &RouteTable, routes: &HttpRoutes) -> Value {
+    let hosts = routes.hosts.iter().map(|(_, host)| virtual_host(table, host));
+    json!({"name": routes.name, "virtual_hosts": hosts.collect::<Vec<_>>()})
+}
+
+fn virtual_host(table: &RouteTable, host: &VirtualHost) -> Value {
+    json!({
+        "domain": host.domain.to_string(),
+        "https_redirect": host.https_redirect,
+        "routes": host.routes().iter().map(|one| route(table, one)).collect::<Vec<_>>(),
+    })
+}
+
+/// The rule is named, not repeated: the VirtualService says what it takes.
+fn route(table: &RouteTable, route: &Route) -> Value {
+    let RouteOrigin { virtual_service, rule, match_index, delegate } = &route.origin;
+    json!({
+        "name": route.name,
+        "virtual_service": virtual_service.to_string(),
+        "rule": rule,
+        "match": match_index,
+        "delegate": delegate.as_ref().map(|(of, rule)| json!({"virtual_service": of.to_string(), "rule": rule})),
+        "action": action(table, &route.action),
+    })
+}
+
+fn action(table: &RouteTable, action: &Action) -> Value {
+    match action {
+        Action::Forward(forward) => {
+            let destinations = forward.destinations.iter().map(|destination| {
+                let cluster = table.cluster(destination.cluster);
+                json!({"cluster": cluster.map(|cluster| &cluster.name), "weight": destination.weight})
+            });
+            json!({
+                "forward": destinations.collect::<Vec<_>>(),
+                "timeout_ms": forward.timeout.map(|timeout| timeout.as_millis() as u64),
+                "rewrites_path": forward.path_rewrite.is_some(),
+            })
+        }
+        Action::Redirect(redirect) => json!({
+            "redirect": redirect.status.as_u16(),
+            "scheme": redirect.scheme,
+            "authority": redirect.authority,
+            "path": match &redirect.path {
+                RedirectPath::Keep => None,
+                RedirectPath::Full(path) | RedirectPath::Prefix(path) => Some(path),
+            },
+        }),
+        Action::Direct(direct) => json!({"respond": direct.status.as_u16(), "body_bytes": direct.body.len()}),
+    }
+}
