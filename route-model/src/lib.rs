@@ -6,6 +6,7 @@
 //!
 //! Everything here is pure: no I/O, no async, no clock.
 
+mod analyze;
 pub mod compile;
 pub mod field;
 pub mod fields;

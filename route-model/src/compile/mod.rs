@@ -1,11 +1,36 @@
-//! From a [`ResourceSet`] to a [`RouteTable`].
+//! From a [`ResourceSet`] to a [`RouteTable`]: the one definition of what the resources mean.
+//!
+//! The stages, each a room: [`gateway`] merges Gateways into listeners; [`virtual_service`], [`delegate`], [`rule`],
+//! [`matches`] and [`headers`] make routes that know their destinations by number only ([`targets`]); [`groups`] puts
+//! the routes of several VirtualServices together by host; [`services`], [`destination_rule`] and [`clusters`] find
+//! what the numbers stand for; [`tls`] reads certificates. [`incremental`] keeps all of it from set to set, so that an
+//! edit costs what it touches.
+
+mod clusters;
+pub(crate) mod delegate;
+mod destination_rule;
+mod finding;
+mod gateway;
+mod groups;
+mod headers;
+mod incremental;
+mod listeners;
+pub(crate) mod matches;
+mod mesh;
+mod names;
+mod rule;
+mod server_hosts;
+mod services;
+mod targets;
+mod tls;
+mod virtual_service;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
+pub use finding::{Finding, Severity};
+pub use incremental::Compiler;
 
-use crate::field::FieldPath;
 use crate::meta::ResourceKey;
 use crate::resource::ResourceSet;
 use crate::table::RouteTable;
@@ -25,28 +50,6 @@ pub enum ProxyRole {
     Gateway,
 }
 
-/// Something about a resource that its writer should know. Findings make warnings and conditions.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Finding {
-    pub resource: ResourceKey,
-    pub path: FieldPath,
-    pub severity: Severity,
-    /// CamelCase, fit for a condition's `reason`: `GatewayNotFound`, `SubsetNotFound`, `RuleShadowed` …
-    pub reason: &'static str,
-    pub message: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Severity {
-    /// Works, but probably not as meant.
-    Warning,
-    /// A reference leads nowhere: what depends on it answers 503, 404 or fails its handshake. `ResolvedRefs` is False.
-    Unresolved,
-    /// The resource or a part of it cannot be in force. `Accepted` is False.
-    Rejected,
-}
-
 /// Defines what the resources mean for a proxy.
 pub fn compile(set: &ResourceSet, scope: &ProxyScope) -> (RouteTable, Vec<Finding>) {
     let compiled = Compiler::new(scope.clone()).update(set, &Changed::Everything);
@@ -56,6 +59,7 @@ pub fn compile(set: &ResourceSet, scope: &ProxyScope) -> (RouteTable, Vec<Findin
 /// What differs between a set and the one before it.
 #[derive(Clone, Debug)]
 pub enum Changed {
+    /// Not known; the compiler compares the sets.
     Everything,
     /// The keys of resources that were added, changed or removed.
     Keys(Vec<ResourceKey>),
@@ -69,27 +73,5 @@ pub struct Compiled {
     pub findings: Vec<Finding>,
 }
 
-/// Compiles set after set for one proxy scope and reuses what did not change.
-#[derive(Debug)]
-pub struct Compiler {
-    scope: ProxyScope,
-}
-
-impl Compiler {
-    pub fn new(scope: ProxyScope) -> Self {
-        Self { scope }
-    }
-
-    pub fn scope(&self) -> &ProxyScope {
-        &self.scope
-    }
-
-    /// Gives the same table as [`compile`] on `set` (cluster ids aside), at the cost of what changed.
-    pub fn update(&mut self, set: &ResourceSet, changed: &Changed) -> Compiled {
-        let _ = changed;
-        Compiled {
-            table: Arc::new(RouteTable { revision: set.revision, ..RouteTable::default() }),
-            findings: Vec::new(),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -164,12 +164,24 @@ impl PathIndex {
         (best != usize::MAX).then_some(best)
     }
 
+    /// Shows the candidates for a path list by list, each list ascending; `visit` ends a list by answering false.
+    pub(super) fn scan(&self, path: &str, mut visit: impl FnMut(Candidate) -> bool) {
+        let mut show = |candidates: &[Candidate]| {
+            candidates.iter().all(|candidate| visit(*candidate));
+        };
+        self.tree.walk(path.as_bytes(), &mut show);
+        self.ignoring_case.walk_ignoring_case(path.as_bytes(), &mut show);
+        for regexes in &self.sets {
+            regexes.set.find(path.as_bytes(), |i| !visit(regexes.candidates[i]));
+        }
+    }
+
     /// All candidates for a path by position, those included whose path predicate has yet to be asked.
     pub(super) fn candidates(&self, path: &str) -> Vec<usize> {
         let mut positions = Vec::new();
-        self.find(path, |candidate| {
+        self.scan(path, |candidate| {
             positions.push(candidate.position());
-            false
+            true
         });
         positions.sort_unstable();
         positions.dedup();

@@ -47,6 +47,12 @@ impl VirtualHost {
         (!candidate.must_ask_uri() || route.uri.is_match(head.path)) && route.predicates.hold(head)
     }
 
+    /// Shows the positions of the routes whose path predicate may hold, list by list, each list ascending, until
+    /// `visit` answers false for a list.
+    pub(crate) fn scan_candidates(&self, path: &str, mut visit: impl FnMut(usize) -> bool) {
+        self.index.scan(path, |candidate| visit(candidate.position()));
+    }
+
     /// The positions of the routes whose path predicate may hold, ascending. All others cannot take this path.
     pub(crate) fn candidates(&self, path: &str) -> Vec<usize> {
         self.index.candidates(path)

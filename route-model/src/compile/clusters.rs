@@ -1,0 +1,417 @@
+//! From what rules name to what is there: targets become clusters.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use super::ProxyScope;
+use super::destination_rule::{DestinationRules, Effective, PortPolicy};
+use super::finding::Severity;
+use super::mesh::Mesh;
+use super::names::namespace_of;
+use super::services::{ServedPort, Service, Services, Workload};
+use super::targets::{Target, TargetPort, Targets};
+use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
+use crate::kinds::protocol::Protocol;
+use crate::kinds::service_entry::Resolution;
+use crate::kinds::value::StringMap;
+use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
+use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
+
+/// How long an unused connection to an upstream is kept, unless a DestinationRule says otherwise.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const UNIX: &str = "unix://";
+
+/// What is wrong with a target; every rule that names it has this finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Below the destination; empty: the destination.
+    pub(super) field: &'static str,
+    pub(super) severity: Severity,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// The clusters that targets lead to.
+#[derive(Debug, Default)]
+pub(super) struct Clusters {
+    by_id: Vec<Option<Arc<Cluster>>>,
+    problems: HashMap<ClusterId, Problem, RandomState>,
+    /// One allocation for each key, and the same one for as long as it says the same.
+    shared: HashMap<ClusterKey, Arc<Cluster>, RandomState>,
+    by_host: HashMap<Arc<str>, HashSet<ClusterId>, RandomState>,
+    /// The host that a number is filed under in `by_host`.
+    hosts: HashMap<ClusterId, Arc<str>, RandomState>,
+}
+
+/// What clusters are made from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sources<'a> {
+    pub(super) services: &'a Services,
+    pub(super) rules: &'a DestinationRules,
+    pub(super) mesh: &'a Mesh,
+    pub(super) proxy: &'a ProxyScope,
+}
+
+/// For which targets the sources changed.
+#[derive(Debug, Default)]
+pub(super) struct DirtyTargets {
+    pub(super) all: bool,
+    pub(super) hosts: HashSet<Arc<str>>,
+    /// Hosts of DestinationRules.
+    pub(super) patterns: Vec<HostPattern>,
+}
+
+impl Clusters {
+    /// Indexed by [`ClusterId`].
+    pub(super) fn table(&self) -> Vec<Option<Arc<Cluster>>> {
+        self.by_id.clone()
+    }
+
+    pub(super) fn problem(&self, id: ClusterId) -> Option<&Problem> {
+        self.problems.get(&id)
+    }
+
+    /// Looks again at the targets whose sources changed, and at numbers that mean something else now. Answers the
+    /// numbers whose problems differ.
+    pub(super) fn update(
+        &mut self,
+        targets: &mut Targets,
+        sources: Sources<'_>,
+        dirty: &DirtyTargets,
+    ) -> Vec<ClusterId> {
+        let renewed = targets.take_renewed();
+        for id in &renewed {
+            self.refile(*id, targets.get(*id));
+        }
+        self.by_id.resize(targets.len(), None);
+        let mut ids: HashSet<ClusterId, RandomState> = renewed.into_iter().collect();
+        if dirty.all {
+            ids.extend(targets.iter().map(|(id, _)| id));
+        }
+        for host in &dirty.hosts {
+            ids.extend(self.by_host.get(host).into_iter().flatten());
+        }
+        for pattern in &dirty.patterns {
+            if pattern.suffix().is_none() {
+                ids.extend(self.by_host.get(pattern.as_str()).into_iter().flatten());
+            } else {
+                let covered = self.by_host.iter().filter(|(host, _)| HostPattern::new(host).is_subset_of(pattern));
+                ids.extend(covered.flat_map(|(_, ids)| ids));
+            }
+        }
+        let mut changed = Vec::new();
+        for &id in &ids {
+            let (cluster, problem) = match targets.get(id) {
+                Some(target) => resolve(target, sources),
+                None => (None, None),
+            };
+            self.by_id[id.index()] = cluster.map(|cluster| self.share(cluster));
+            let before = match problem.clone() {
+                Some(problem) => self.problems.insert(id, problem),
+                None => self.problems.remove(&id),
+            };
+            if before != problem {
+                changed.push(id);
+            }
+        }
+        if !ids.is_empty() {
+            // Beside this map nobody holds it any more, not even the table before.
+            self.shared.retain(|_, cluster| Arc::strong_count(cluster) > 1);
+        }
+        changed
+    }
+
+    fn refile(&mut self, id: ClusterId, target: Option<&Target>) {
+        if let Some(host) = self.hosts.remove(&id)
+            && let Some(ids) = self.by_host.get_mut(&host)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_host.remove(&host);
+            }
+        }
+        if let Some(target) = target {
+            self.by_host.entry(target.host.clone()).or_default().insert(id);
+            self.hosts.insert(id, target.host.clone());
+        }
+    }
+
+    fn share(&mut self, cluster: Cluster) -> Arc<Cluster> {
+        if let Some(known) = self.shared.get(&cluster.key)
+            && **known == cluster
+        {
+            return known.clone();
+        }
+        let cluster = Arc::new(cluster);
+        self.shared.insert(cluster.key.clone(), cluster.clone());
+        cluster
+    }
+}
+
+fn problem(field: &'static str, severity: Severity, reason: &'static str, message: String) -> Problem {
+    Problem { field, severity, reason, message }
+}
+
+fn resolve(target: &Target, sources: Sources<'_>) -> (Option<Cluster>, Option<Problem>) {
+    let mesh = sources.mesh;
+    let found =
+        sources.services.find(&target.host, &target.namespace, &sources.proxy.namespace, mesh.service_export_to());
+    let resolved = match &found {
+        Some(service) => declared(target, service, sources),
+        None => undeclared(target, sources),
+    };
+    match resolved {
+        Ok((cluster, problem)) => (Some(cluster), problem),
+        Err(problem) => (None, Some(problem)),
+    }
+}
+
+type Resolved = Result<(Cluster, Option<Problem>), Problem>;
+
+fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Resolved {
+    let host = &target.host;
+    let port = match target.port {
+        TargetPort::Number(number) => service.port(number),
+        TargetPort::Listener(listener) => service.only_port().or_else(|| service.port(listener)),
+    };
+    let Some(port) = port else {
+        let ports: Vec<_> = service.ports().map(|port| port.number.to_string()).collect();
+        let message = match target.port {
+            TargetPort::Number(number) => {
+                format!(
+                    "service `{host}` has no port {number}, so requests are answered 503; its ports: {}",
+                    ports.join(", ")
+                )
+            }
+            TargetPort::Listener(_) => format!(
+                "service `{host}` has several ports, so requests are answered 503; name one of {} in port.number",
+                ports.join(", ")
+            ),
+        };
+        return Err(problem("port", Severity::Unresolved, "PortNotFound", message));
+    };
+    let pattern = HostPattern::new(host);
+    let effective = sources.rules.effective(&pattern, service.namespace, sources.proxy, sources.mesh);
+    let subset = subset(target, effective.as_ref())?;
+    let policy = effective.as_ref().map(|rule| rule.policy(port.number, subset)).unwrap_or_default();
+    let workloads = sources.services.workloads(service.namespace, port.entry);
+    let no_labels = StringMap::new();
+    let labels = subset.map_or(&no_labels, |subset| &*subset.labels);
+    let (discovery, problem) = discovery(host, &workloads, port, labels, target.subset.as_deref());
+    let key = ClusterKey {
+        host: host.clone(),
+        port: port.number,
+        subset: target.subset.clone(),
+        namespace: service.namespace.clone(),
+    };
+    let http2 = Protocol::parse(&port.port.protocol).is_some_and(Protocol::is_http2);
+    Ok((cluster(key, discovery, policy, http2, service.namespace.clone(), sources.mesh), problem))
+}
+
+/// The subset that a target names, with its declaration.
+fn subset<'a>(
+    target: &Target,
+    effective: Option<&Effective<'a>>,
+) -> Result<Option<&'a crate::kinds::destination_rule::Subset>, Problem> {
+    let Some(name) = &target.subset else { return Ok(None) };
+    let host = &target.host;
+    let unresolved = |message| Err(problem("subset", Severity::Unresolved, "SubsetNotFound", message));
+    match effective {
+        None => unresolved(format!(
+            "no DestinationRule for `{host}` is in force here, so subset `{name}` does not exist and requests are \
+             answered 503; create one that declares it"
+        )),
+        Some(rule) => match rule.subset(name) {
+            Some(subset) => Ok(Some(subset)),
+            None => {
+                let names: Vec<_> = rule.subset_names().collect();
+                let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                unresolved(format!(
+                    "{}, which is in force for `{host}`, declares no subset `{name}`, so requests are answered 503; it \
+                     declares: {known}",
+                    rule.key()
+                ))
+            }
+        },
+    }
+}
+
+fn discovery(
+    host: &Arc<str>,
+    workloads: &[Workload<'_>],
+    served: ServedPort<'_>,
+    labels: &StringMap,
+    subset: Option<&str>,
+) -> (Discovery, Option<Problem>) {
+    let selected = || workloads.iter().filter(|workload| workload.has_labels(labels)).copied();
+    let dns_endpoints = || -> Vec<DnsEndpoint> {
+        selected().filter(|workload| !workload.entry.address.is_empty()).map(|w| dns_endpoint(w, served)).collect()
+    };
+    let own_name = || {
+        // The host itself carries no labels, so a subset with labels holds nothing of it.
+        let usable = workloads.is_empty() && served.entry.workload_selector.is_none() && labels.is_empty();
+        (usable && !host.starts_with('*')).then(|| DnsEndpoint {
+            name: host.clone(),
+            port: target_port(served),
+            weight: 1,
+        })
+    };
+    let warn = |reason, message| Some(problem("host", Severity::Warning, reason, message));
+    match *served.entry.resolution {
+        Resolution::None => {
+            let message = format!(
+                "the ServiceEntry of `{host}` has resolution NONE, which knows no endpoints on a gateway, so requests \
+                 are answered 503; use STATIC or DNS"
+            );
+            (Discovery::None, warn("NoEndpoints", message))
+        }
+        Resolution::DynamicDns => {
+            let message = format!(
+                "the ServiceEntry of `{host}` has resolution DYNAMIC_DNS, which is not supported yet, so requests are \
+                 answered 503; use DNS"
+            );
+            (Discovery::None, warn("NotSupported", message))
+        }
+        Resolution::Static => {
+            let endpoints: Vec<_> = selected().filter_map(|workload| static_endpoint(workload, served)).collect();
+            let problem = endpoints.is_empty().then(|| no_endpoints(host, subset));
+            (Discovery::Static(endpoints.into()), problem)
+        }
+        Resolution::Dns => {
+            let mut endpoints = dns_endpoints();
+            endpoints.extend(own_name());
+            let problem = endpoints.is_empty().then(|| no_endpoints(host, subset));
+            (Discovery::Dns(endpoints.into()), problem)
+        }
+        Resolution::DnsRoundRobin => match dns_endpoints().into_iter().next().or_else(own_name) {
+            Some(endpoint) => (Discovery::LogicalDns(endpoint), None),
+            None => (Discovery::None, Some(no_endpoints(host, subset))),
+        },
+    }
+}
+
+fn no_endpoints(host: &str, subset: Option<&str>) -> Problem {
+    let message = match subset {
+        Some(subset) => format!(
+            "no endpoint of `{host}` carries the labels of subset `{subset}`, so requests are answered 503; label the \
+             endpoints"
+        ),
+        None => format!("`{host}` has no endpoints, so requests are answered 503; add some to its ServiceEntry"),
+    };
+    problem("host", Severity::Warning, "NoEndpoints", message)
+}
+
+/// The port of an endpoint that says nothing of its own.
+fn target_port(served: ServedPort<'_>) -> u16 {
+    u16::try_from(*served.port.target_port).ok().filter(|port| *port > 0).unwrap_or(served.number)
+}
+
+fn endpoint_port(workload: Workload<'_>, served: ServedPort<'_>) -> u16 {
+    let own = (*workload.entry.ports).get(served.port.name.as_str()).and_then(|port| u16::try_from(*port).ok());
+    own.filter(|port| *port > 0).unwrap_or_else(|| target_port(served))
+}
+
+fn static_endpoint(workload: Workload<'_>, served: ServedPort<'_>) -> Option<Endpoint> {
+    let address = workload.entry.address.as_str();
+    let address = match address.strip_prefix(UNIX) {
+        Some(path) => EndpointAddress::Unix(path.into()),
+        None => EndpointAddress::Ip(address.parse::<IpAddr>().ok()?, endpoint_port(workload, served)),
+    };
+    Some(Endpoint { address, weight: (*workload.entry.weight).max(1) })
+}
+
+fn dns_endpoint(workload: Workload<'_>, served: ServedPort<'_>) -> DnsEndpoint {
+    DnsEndpoint {
+        name: workload.entry.address.as_str().into(),
+        port: endpoint_port(workload, served),
+        weight: (*workload.entry.weight).max(1),
+    }
+}
+
+/// A host that no ServiceEntry declares: a name in DNS, as written first, then expanded.
+fn undeclared(target: &Target, sources: Sources<'_>) -> Resolved {
+    let host = &target.host;
+    let short = target.short.then(|| host.split('.').next().unwrap_or(host));
+    let written = short.unwrap_or(host);
+    let TargetPort::Number(port) = target.port else {
+        let message = format!(
+            "no ServiceEntry that is visible here declares `{written}`, so its port is not known and requests are \
+             answered 503; set port.number or declare the host"
+        );
+        return Err(problem("port", Severity::Rejected, "PortRequired", message));
+    };
+    if !sources.mesh.resolves_undeclared_hosts() {
+        let message = format!(
+            "no ServiceEntry that is visible here declares `{written}`, and MeshConfig undeclaredHosts is Refuse, so \
+             requests are answered 503; declare the host"
+        );
+        return Err(problem("host", Severity::Unresolved, "HostNotDeclared", message));
+    }
+    let pattern = HostPattern::new(host);
+    let home = namespace_of(host).unwrap_or(&target.namespace);
+    let effective = sources.rules.effective(&pattern, home, sources.proxy, sources.mesh);
+    let subset = subset(target, effective.as_ref())?;
+    let policy = effective.as_ref().map(|rule| rule.policy(port, subset)).unwrap_or_default();
+    // The cluster's namespace tells apart the same short name in two namespaces.
+    let namespace: Arc<str> = if target.short { target.namespace.clone() } else { Arc::default() };
+    let key = ClusterKey { host: host.clone(), port, subset: target.subset.clone(), namespace: namespace.clone() };
+    let wildcard = host.starts_with('*');
+    let labelled = subset.is_some_and(|subset| !subset.labels.is_empty());
+    let (discovery, problem) = if wildcard || labelled {
+        (Discovery::None, Some(no_endpoints(written, target.subset.as_deref())))
+    } else {
+        let names = short.map(Arc::from).into_iter().chain([host.clone()]);
+        let endpoints = names.map(|name: Arc<str>| DnsEndpoint { name, port, weight: 1 }).collect();
+        let message = format!(
+            "no ServiceEntry that is visible here declares `{written}`, so the gateway looks it up in DNS; declare it \
+             to silence this"
+        );
+        (Discovery::Undeclared(endpoints), Some(problem("host", Severity::Warning, "HostNotDeclared", message)))
+    };
+    let unknown = || Arc::from("unknown");
+    let service_namespace = if namespace.is_empty() { unknown() } else { namespace };
+    Ok((cluster(key, discovery, policy, false, service_namespace, sources.mesh), problem))
+}
+
+fn cluster(
+    key: ClusterKey,
+    discovery: Discovery,
+    policy: PortPolicy<'_>,
+    http2: bool,
+    service_namespace: Arc<str>,
+    mesh: &Mesh,
+) -> Cluster {
+    let subset = key.subset.as_deref().unwrap_or_default();
+    let name = format!("outbound|{}|{subset}|{}", key.port, key.host).into();
+    let tcp = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
+    let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
+    let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout.as_ref()).map(|timeout| timeout.get());
+    let idle_timeout = http.and_then(|http| http.idle_timeout.as_ref()).map(|timeout| timeout.get());
+    let load_balancer = match policy.load_balancer.map(|block| *block.simple) {
+        Some(SimpleLoadBalancer::Random) => LoadBalancer::Random,
+        Some(SimpleLoadBalancer::RoundRobin) => LoadBalancer::RoundRobin,
+        _ => LoadBalancer::LeastRequest,
+    };
+    let protocol = if http.is_some_and(|http| *http.use_client_protocol) {
+        UpstreamProtocol::Client
+    } else if http2 || http.is_some_and(|http| *http.h2_upgrade_policy == H2UpgradePolicy::Upgrade) {
+        UpstreamProtocol::Http2
+    } else {
+        UpstreamProtocol::Http1
+    };
+    Cluster {
+        name,
+        discovery,
+        load_balancer,
+        protocol,
+        connect_timeout: connect_timeout.filter(|time| !time.is_zero()).unwrap_or_else(|| mesh.connect_timeout()),
+        idle_timeout: idle_timeout.filter(|time| !time.is_zero()).unwrap_or(IDLE_TIMEOUT),
+        service_name: key.host.clone(),
+        service_namespace,
+        key,
+    }
+}

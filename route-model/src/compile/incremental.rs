@@ -1,0 +1,526 @@
+//! The compiler: everything the stages know, kept from one set to the next.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::clusters::{Clusters, DirtyTargets, Sources};
+use super::destination_rule::DestinationRules;
+use super::finding::{Finding, Severity};
+use super::gateway::Plan;
+use super::groups::Group;
+use super::listeners::Listeners;
+use super::mesh::Mesh;
+use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
+use super::services::Services;
+use super::targets::Targets;
+use super::virtual_service::{Binding, CompiledVirtualService, Context};
+use super::{Changed, Compiled, ProxyScope, delegate, virtual_service};
+use crate::analyze;
+use crate::field::FieldPath;
+use crate::kind::Kind;
+use crate::kinds::VirtualService;
+use crate::meta::ResourceKey;
+use crate::resource::{Resource, ResourceSet};
+use crate::table::{ClusterId, HostPattern, ProxySettings, RouteTable};
+
+/// Compiles set after set for one proxy scope and reuses what did not change.
+#[derive(Debug)]
+pub struct Compiler {
+    scope: ProxyScope,
+    /// The set as it was compiled last.
+    set: ResourceSet,
+    mesh: Mesh,
+    settings: Arc<ProxySettings>,
+    services: Services,
+    rules: DestinationRules,
+    targets: Targets,
+    clusters: Clusters,
+    plan: Plan,
+    plan_findings: Vec<Finding>,
+    groups: HashMap<Arc<str>, Group, RandomState>,
+    listeners: Listeners,
+    virtual_services: HashMap<ResourceKey, Attached, RandomState>,
+    /// The VirtualServices that name a Gateway (`namespace/name`), whether it exists or not.
+    bound: HashMap<Arc<str>, BTreeSet<ResourceKey>, RandomState>,
+    /// The VirtualServices that delegate to another, whether it exists or not.
+    delegating: HashMap<ResourceKey, BTreeSet<ResourceKey>, RandomState>,
+    /// The VirtualServices that name a target.
+    users: HashMap<ClusterId, BTreeSet<ResourceKey>, RandomState>,
+    /// By VirtualService.
+    findings: BTreeMap<ResourceKey, Vec<Finding>>,
+}
+
+/// A VirtualService as it takes part.
+#[derive(Debug, Default)]
+struct Attached {
+    compiled: Vec<Arc<CompiledVirtualService>>,
+    /// The route configurations and hosts that it adds routes to.
+    places: Vec<(Arc<str>, HostPattern)>,
+    gateways: Vec<Arc<str>>,
+    delegates: Vec<ResourceKey>,
+}
+
+/// What an update has to look at again.
+#[derive(Default)]
+struct Dirty {
+    plan: bool,
+    mesh: bool,
+    /// To be compiled again.
+    virtual_services: BTreeSet<ResourceKey>,
+    /// The `namespace/name` of Gateways whose VirtualServices are to be attached again.
+    gateways: BTreeSet<Arc<str>>,
+    targets: DirtyTargets,
+}
+
+impl Compiler {
+    pub fn new(scope: ProxyScope) -> Self {
+        Self {
+            scope,
+            set: ResourceSet::default(),
+            mesh: Mesh::default(),
+            settings: Arc::default(),
+            services: Services::default(),
+            rules: DestinationRules::default(),
+            targets: Targets::default(),
+            clusters: Clusters::default(),
+            plan: Plan::default(),
+            plan_findings: Vec::new(),
+            groups: HashMap::default(),
+            listeners: Listeners::default(),
+            virtual_services: HashMap::default(),
+            bound: HashMap::default(),
+            delegating: HashMap::default(),
+            users: HashMap::default(),
+            findings: BTreeMap::new(),
+        }
+    }
+
+    pub fn scope(&self) -> &ProxyScope {
+        &self.scope
+    }
+
+    /// Gives the same table as [`compile`](super::compile) on `set` (cluster ids aside), at the cost of what changed.
+    pub fn update(&mut self, set: &ResourceSet, changed: &Changed) -> Compiled {
+        let mut dirty = self.take_over(set, changed);
+        if dirty.mesh {
+            self.mesh = Mesh::of(&self.set);
+            self.settings = Arc::new(self.mesh.settings());
+            // Default visibility may differ for everything.
+            dirty.targets.all = true;
+            dirty.virtual_services.extend(self.set.of_kind(Kind::VirtualService).map(|resource| resource.key.clone()));
+        }
+        if dirty.plan {
+            self.replan(&mut dirty);
+        }
+        self.attach_all(&dirty);
+        let routes_changed = self.build_groups();
+        if dirty.plan || routes_changed {
+            let groups = &self.groups;
+            self.listeners.update(&self.plan, |group| Some(groups.get(&group.name)?.routes().clone()));
+        }
+        let mut to_report = dirty.virtual_services;
+        to_report.extend(dirty.gateways.iter().filter_map(|gateway| self.bound.get(gateway)).flatten().cloned());
+        let sources = Sources { services: &self.services, rules: &self.rules, mesh: &self.mesh, proxy: &self.scope };
+        for id in self.clusters.update(&mut self.targets, sources, &dirty.targets) {
+            to_report.extend(self.users.get(&id).into_iter().flatten().cloned());
+        }
+        for key in to_report {
+            self.report(&key);
+        }
+        Compiled {
+            table: Arc::new(RouteTable {
+                revision: set.revision,
+                listeners: self.listeners.list().to_vec(),
+                clusters: self.clusters.table(),
+                settings: self.settings.clone(),
+            }),
+            findings: self.all_findings(),
+        }
+    }
+
+    /// Brings the indexes over resources up to date.
+    fn take_over(&mut self, set: &ResourceSet, changed: &Changed) -> Dirty {
+        let keys: Vec<ResourceKey> = match changed {
+            Changed::Keys(keys) => keys.clone(),
+            Changed::Everything => {
+                let gone = self.set.iter().filter(|resource| set.get(&resource.key).is_none());
+                set.iter().chain(gone).map(|resource| resource.key.clone()).collect()
+            }
+        };
+        self.set.revision = set.revision;
+        let mut dirty = Dirty::default();
+        for key in keys {
+            let new = set.get(&key).cloned();
+            let old = match &new {
+                Some(new) => self.set.insert(new.clone()),
+                None => self.set.remove(&key),
+            };
+            if !means_the_same(old.as_ref(), new.as_ref()) {
+                self.note(&key, old.as_ref(), new.as_ref(), &mut dirty);
+            }
+        }
+        dirty
+    }
+
+    fn note(&mut self, key: &ResourceKey, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>, dirty: &mut Dirty) {
+        match key.kind {
+            Kind::Gateway => {
+                dirty.plan = true;
+                dirty.gateways.insert(super::names::qualified_name(key));
+            }
+            Kind::Secret => dirty.plan = true,
+            Kind::MeshConfig if *key == Mesh::key() => dirty.mesh = true,
+            Kind::ServiceEntry | Kind::WorkloadEntry => self.services.change(old, new, &mut dirty.targets.hosts),
+            Kind::DestinationRule => dirty.targets.patterns.extend(self.rules.change(old, new)),
+            Kind::VirtualService => {
+                dirty.virtual_services.insert(key.clone());
+                dirty.virtual_services.extend(self.delegating.get(key).into_iter().flatten().cloned());
+                self.index_virtual_service(key, new);
+            }
+            _ => {}
+        }
+    }
+
+    /// Keeps track of the Gateways and delegates that a VirtualService names.
+    fn index_virtual_service(&mut self, key: &ResourceKey, new: Option<&Arc<Resource>>) {
+        let attached = self.virtual_services.entry(key.clone()).or_default();
+        for gateway in attached.gateways.drain(..) {
+            forget(&mut self.bound, &gateway, key);
+        }
+        for delegate in attached.delegates.drain(..) {
+            forget(&mut self.delegating, &delegate, key);
+        }
+        let Some(spec) = new.and_then(|resource| resource.spec::<VirtualService>()) else { return };
+        attached.gateways = gateways(spec, &key.namespace);
+        attached.delegates = delegate::delegates(key, spec).map(|(_, delegate)| delegate).collect();
+        for gateway in &attached.gateways {
+            self.bound.entry(gateway.clone()).or_default().insert(key.clone());
+        }
+        for delegate in &attached.delegates {
+            self.delegating.entry(delegate.clone()).or_default().insert(key.clone());
+        }
+    }
+
+    /// Merges the Gateways anew. Route configurations whose servers did not change keep their hosts.
+    fn replan(&mut self, dirty: &mut Dirty) {
+        self.plan = Plan::new(&self.set, &self.scope);
+        self.plan_findings = std::mem::take(&mut self.plan.findings);
+        self.plan_findings.extend(self.listeners.read_terms(&self.plan, &self.set, &self.scope));
+        let mut before = std::mem::take(&mut self.groups);
+        let mut affected = BTreeSet::new();
+        for planned in self.plan.groups() {
+            let known = before.remove(&planned.name);
+            let group = match known {
+                Some(known) if known.plan == *planned => known,
+                known => {
+                    let servers = known.iter().flat_map(|known| &known.plan.servers).chain(&planned.servers);
+                    affected.extend(servers.map(|server| server.gateway.clone()));
+                    Group::new(planned.clone(), known)
+                }
+            };
+            self.groups.insert(planned.name.clone(), group);
+        }
+        for gone in before.into_values() {
+            affected.extend(gone.plan.servers.iter().map(|server| server.gateway.clone()));
+        }
+        dirty.gateways.extend(affected);
+    }
+
+    fn attach_all(&mut self, dirty: &Dirty) {
+        let reattached: BTreeSet<ResourceKey> = dirty
+            .gateways
+            .iter()
+            .filter_map(|gateway| self.bound.get(gateway))
+            .flatten()
+            .filter(|key| !dirty.virtual_services.contains(*key))
+            .cloned()
+            .collect();
+        for key in &reattached {
+            self.attach(key, false);
+        }
+        for key in &dirty.virtual_services {
+            self.attach(key, true);
+        }
+    }
+
+    /// Puts a VirtualService where it belongs now.
+    fn attach(&mut self, key: &ResourceKey, recompile: bool) {
+        let mut attached = self.virtual_services.remove(key).unwrap_or_default();
+        for (group, domain) in attached.places.drain(..) {
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.detach(&domain, key);
+            }
+        }
+        let before = std::mem::take(&mut attached.compiled);
+        let resource = self.set.get(key).cloned();
+        if let Some((resource, spec)) = resource.as_ref().and_then(|r| Some((r, r.spec::<VirtualService>()?))) {
+            let context = Context {
+                proxy: &self.scope,
+                set: &self.set,
+                default_export_to: self.mesh.virtual_service_export_to(),
+            };
+            let visible = is_visible(&spec.export_to, context.default_export_to, &key.namespace, &self.scope.namespace);
+            if visible && !spec.hosts.is_empty() {
+                let hosts = hosts(spec, &key.namespace);
+                let places = places(&self.plan, &self.groups, &attached.gateways, &hosts, &key.namespace);
+                for place in places {
+                    let known = attached.compiled.iter().find(|compiled| compiled.binding == place.binding);
+                    let compiled = match known {
+                        Some(known) => known.clone(),
+                        None => {
+                            let previous = before.iter().find(|compiled| compiled.binding == place.binding);
+                            let compiled = match previous {
+                                Some(previous) if !recompile => {
+                                    previous.target_ids().for_each(|id| self.targets.retain(id));
+                                    previous.clone()
+                                }
+                                previous => Arc::new(CompiledVirtualService::new(
+                                    resource,
+                                    spec,
+                                    place.binding,
+                                    &context,
+                                    &mut self.targets,
+                                    previous.map(Arc::as_ref),
+                                )),
+                            };
+                            attached.compiled.push(compiled.clone());
+                            compiled
+                        }
+                    };
+                    // A VirtualService without a rule for this gateway and port makes no host here.
+                    if compiled.routes().next().is_none() {
+                        continue;
+                    }
+                    let Some(group) = self.groups.get_mut(&place.group) else { continue };
+                    for domain in place.domains {
+                        group.attach(&domain, place.server, &compiled);
+                        attached.places.push((place.group.clone(), domain));
+                    }
+                }
+            }
+        }
+        for compiled in &before {
+            for id in compiled.target_ids() {
+                forget(&mut self.users, &id, key);
+            }
+            compiled.release(&mut self.targets);
+        }
+        for id in attached.compiled.iter().flat_map(|compiled| compiled.target_ids()) {
+            self.users.entry(id).or_default().insert(key.clone());
+        }
+        if resource.is_some() {
+            self.virtual_services.insert(key.clone(), attached);
+        }
+    }
+
+    /// Builds the hosts that were touched; whether any route configuration came out different.
+    fn build_groups(&mut self) -> bool {
+        let mut changed = false;
+        for group in self.groups.values_mut() {
+            let before = group.routes().clone();
+            changed |= !Arc::ptr_eq(group.build(), &before);
+        }
+        changed
+    }
+
+    /// Finds out what there is to say about a VirtualService.
+    fn report(&mut self, key: &ResourceKey) {
+        let findings = self.virtual_service_findings(key);
+        if findings.is_empty() {
+            self.findings.remove(key);
+        } else {
+            self.findings.insert(key.clone(), findings);
+        }
+    }
+
+    fn virtual_service_findings(&self, key: &ResourceKey) -> Vec<Finding> {
+        let Some(resource) = self.set.get(key) else { return Vec::new() };
+        let (Some(spec), Some(attached)) = (resource.spec::<VirtualService>(), self.virtual_services.get(key)) else {
+            return Vec::new();
+        };
+        if spec.hosts.is_empty() || attached.gateways.is_empty() {
+            return Vec::new();
+        }
+        let mut findings = Vec::new();
+        let mut add = |path: FieldPath, severity, reason, message: String| {
+            findings.push(Finding { resource: key.clone(), path, severity, reason, message });
+        };
+        for (index, name) in spec.gateways.iter().enumerate().filter(|(_, name)| *name != MESH) {
+            let qualified = qualify_gateway(name, &key.namespace);
+            let exists = qualified
+                .split_once('/')
+                .is_some_and(|(ns, name)| self.set.get(&ResourceKey::new(Kind::Gateway, ns, name)).is_some());
+            if !exists {
+                add(
+                    FieldPath::new("spec").field("gateways").index(index),
+                    Severity::Unresolved,
+                    "GatewayNotFound",
+                    format!(
+                        "Gateway {qualified} does not exist, so nothing is routed from it; create it or correct the name"
+                    ),
+                );
+            }
+        }
+        let selected = || attached.gateways.iter().filter(|gateway| self.plan.gateways.contains_key(*gateway));
+        if selected().next().is_none() {
+            return findings;
+        }
+        let default_export_to = self.mesh.virtual_service_export_to();
+        if !is_visible(&spec.export_to, default_export_to, &key.namespace, &self.scope.namespace) {
+            let namespace = &self.scope.namespace;
+            add(
+                FieldPath::new("spec").field("exportTo"),
+                Severity::Rejected,
+                "NotVisible",
+                format!(
+                    "the gateway runs in namespace {namespace}, which this VirtualService is not exported to, so it is \
+                     not used; add `{namespace}` or `*` to exportTo"
+                ),
+            );
+            return findings;
+        }
+        for (index, host) in spec.hosts.iter().enumerate() {
+            let pattern = HostPattern::new(&qualify_host(host, &key.namespace));
+            let servers = self.plan.groups().flat_map(|group| &group.servers);
+            let mut own = servers.filter(|server| attached.gateways.contains(&server.gateway)).peekable();
+            let serves = |server: &super::gateway::PlannedServer| {
+                let admitted = server.hosts.iter().filter(|host| host.admits(&key.namespace));
+                admitted.into_iter().any(|host| host.pattern.narrower(&pattern).is_some())
+            };
+            if own.peek().is_some() && !attached.places.iter().any(|(_, domain)| *domain == pattern) && !own.any(serves)
+            {
+                let gateways: Vec<_> = selected().map(|gateway| &**gateway).collect();
+                add(
+                    FieldPath::new("spec").field("hosts").index(index),
+                    Severity::Unresolved,
+                    "HostNotServed",
+                    format!(
+                        "no server of Gateway {} admits host `{pattern}` from namespace {}, so its requests are answered \
+                         404; add the host to a server",
+                        gateways.join(", "),
+                        key.namespace
+                    ),
+                );
+            }
+        }
+        let context =
+            Context { proxy: &self.scope, set: &self.set, default_export_to: self.mesh.virtual_service_export_to() };
+        let rules = virtual_service::rules(key, spec, &context);
+        findings.extend(virtual_service::delegation_findings(key, spec, &context));
+        findings.extend(analyze::prefix::findings(&rules, key));
+        findings.extend(analyze::shadow::behind_catch_all(
+            &rules,
+            key,
+            attached.compiled.iter().map(|c| c.rule_count()),
+        ));
+        for compiled in &attached.compiled {
+            findings.extend(compiled.findings().cloned());
+            for (id, place) in compiled.targets() {
+                if let Some(problem) = self.clusters.problem(id) {
+                    let path = place.path();
+                    findings.push(Finding {
+                        resource: place.resource.clone(),
+                        path: if problem.field.is_empty() { path } else { path.field(problem.field) },
+                        severity: problem.severity,
+                        reason: problem.reason,
+                        message: problem.message.clone(),
+                    });
+                }
+            }
+        }
+        findings
+    }
+
+    fn all_findings(&self) -> Vec<Finding> {
+        let of_hosts = self.groups.values().flat_map(Group::findings);
+        let own = self.findings.values().flatten();
+        let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(of_hosts).cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// What a cluster id stands for, for tests that compare tables of different compilers.
+    #[cfg(test)]
+    pub(super) fn target(&self, id: ClusterId) -> Option<&super::targets::Target> {
+        self.targets.get(id)
+    }
+}
+
+/// A server that a VirtualService is attached to.
+struct Place {
+    group: Arc<str>,
+    server: usize,
+    binding: Binding,
+    domains: Vec<HostPattern>,
+}
+
+/// The servers of the VirtualService's Gateways that admit it, and the hosts there.
+fn places(
+    plan: &Plan,
+    groups: &HashMap<Arc<str>, Group, RandomState>,
+    gateways: &[Arc<str>],
+    hosts: &[HostPattern],
+    namespace: &str,
+) -> Vec<Place> {
+    let mut places = Vec::new();
+    for planned in plan.groups() {
+        let Some(group) = groups.get(&planned.name) else { continue };
+        for (index, server) in planned.servers.iter().enumerate() {
+            if !gateways.contains(&server.gateway) {
+                continue;
+            }
+            let domains = group.intersect(index, hosts, namespace);
+            if !domains.is_empty() {
+                let binding = Binding { gateway: server.gateway.clone(), port: server.port, tls: server.tls };
+                places.push(Place { group: planned.name.clone(), server: index, binding, domains });
+            }
+        }
+    }
+    places
+}
+
+/// The Gateways that a VirtualService names, `mesh` aside.
+fn gateways(spec: &VirtualService, namespace: &str) -> Vec<Arc<str>> {
+    let mut gateways = Vec::with_capacity(spec.gateways.len());
+    for name in spec.gateways.iter().filter(|name| *name != MESH) {
+        let name = qualify_gateway(name, namespace);
+        if !gateways.contains(&name) {
+            gateways.push(name);
+        }
+    }
+    gateways
+}
+
+fn hosts(spec: &VirtualService, namespace: &str) -> Vec<HostPattern> {
+    spec.hosts.iter().map(|host| HostPattern::new(&qualify_host(host, namespace))).collect()
+}
+
+/// Whether two states of a resource compile to the same: status and bookkeeping do not count.
+fn means_the_same(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> bool {
+    match (old, new) {
+        (None, None) => true,
+        (Some(old), Some(new)) => {
+            Arc::ptr_eq(old, new)
+                || (old.spec == new.spec
+                    && old.meta.labels == new.meta.labels
+                    && old.meta.creation_timestamp == new.meta.creation_timestamp)
+        }
+        _ => false,
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(
+    map: &mut HashMap<K, BTreeSet<ResourceKey>, RandomState>,
+    key: &K,
+    user: &ResourceKey,
+) {
+    if let Some(users) = map.get_mut(key) {
+        users.remove(user);
+        if users.is_empty() {
+            map.remove(key);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What resources do at a gateway, case by case: YAML in, the fate of requests out.
+
+mod clusters;
+mod findings;
+mod gateways;
+mod headers;
+mod incremental;
+mod routing;
+mod tls;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+
+use super::{Compiled, Finding, ProxyRole, ProxyScope, compile};
+use crate::kind::Kind;
+use crate::resource::{Resource, ResourceSet};
+use crate::table::route::{Action, RedirectPath};
+use crate::table::{Cluster, ListenerProtocol, Lookup, RequestHead, Route, RouteTable};
+
+/// A Gateway on port 80 for every host, and the start of the documents that most cases need.
+pub(super) const EDGE: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: default, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
+";
+
+pub(super) fn scope() -> ProxyScope {
+    let labels = [("istio", "ingressgateway"), ("app", "istio-ingressgateway")];
+    ProxyScope {
+        role: ProxyRole::Gateway,
+        namespace: "istio-system".into(),
+        labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+    }
+}
+
+pub(super) fn resources(yaml: &str) -> Vec<Arc<Resource>> {
+    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(yaml).expect("YAML");
+    let typed = documents.iter().filter(|document| !document.is_null()).map(|document| {
+        let kind = document["kind"].as_str().expect("kind");
+        let kind = *Kind::ALL.iter().find(|known| known.name() == kind).expect("a known kind");
+        Arc::new(Resource::from_object(kind, document).expect("a valid object"))
+    });
+    typed.collect()
+}
+
+pub(super) fn set(yaml: &str) -> ResourceSet {
+    resources(yaml).into_iter().collect()
+}
+
+/// A compiled edge.
+pub(super) struct Edge {
+    pub(super) table: RouteTable,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Compiles documents together with the Gateway [`EDGE`].
+pub(super) fn edge(yaml: &str) -> Edge {
+    bare(&format!("{EDGE}---{yaml}"))
+}
+
+/// Compiles documents alone.
+pub(super) fn bare(yaml: &str) -> Edge {
+    let (table, findings) = compile(&set(yaml), &scope());
+    Edge { table, findings }
+}
+
+/// A VirtualService of the Gateway [`EDGE`] with these `http` rules.
+pub(super) fn virtual_service(name: &str, created: u32, hosts: &str, http: &str) -> String {
+    format!(
+        "
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}, namespace: default, creationTimestamp: '2026-02-01T00:00:{created:02}Z'}}
+spec:
+  hosts: {hosts}
+  gateways: [edge]
+  http: {http}
+"
+    )
+}
+
+/// A rule that sends everything that matches to a cluster named `to`.
+pub(super) fn to(matches: &str, to: &str) -> String {
+    format!("{{match: {matches}, route: [{{destination: {{host: {to}.test, port: {{number: 80}}}}}}]}}")
+}
+
+impl Edge {
+    pub(super) fn routes(&self, port: u16, sni: Option<&str>) -> Option<&Arc<crate::table::HttpRoutes>> {
+        let listener = self.table.listeners.iter().find(|listener| listener.port == port)?;
+        match &listener.protocol {
+            ListenerProtocol::Http(routes) => Some(routes),
+            ListenerProtocol::Tls(tls) => Some(&tls.servers[*tls.by_sni.find_sni(sni)? as usize].routes),
+        }
+    }
+
+    /// What becomes of a request: `METHOD authority path?query` and headers, on a plain port.
+    pub(super) fn send(&self, port: u16, request: &str, headers: &[(&str, &str)]) -> String {
+        let Some(routes) = self.routes(port, None) else { return "no listener".to_owned() };
+        self.lookup(routes, "http", request, headers)
+    }
+
+    /// The same over TLS with an SNI.
+    pub(super) fn send_tls(&self, port: u16, sni: &str, request: &str) -> String {
+        let Some(routes) = self.routes(port, Some(sni)) else { return "no handshake".to_owned() };
+        self.lookup(routes, "https", request, &[])
+    }
+
+    fn lookup(
+        &self,
+        routes: &crate::table::HttpRoutes,
+        scheme: &str,
+        request: &str,
+        headers: &[(&str, &str)],
+    ) -> String {
+        let with_head = |head: &RequestHead<'_>| match routes.lookup(head) {
+            Lookup::NoHost => "404 no host".to_owned(),
+            Lookup::NoRoute(host) => format!("404 no route in {}", host.domain),
+            Lookup::HttpsRedirect(_) => "301 https".to_owned(),
+            Lookup::Route(_, route) => self.describe(route, head.path),
+        };
+        head(scheme, request, headers, with_head)
+    }
+
+    pub(super) fn route(&self, port: u16, request: &str) -> Arc<Route> {
+        let routes = self.routes(port, None).expect("listener");
+        head("http", request, &[], |head| match routes.lookup(head) {
+            Lookup::Route(_, route) => route.clone(),
+            other => panic!("{request}: {other:?}"),
+        })
+    }
+
+    fn describe(&self, route: &Route, path: &str) -> String {
+        match &route.action {
+            Action::Forward(forward) => {
+                let mut text = String::new();
+                for destination in &forward.destinations {
+                    let cluster = self.table.cluster(destination.cluster);
+                    let name = cluster.map_or("503 NC", |cluster| &*cluster.name);
+                    let name = name.strip_prefix("outbound|80||").and_then(|n| n.strip_suffix(".test")).unwrap_or(name);
+                    let _ = write!(text, "{}{name}", if text.is_empty() { "" } else { " + " });
+                    if forward.destinations.len() > 1 {
+                        let _ = write!(text, "*{}", destination.weight);
+                    }
+                }
+                if let Some(rewritten) = route.rewrite_path(path) {
+                    let _ = write!(text, " as {rewritten}");
+                }
+                text
+            }
+            Action::Redirect(redirect) => {
+                let part = |text: &Option<Box<str>>| text.as_deref().unwrap_or("=").to_owned();
+                let path = match &redirect.path {
+                    RedirectPath::Keep => "=".to_owned(),
+                    _ => route.redirect_path(redirect, path),
+                };
+                format!(
+                    "{} {} {} {:?} {path}",
+                    redirect.status.as_u16(),
+                    part(&redirect.scheme),
+                    part(&redirect.authority),
+                    redirect.port
+                )
+            }
+            Action::Direct(direct) => {
+                format!("{} {:?}", direct.status.as_u16(), String::from_utf8_lossy(&direct.body))
+            }
+        }
+    }
+
+    pub(super) fn cluster(&self, name: &str) -> &Arc<Cluster> {
+        let named = self.table.clusters.iter().flatten().find(|cluster| &*cluster.name == name);
+        named.unwrap_or_else(|| panic!("no cluster {name} in {:?}", self.table.clusters))
+    }
+
+    /// `severity reason resource path` of every finding.
+    pub(super) fn finding_lines(&self) -> Vec<String> {
+        lines(&self.findings)
+    }
+}
+
+pub(super) fn lines(findings: &[Finding]) -> Vec<String> {
+    let line =
+        |finding: &Finding| format!("{:?} {} {} {}", finding.severity, finding.reason, finding.resource, finding.path);
+    findings.iter().map(line).collect()
+}
+
+pub(super) fn head<R>(
+    scheme: &str,
+    request: &str,
+    headers: &[(&str, &str)],
+    with: impl FnOnce(&RequestHead<'_>) -> R,
+) -> R {
+    let mut words = request.split(' ');
+    let (method, authority, target) =
+        (words.next().expect("method"), words.next().expect("authority"), words.next().expect("path"));
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(name.parse::<HeaderName>().expect("name"), value.parse().expect("value"));
+    }
+    with(&RequestHead { method, scheme, authority, path, query, headers: &map })
+}
+
+/// Everything that a table decides, with cluster ids replaced by what they stand for: equal for equal tables whatever
+/// compiler made them.
+pub(super) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId) -> String) -> String {
+    let name_ids = |text: String| {
+        let mut out = String::new();
+        let mut rest = text.as_str();
+        while let Some((before, after)) = rest.split_once("ClusterId(") {
+            let (id, after) = after.split_once(')').expect("an id");
+            let _ = write!(out, "{before}{}", target(crate::table::ClusterId(id.trim().parse().expect("a number"))));
+            rest = after;
+        }
+        out + rest
+    };
+    let routes = |routes: &crate::table::HttpRoutes| {
+        let mut hosts: Vec<_> = routes.hosts.iter().collect();
+        hosts.sort_by_key(|(domain, _)| (*domain).clone());
+        let mut text = format!("routes {}\n", routes.name);
+        for (domain, host) in hosts {
+            let _ = writeln!(text, "host {domain} redirect {}", host.https_redirect);
+            for route in host.routes() {
+                let _ = writeln!(text, "  {route:?}");
+            }
+        }
+        name_ids(text)
+    };
+    let table = &compiled.table;
+    let mut text = format!("{:?} {:?}\n", table.revision, table.settings);
+    for listener in &table.listeners {
+        let _ = writeln!(text, "listener {:?}:{} {:?}", listener.bind, listener.port, listener.servers);
+        match &listener.protocol {
+            ListenerProtocol::Http(http) => text += &routes(http),
+            ListenerProtocol::Tls(tls) => {
+                for server in &tls.servers {
+                    let _ = writeln!(text, "{:?} {:?}", server.server, server.terms);
+                    text += &routes(&server.routes);
+                }
+                let mut sni: Vec<_> = tls.by_sni.iter().map(|(host, i)| format!("{host} {i}")).collect();
+                sni.sort();
+                let _ = writeln!(text, "{sni:?}");
+            }
+        }
+    }
+    let mut clusters: Vec<_> = (0..)
+        .zip(&table.clusters)
+        .filter_map(|(id, cluster)| Some(format!("{} {:?}", target(crate::table::ClusterId(id)), cluster.as_ref()?)))
+        .collect();
+    clusters.sort();
+    text + &clusters.join("\n") + &format!("\n{:#?}", compiled.findings)
+}
