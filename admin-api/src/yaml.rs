@@ -34,6 +34,8 @@ fn options() -> serde_saphyr::Options {
             max_events: 20_000_000,
             max_nodes: 10_000_000,
         },
+        // YAML 1.2: `no`, `on` and `y` are text, as whoever matches a header by them means.
+        strict_booleans: true,
         // Aliases are a convenience for a few repeated lines; a document that grows by them is a bomb.
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 100_000,

@@ -1,7 +1,7 @@
 //! Errors of the resource API: each is a Kubernetes `Status` object, because clients print its message and act on its
 //! `reason` (a conflict is told from an existing name by the reason, not by the code).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -22,7 +22,7 @@ pub struct ApiError {
 /// What a `Status` says beside its message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Details {
+pub(crate) struct Details {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) name: String,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -41,7 +41,7 @@ pub struct Details {
 
 /// One reason among several; kubectl prints each on a line of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Cause {
+pub(crate) struct Cause {
     pub(crate) reason: String,
     pub(crate) message: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -149,10 +149,10 @@ impl ApiError {
                 let mut last = "";
                 for cause in many {
                     if cause.message != last {
-                        text.push_str(&format!(" {}:", cause.message));
+                        _ = write!(text, " {}:", cause.message);
                         last = &cause.message;
                     }
-                    text.push_str(&format!("\n- {}", cause.field));
+                    _ = write!(text, "\n- {}", cause.field);
                 }
                 text
             }
@@ -165,11 +165,6 @@ impl ApiError {
 
     pub(crate) fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
-    }
-
-    /// A watch asks for events older than what is kept.
-    pub(crate) fn too_old(asked: u64, oldest: u64) -> Self {
-        Self::expired(format!("too old resource version: {asked} ({oldest})"))
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
@@ -292,19 +287,9 @@ impl IntoResponse for ApiError {
 
 impl From<&FieldError> for Cause {
     fn from(error: &FieldError) -> Self {
-        let prefix = match error.cause {
-            FieldCause::Required => "Required value",
-            FieldCause::NotSupported => "Unsupported value",
-            FieldCause::Duplicate => "Duplicate value",
-            FieldCause::Forbidden => "Forbidden",
-            FieldCause::TooLong => "Too long",
-            FieldCause::TooMany => "Too many",
-            FieldCause::Unknown => "Unknown field",
-            FieldCause::Invalid | FieldCause::TypeInvalid => "Invalid value",
-        };
         Self {
             reason: reason_of(error.cause).to_owned(),
-            message: format!("{prefix}: {}", error.message),
+            message: error.message.clone(),
             field: error.path.to_string(),
         }
     }
@@ -337,8 +322,8 @@ mod tests {
         assert_eq!(missing.to_status()["details"]["kind"], "virtualservices");
         assert_eq!(ApiError::not_found(Kind::Namespace, "x").message, r#"namespaces "x" not found"#);
 
-        let hosts = FieldError::new(FieldPath::new("spec.hosts"), FieldCause::TypeInvalid, "must be an array");
-        let invalid = ApiError::invalid(Kind::VirtualService, "x", &[hosts.clone()]);
+        let hosts = FieldError::new(FieldPath::new("spec.hosts"), FieldCause::TypeInvalid, "Invalid value: must be an array");
+        let invalid = ApiError::invalid(Kind::VirtualService, "x", std::slice::from_ref(&hosts));
         assert_eq!(
             invalid.message,
             r#"VirtualService.networking.istio.io "x" is invalid: spec.hosts: Invalid value: must be an array"#

@@ -158,9 +158,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, String> {
     let mut object = match (api_version.as_str(), kind.as_str()) {
         ("v1", "Secret") => Secret::decode(raw).map_err(broken)?.into_json(),
         ("v1", "Namespace") => Namespace::decode(raw).map_err(broken)?.into_json(),
-        ("v1" | "meta.k8s.io/v1", "DeleteOptions") | (_, "DeleteOptions") => {
-            DeleteOptions::decode(raw).map_err(broken)?.into_json()
-        }
+        ("v1" | "meta.k8s.io/v1" | _, "DeleteOptions") => DeleteOptions::decode(raw).map_err(broken)?.into_json(),
         ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => {
             AccessReview::decode(raw).map_err(broken)?.into_json()
         }

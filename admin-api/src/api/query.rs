@@ -81,7 +81,7 @@ impl Query {
     pub(crate) fn write_options(&self, kind: &str) -> Result<WriteOptions, ApiError> {
         let options = format!("{kind}.meta.k8s.io");
         let field_manager = self.get("fieldManager").unwrap_or_default().to_owned();
-        if field_manager.len() > MAX_FIELD_MANAGER || field_manager.chars().any(|c| c.is_control()) {
+        if field_manager.len() > MAX_FIELD_MANAGER || field_manager.chars().any(char::is_control) {
             let why = format!("Invalid value: at most {MAX_FIELD_MANAGER} printable characters");
             return Err(ApiError::invalid_options(&options, "fieldManager", FieldCause::Invalid, &why));
         }

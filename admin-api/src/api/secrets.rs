@@ -1,5 +1,7 @@
 //! What is particular about secrets. No message here ever holds a value.
 
+use std::fmt::Display;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use route_model::field::{FieldCause, FieldError, FieldPath};
@@ -17,7 +19,7 @@ const TLS: &str = "kubernetes.io/tls";
 pub(crate) fn normalise(object: &mut Value, previous: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for name in merge_string_data(object) {
-        errors.push(error(&format!("stringData[{name}]"), FieldCause::TypeInvalid, "must be a string"));
+        errors.push(error(format!("stringData[{name}]"), FieldCause::TypeInvalid, "must be a string"));
     }
     let Some(fields) = object.as_object_mut() else { return errors };
     if fields.get("type").and_then(Value::as_str).unwrap_or_default().is_empty() {
@@ -66,8 +68,15 @@ pub(crate) fn merge_string_data(object: &mut Value) -> Vec<String> {
     wrong
 }
 
-fn error(path: &str, cause: FieldCause, message: impl Into<String>) -> FieldError {
-    FieldError::new(FieldPath::new(path), cause, message)
+/// An error that shows no value, in the words of Kubernetes.
+fn error(path: impl AsRef<str>, cause: FieldCause, message: impl Display) -> FieldError {
+    let prefix = match cause {
+        FieldCause::Required => "Required value",
+        FieldCause::Forbidden => "Forbidden",
+        FieldCause::TooLong => "Too long",
+        _ => "Invalid value",
+    };
+    FieldError::new(FieldPath::new(path.as_ref()), cause, format!("{prefix}: {message}"))
 }
 
 /// The decoded values.
@@ -75,13 +84,13 @@ fn decoded(fields: &Map<String, Value>, errors: &mut Vec<FieldError>) -> Vec<(St
     let mut data = Vec::new();
     let mut size = 0;
     for (name, value) in fields.get("data").and_then(Value::as_object).into_iter().flatten() {
-        let path = || FieldPath::new("data").key(name);
+        let path = || format!("data[{name}]");
         let fine = !name.is_empty()
             && name.len() <= 253
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if !fine {
             let message = "a key has at most 253 letters, digits, `-`, `_` or `.`";
-            errors.push(FieldError::new(path(), FieldCause::Invalid, message));
+            errors.push(error(path(), FieldCause::Invalid, message));
         }
         match value {
             Value::Null => data.push((name.clone(), Vec::new())),
@@ -113,11 +122,11 @@ fn decoded(fields: &Map<String, Value>, errors: &mut Vec<FieldError>) -> Vec<(St
 /// A `kubernetes.io/tls` secret holds a certificate chain and its key, in PEM.
 fn check_tls(data: &[(String, Vec<u8>)], errors: &mut Vec<FieldError>) {
     let get = |name: &str| data.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.as_slice());
-    let path = |name: &str| FieldPath::new("data").key(name);
+    let path = |name: &str| format!("data[{name}]");
     let mut required = |name: &'static str| {
         let bytes = get(name).filter(|bytes| !bytes.is_empty());
         if bytes.is_none() {
-            errors.push(FieldError::new(path(name), FieldCause::Required, format!("a {TLS} secret needs {name}")));
+            errors.push(error(path(name), FieldCause::Required, format!("a {TLS} secret needs {name}")));
         }
         bytes
     };
@@ -126,7 +135,7 @@ fn check_tls(data: &[(String, Vec<u8>)], errors: &mut Vec<FieldError>) {
     let chain = match certificates(certificate) {
         Ok(chain) => Some(chain),
         Err(why) => {
-            errors.push(FieldError::new(path("tls.crt"), FieldCause::Invalid, why));
+            errors.push(error(path("tls.crt"), FieldCause::Invalid, why));
             None
         }
     };
@@ -138,7 +147,7 @@ fn check_tls(data: &[(String, Vec<u8>)], errors: &mut Vec<FieldError>) {
     let key = match key {
         Ok(key) => Some(key),
         Err(why) => {
-            errors.push(FieldError::new(path("tls.key"), FieldCause::Invalid, why));
+            errors.push(error(path("tls.key"), FieldCause::Invalid, why));
             None
         }
     };
@@ -146,12 +155,12 @@ fn check_tls(data: &[(String, Vec<u8>)], errors: &mut Vec<FieldError>) {
         && let Err(rustls::Error::InconsistentKeys(_)) = CertifiedKey::new(chain, key).keys_match()
     {
         let message = "the private key does not belong to the first certificate of tls.crt";
-        errors.push(FieldError::new(path("tls.key"), FieldCause::Invalid, message));
+        errors.push(error(path("tls.key"), FieldCause::Invalid, message));
     }
     if let Some(ca) = get("ca.crt").filter(|ca| !ca.is_empty())
         && let Err(why) = certificates(ca)
     {
-        errors.push(FieldError::new(path("ca.crt"), FieldCause::Invalid, why));
+        errors.push(error(path("ca.crt"), FieldCause::Invalid, why));
     }
 }
 
@@ -193,7 +202,7 @@ mod tests {
         let mut secret = json!({"stringData": {"a": "x"}, "data": {"b": "eQ=="}});
         assert_eq!(normalise(&mut secret, None), []);
         assert_eq!(secret, json!({"data": {"b": "eQ==", "a": "eA=="}, "type": "Opaque"}));
-        assert!(faults(json!({"data": {"a": "%"}}))[0].starts_with("data[a]: must be base64"));
+        assert!(faults(json!({"data": {"a": "%"}}))[0].starts_with("data[a]: Invalid value: must be base64"));
     }
 
     #[test]
@@ -202,10 +211,10 @@ mod tests {
         assert_eq!(faults(tls(&certificate, &key)), [""; 0]);
         assert_eq!(
             faults(tls(&certificate, &other)),
-            ["data[tls.key]: the private key does not belong to the first certificate of tls.crt"]
+            ["data[tls.key]: Invalid value: the private key does not belong to the first certificate of tls.crt"]
         );
-        assert!(faults(tls("nonsense", &key))[0].starts_with("data[tls.crt]: holds no certificate"));
-        assert!(faults(tls(&certificate, "nonsense"))[0].starts_with("data[tls.key]: holds no private key"));
+        assert!(faults(tls("nonsense", &key))[0].starts_with("data[tls.crt]: Invalid value: holds no certificate"));
+        assert!(faults(tls(&certificate, "nonsense"))[0].starts_with("data[tls.key]: Invalid value: holds no private key"));
         assert_eq!(faults(json!({"type": TLS})).len(), 2);
         for fault in faults(tls(&certificate, &other)) {
             assert!(!fault.contains("PRIVATE KEY"), "{fault}");

@@ -60,12 +60,11 @@ impl StatusBook {
         }
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.get(&object.key).filter(|e| e.generation == object.generation && e.uid == object.uid);
-        Some(match entry {
-            Some(entry) => status::to_value(&entry.conditions, object.generation),
-            None => {
-                let now = Timestamp::now();
-                status::to_value(&status::pending().map(|condition| (condition, now)), object.generation)
-            }
+        Some(if let Some(entry) = entry {
+            status::to_value(&entry.conditions, object.generation)
+        } else {
+            let now = Timestamp::now();
+            status::to_value(&status::pending().map(|condition| (condition, now)), object.generation)
         })
     }
 

@@ -110,7 +110,6 @@ fn find<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
 
 fn cell(value: Option<&Value>, column_type: &str, now: Timestamp) -> Value {
     match (value, column_type) {
-        (None | Some(Value::Null), "integer") => Value::Null,
         (None | Some(Value::Null), "date") => json!("<unknown>"),
         (None | Some(Value::Null), _) => Value::Null,
         (Some(Value::String(time)), "date") => json!(age(time, now)),
@@ -143,7 +142,8 @@ mod tests {
             "status": {"conditions": [{"type": "Programmed", "status": "False", "reason": "NoProxies"}]},
         });
         let now = "2024-01-01T00:00:26Z".parse().unwrap();
-        let shown = table(Kind::VirtualService, "v1", &[object.clone()], json!({}), IncludeObject::Metadata, now);
+        let shown =
+            table(Kind::VirtualService, "v1", std::slice::from_ref(&object), json!({}), IncludeObject::Metadata, now);
         assert_eq!(shown["rows"][0]["cells"], json!(["reviews", "[\"shop/gw\"]", "[\"a\",\"b\"]", "26s", "NoProxies"]));
         let names: Vec<_> = shown["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
         assert_eq!(names, ["Name", "Gateways", "Hosts", "Age", "Programmed"]);

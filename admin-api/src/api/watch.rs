@@ -29,11 +29,11 @@ use super::writes::store_error;
 use crate::store::{Change, StoreError, StoredObject, Watch};
 
 /// Time between bookmarks.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// A watch without `timeoutSeconds` ends after this, and none lasts longer.
-const LONGEST: Duration = Duration::from_secs(4 * 3600);
+const LONGEST: Duration = Duration::from_hours(4);
 /// A client that takes nothing for so long is left.
-const SEND_WITHIN: Duration = Duration::from_secs(60);
+const SEND_WITHIN: Duration = Duration::from_mins(1);
 /// How long to wait for a resourceVersion that another replica gave out.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(3);
 /// Pause when the database, from which a watch far behind reads, does not answer.

@@ -81,7 +81,8 @@ impl FieldSet {
         self.children.iter()
     }
 
-    pub(crate) fn contains(&self, path: &[PathElement]) -> bool {
+    #[cfg(test)]
+    fn contains(&self, path: &[PathElement]) -> bool {
         path.iter().try_fold(self, |at, step| at.children.get(step)).is_some_and(|node| node.member)
     }
 

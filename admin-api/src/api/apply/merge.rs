@@ -1,5 +1,7 @@
 //! The merge of server-side apply.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use super::field_set::{FieldSet, ListType, PathElement, property};
@@ -126,9 +128,9 @@ fn causes(conflicts: &[(Entry, FieldSet)]) -> Vec<Cause> {
         let manager = &entry.manager;
         let mut message = format!("conflict with {:?}", manager.name);
         if !manager.subresource.is_empty() {
-            message.push_str(&format!(" with subresource {:?}", manager.subresource));
+            _ = write!(message, " with subresource {:?}", manager.subresource);
         }
-        message.push_str(&format!(" using {}", manager.api_version));
+        _ = write!(message, " using {}", manager.api_version);
         for path in fields.paths() {
             let field = dotted(&path);
             causes.push(Cause { reason: "FieldManagerConflict".to_owned(), message: message.clone(), field });
@@ -142,14 +144,14 @@ fn dotted(path: &[PathElement]) -> String {
     let mut text = String::new();
     for step in path {
         match step {
-            PathElement::Field(name) => text.push_str(&format!(".{name}")),
+            PathElement::Field(name) => _ = write!(text, ".{name}"),
             PathElement::Key(key) => {
                 let fields: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
                 let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                text.push_str(&format!("[{}]", pairs.join(",")));
+                _ = write!(text, "[{}]", pairs.join(","));
             }
-            PathElement::Value(value) => text.push_str(&format!("[={value}]")),
-            PathElement::Index(index) => text.push_str(&format!("[{index}]")),
+            PathElement::Value(value) => _ = write!(text, "[={value}]"),
+            PathElement::Index(index) => _ = write!(text, "[{index}]"),
         }
     }
     text
@@ -219,7 +221,7 @@ fn prune(value: &mut Value, gone: &FieldSet, owned: &FieldSet, schema: Option<&V
                 (item, schema.and_then(|s| s.get("items")))
             }
             (PathElement::Value(wanted), Value::Array(items)) => {
-                (items.iter_mut().find(|item| item.to_string() == *wanted), None)
+                (items.iter_mut().find(|item| is_item(item, wanted)), None)
             }
             _ => continue,
         };
@@ -240,11 +242,17 @@ fn prune(value: &mut Value, gone: &FieldSet, owned: &FieldSet, schema: Option<&V
                     let ListType::Map(keys) = &list_keys else { continue };
                     items.retain(|item| PathElement::of_item(item, keys).as_ref() != Some(step));
                 }
-                (PathElement::Value(wanted), Value::Array(items)) => items.retain(|item| item.to_string() != *wanted),
+                (PathElement::Value(wanted), Value::Array(items)) => items.retain(|item| !is_item(item, wanted)),
                 _ => {}
             }
         }
     }
+}
+
+/// Whether the item of a set is the one with this compact JSON.
+fn is_item(item: &Value, json: &str) -> bool {
+    let text = item.to_string();
+    text == json
 }
 
 #[cfg(test)]

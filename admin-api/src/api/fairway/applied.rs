@@ -19,7 +19,7 @@ use crate::auth::Access;
 
 /// How long a call waits if it does not say, and at most.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// Which proxies run a revision.
 #[derive(Debug, Serialize, ToSchema)]

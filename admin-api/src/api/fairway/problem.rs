@@ -26,7 +26,7 @@ pub struct Problem {
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ProblemField {
+pub(super) struct ProblemField {
     /// `spec.http[0].match[1].uri`
     field: String,
     message: String,

@@ -46,7 +46,9 @@ pub(crate) fn content_hash(parts: &[&[u8]]) -> String {
         context.update(&part.len().to_be_bytes());
         context.update(part);
     }
-    context.finish().as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&context.finish().as_ref()[..16]);
+    format!("{:032x}", u128::from_be_bytes(hash))
 }
 
 impl Documents {

@@ -62,15 +62,6 @@ impl FieldSelector {
         Ok(Self(requirements))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The one name that can match, if the selector asks for one: lists need not look further.
-    pub(crate) fn name(&self) -> Option<&str> {
-        self.0.iter().find(|r| r.equal && r.path == "metadata.name").map(|r| r.value.as_str())
-    }
-
     /// Holds the selector against a whole object; an absent field is the empty text.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         self.0.iter().all(|requirement| {
@@ -122,7 +113,6 @@ mod tests {
             let parsed = FieldSelector::parse(selector, Kind::Gateway).unwrap();
             assert_eq!(parsed.matches(&object), matches, "{selector}");
         }
-        assert_eq!(FieldSelector::parse("metadata.name=a", Kind::Gateway).unwrap().name(), Some("a"));
         let error = FieldSelector::parse("spec.x=1", Kind::Gateway).unwrap_err();
         assert_eq!(error.message, "field label not supported: spec.x");
         assert!(FieldSelector::parse("metadata.name", Kind::Gateway).is_err());

@@ -43,10 +43,6 @@ impl LabelSelector {
         Ok(Self(requirements))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Holds the selector against `metadata.labels` of an object.
     pub(crate) fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
         self.0.iter().all(|requirement| {

@@ -1,0 +1,65 @@
+use serde_json::json;
+
+use crate::harness::{Api, VS, virtual_service, vs};
+
+const CHANGES: &str = "/api/fairway/v1/changes";
+
+#[tokio::test]
+async fn all_or_nothing() {
+    let api = Api::start().await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    let mut inside = virtual_service("a", &["a.example.com"]);
+    inside["metadata"]["namespace"] = json!("shop");
+    let both = json!({"changes": [
+        {"op": "create", "object": inside},
+        {"op": "create", "object": virtual_service("b", &["b.example.com"])},
+        {"op": "apply", "object": namespace},
+    ]});
+    let before = api.snapshot.view().revision().0;
+    let answered = api.post(CHANGES, &both).await.expect(200);
+    assert_eq!(answered["revision"], before + 1);
+    assert_eq!(answered["results"][0]["outcome"], "created");
+
+    let mixed = json!({"changes": [
+        {"op": "update", "object": virtual_service("b", &["c.example.com"])},
+        {"op": "create", "object": virtual_service("b2", &["b.example.com"])},
+        {"op": "delete", "object": virtual_service("nothing", &[])},
+    ]});
+    let refused = api.post(CHANGES, &mixed).await;
+    assert_eq!(refused.headers["content-type"], "application/problem+json");
+    assert!(refused.expect(404)["detail"].as_str().unwrap().starts_with("changes[2]: "));
+    assert_eq!(api.get(&vs("b")).await.expect(200)["spec"]["hosts"], json!(["b.example.com"]));
+    api.get(&vs("b2")).await.expect(404);
+
+    let update = json!({"changes": [
+        {"op": "update", "object": virtual_service("b", &["c.example.com"])},
+        {"op": "delete", "object": {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+                                    "metadata": {"name": "a", "namespace": "shop"}}},
+    ]});
+    let dry = api.post(&format!("{CHANGES}?dryRun=All"), &update).await.expect(200);
+    assert_eq!(dry["results"][0]["outcome"], "updated");
+    assert_eq!(api.get(&vs("b")).await.expect(200)["spec"]["hosts"], json!(["b.example.com"]));
+    let done = api.post(CHANGES, &update).await.expect(200);
+    assert_eq!(
+        (&done["results"][0]["outcome"], &done["results"][1]["outcome"]),
+        (&json!("updated"), &json!("deleted"))
+    );
+    let again = json!({"changes": [{"op": "update", "object": virtual_service("b", &["c.example.com"])}]});
+    assert_eq!(api.post(CHANGES, &again).await.expect(200)["results"][0]["outcome"], "unchanged");
+}
+
+#[tokio::test]
+async fn what_is_no_change_is_refused() {
+    let api = Api::start().await;
+    let twice = json!({"changes": [
+        {"op": "create", "object": virtual_service("a", &["a.example.com"])},
+        {"op": "create", "object": virtual_service("a", &["a.example.com"])},
+    ]});
+    api.post(CHANGES, &twice).await.expect(400);
+    api.post(CHANGES, &json!({"changes": [{"op": "jump", "object": {}}]})).await.expect(400);
+    api.post(CHANGES, &json!({"changes": [{"op": "create", "object": {"kind": "Pod", "apiVersion": "v1"}}]}))
+        .await
+        .expect(400);
+    api.get(CHANGES).await.expect(405);
+    api.get(VS).await.expect(200);
+}

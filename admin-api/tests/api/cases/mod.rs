@@ -1,0 +1,7 @@
+mod changes;
+mod metadata;
+mod reads;
+mod server_side_apply;
+mod status;
+mod watches;
+mod writes;

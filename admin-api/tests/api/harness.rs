@@ -1,0 +1,201 @@
+//! An API over a SQLite file of its own, called without a socket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use admin_api::api::{Acks, ApiState, ProxyAck, ensure_initial_namespaces, router};
+use admin_api::auth::Identity;
+use admin_api::store::seal::MasterKey;
+use admin_api::store::{Snapshot, SqliteOptions, SqliteStore, Store};
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use route_model::compile::{ProxyRole, ProxyScope};
+use route_model::meta::Revision;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub struct Api {
+    pub router: Router,
+    pub snapshot: Snapshot,
+    pub state: ApiState,
+    proxies: watch::Sender<Arc<[ProxyAck]>>,
+    _folder: TempDir,
+}
+
+/// An answer with its body read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// Asserts the status and gives the body.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        self.json()
+    }
+
+    pub fn warnings(&self) -> Vec<&str> {
+        self.headers.get_all("warning").iter().filter_map(|value| value.to_str().ok()).collect()
+    }
+}
+
+impl Api {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(folder.path().join("fairway.db"));
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options, MasterKey::random()).await.unwrap());
+        let snapshot = Snapshot::load(store).await.unwrap();
+        tokio::spawn(snapshot.clone().run());
+        ensure_initial_namespaces(&snapshot).await.unwrap();
+        let (proxies, acks): (_, Acks) = watch::channel(Arc::from([]));
+        let scope = ProxyScope {
+            role: ProxyRole::Gateway,
+            namespace: "istio-system".into(),
+            labels: BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]),
+        };
+        let state = ApiState::new(snapshot.clone(), scope, acks);
+        tokio::spawn(state.keep_status());
+        let router = router(state.clone()).layer(axum::Extension(Identity::admin()));
+        Self { router, snapshot, state, proxies, _folder: folder }
+    }
+
+    /// Sends a request as it is.
+    pub async fn send(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request.body(body.into()).unwrap()).await;
+        let (parts, body) = response.into_parts();
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, text }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, &[], Body::empty()).await
+    }
+
+    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+        self.call(Method::GET, path, &[("accept", accept)], Body::empty()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::POST, path, &[("content-type", "application/json")], body.to_string()).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::PUT, path, &[("content-type", "application/json")], body.to_string()).await
+    }
+
+    pub async fn patch(&self, path: &str, format: &str, body: &Value) -> Answer {
+        let content_type = match format {
+            "apply" => "application/apply-patch+yaml".to_owned(),
+            format => format!("application/{format}+json"),
+        };
+        self.call(Method::PATCH, path, &[("content-type", &content_type)], body.to_string()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call(Method::DELETE, path, &[], Body::empty()).await
+    }
+
+    /// Proxies as the push service would tell them: name and acknowledged revision.
+    pub fn proxies(&self, proxies: &[(&str, u64)]) {
+        let acks = proxies.iter().map(|(node, acked)| ProxyAck {
+            node: (*node).into(),
+            connected: true,
+            acked: Revision(*acked),
+            issues: Vec::new(),
+        });
+        self.proxies.send_replace(acks.collect());
+    }
+
+    /// Polls an object until `holds`.
+    pub async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            let object = self.get(path).await.json();
+            if holds(&object) {
+                return object;
+            }
+            assert!(start.elapsed() < DEADLINE, "{object:#}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub async fn watch(&self, path: &str) -> Events {
+        self.watch_as(path, "application/json").await
+    }
+
+    pub async fn watch_as(&self, path: &str, accept: &str) -> Events {
+        let request = Request::get(path).header("accept", accept).body(Body::empty()).unwrap();
+        let response = self.send(request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Events { body: response.into_body(), rest: Vec::new() }
+    }
+}
+
+/// The events of a watch.
+pub struct Events {
+    body: Body,
+    rest: Vec<u8>,
+}
+
+impl Events {
+    /// The next event; none when the watch has ended.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = tokio::time::timeout(DEADLINE, self.body.frame()).await.expect("an event comes in time")?;
+            let data: Bytes = frame.unwrap().into_data().unwrap();
+            self.rest.extend_from_slice(&data);
+        }
+    }
+
+    /// The next event of `kind` about the object `name`.
+    pub async fn expect(&mut self, kind: &str, name: &str) -> Value {
+        let event = self.next().await.expect("the watch goes on");
+        assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&kind.into(), &name.into()), "{event:#}");
+        event["object"].clone()
+    }
+}
+
+/// A VirtualService that is valid and refers to nothing.
+pub fn virtual_service(name: &str, hosts: &[&str]) -> Value {
+    serde_json::json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": name},
+        "spec": {"hosts": hosts, "http": [{"route": [{"destination": {"host": "a.example.com", "port": {"number": 80}}}]}]},
+    })
+}
+
+pub const VS: &str = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
+
+pub fn vs(name: &str) -> String {
+    format!("{VS}/{name}")
+}
