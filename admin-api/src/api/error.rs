@@ -322,7 +322,8 @@ mod tests {
         assert_eq!(missing.to_status()["details"]["kind"], "virtualservices");
         assert_eq!(ApiError::not_found(Kind::Namespace, "x").message, r#"namespaces "x" not found"#);
 
-        let hosts = FieldError::new(FieldPath::new("spec.hosts"), FieldCause::TypeInvalid, "Invalid value: must be an array");
+        let hosts =
+            FieldError::new(FieldPath::new("spec.hosts"), FieldCause::TypeInvalid, "Invalid value: must be an array");
         let invalid = ApiError::invalid(Kind::VirtualService, "x", std::slice::from_ref(&hosts));
         assert_eq!(
             invalid.message,

@@ -99,7 +99,7 @@ fn decoded(fields: &Map<String, Value>, errors: &mut Vec<FieldError>) -> Vec<(St
                     size += bytes.len();
                     data.push((name.clone(), bytes));
                 }
-                Err(_) => errors.push(FieldError::new(
+                Err(_) => errors.push(error(
                     path(),
                     FieldCause::Invalid,
                     "must be base64 with padding; write plain text into stringData instead",
@@ -214,7 +214,9 @@ mod tests {
             ["data[tls.key]: Invalid value: the private key does not belong to the first certificate of tls.crt"]
         );
         assert!(faults(tls("nonsense", &key))[0].starts_with("data[tls.crt]: Invalid value: holds no certificate"));
-        assert!(faults(tls(&certificate, "nonsense"))[0].starts_with("data[tls.key]: Invalid value: holds no private key"));
+        assert!(
+            faults(tls(&certificate, "nonsense"))[0].starts_with("data[tls.key]: Invalid value: holds no private key")
+        );
         assert_eq!(faults(json!({"type": TLS})).len(), 2);
         for fault in faults(tls(&certificate, &other)) {
             assert!(!fault.contains("PRIVATE KEY"), "{fault}");

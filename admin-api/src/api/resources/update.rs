@@ -42,7 +42,8 @@ pub(crate) fn prepare(
     match admission::resource_version(&object)? {
         None => {
             let path = FieldPath::new("metadata.resourceVersion");
-            let error = FieldError::new(path, FieldCause::Invalid, "Invalid value: 0x0: must be specified for an update");
+            let error =
+                FieldError::new(path, FieldCause::Invalid, "Invalid value: 0x0: must be specified for an update");
             return Err(ApiError::invalid(target.kind, name, &[error]));
         }
         Some(version) if version != previous.resource_version => return Err(ApiError::stale(target.kind, name)),

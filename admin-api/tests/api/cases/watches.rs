@@ -6,6 +6,7 @@ use crate::harness::{Api, VS, virtual_service, vs};
 async fn a_watch_shows_everything_once_and_in_order() {
     let api = Api::start().await;
     api.post(VS, &virtual_service("old", &["old.example.com"])).await.expect(201);
+    api.until(&vs("old"), |object| object["status"]["conditions"][2]["reason"] == "NoProxies").await;
     let list = api.get(VS).await.expect(200);
     let rv = list["metadata"]["resourceVersion"].as_str().unwrap();
     let mut from_now = api.watch(&format!("{VS}?watch=true&resourceVersion={rv}")).await;
