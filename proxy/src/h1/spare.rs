@@ -18,21 +18,34 @@ thread_local! {
     static TABLES: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
+/// How many kept buffers are looked at for one that nobody uses any more.
+const TRIED: usize = 4;
+
 /// An empty buffer of at least [`BUFFER`] bytes.
 pub(super) fn buffer() -> BytesMut {
-    BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+    BUFFERS
+        .with_borrow_mut(|buffers| {
+            let from = buffers.len().saturating_sub(TRIED);
+            let free = (from..buffers.len()).rev().find(|&at| buffers[at].try_reclaim(BUFFER))?;
+            Some(buffers.swap_remove(free))
+        })
+        .filter(|buffer| buffer.capacity() <= 2 * BUFFER)
+        .unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
 }
 
-/// Takes back a buffer, unless parts of it are still in use elsewhere or it grew.
+/// Takes back a buffer. Parts of it (header values, body frames) may still be in use elsewhere: it is handed out again
+/// once they are not.
 pub(super) fn keep_buffer(mut buffer: BytesMut) {
-    buffer.clear();
-    if buffer.try_reclaim(BUFFER) && buffer.capacity() <= 2 * BUFFER {
-        BUFFERS.with_borrow_mut(|buffers| {
-            if buffers.len() < KEPT {
-                buffers.push(buffer);
-            }
-        });
+    if buffer.capacity() > 2 * BUFFER {
+        return;
     }
+    buffer.clear();
+    BUFFERS.with_borrow_mut(|buffers| {
+        if buffers.len() == KEPT {
+            buffers.swap_remove(0);
+        }
+        buffers.push(buffer);
+    });
 }
 
 /// An empty buffer to write into.
