@@ -43,6 +43,19 @@ macro_rules! specs {
                 match self { $(Self::$kind(_) => Kind::$kind,)* }
             }
 
+            /// Types the spec of an object of the API.
+            pub fn from_object(kind: Kind, object: &Value) -> Result<Self, Vec<FieldError>> {
+                let empty = Value::Object(Map::new());
+                let (path, value) = if kind.info().has_spec {
+                    let spec = object.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&empty);
+                    (FieldPath::new("spec"), spec)
+                } else {
+                    (FieldPath::default(), object)
+                };
+                Self::from_value(kind, value)
+                    .map_err(|error| vec![FieldError::new(path, FieldCause::Invalid, error.to_string())])
+            }
+
             /// Reads the value of `spec`, or the whole object where a kind has no `spec`.
             fn from_value(kind: Kind, value: &Value) -> Result<Self, serde_json::Error> {
                 match kind { $(Kind::$kind => <$type>::deserialize(value).map(|spec| Self::$kind(Box::new(spec))),)* }
@@ -92,13 +105,9 @@ impl Resource {
     /// Types an object of the API, which should be one that passed validation; unknown fields are
     /// left out. A namespaced object without a namespace is of the namespace `default`.
     pub fn from_object(kind: Kind, object: &Value) -> Result<Self, Vec<FieldError>> {
-        let root = FieldPath::default();
-        let type_error = |path: FieldPath| vec![FieldError::new(path, FieldCause::TypeInvalid, "must be an object")];
-        let fields = object.as_object().ok_or_else(|| type_error(root.clone()))?;
-        let metadata = match fields.get("metadata") {
+        let metadata = match object.get("metadata") {
             Some(Value::Object(metadata)) => metadata,
-            None | Some(Value::Null) => &Map::new(),
-            Some(_) => return Err(type_error(root.field("metadata"))),
+            _ => &Map::new(),
         };
         let info = kind.info();
         let mut meta = read_meta(metadata);
@@ -108,18 +117,9 @@ impl Resource {
             DEFAULT_NAMESPACE.clone_into(&mut meta.namespace);
         }
         if meta.name.is_empty() {
-            let path = root.field("metadata").field("name");
-            return Err(vec![FieldError::new(path, FieldCause::Required, "name is required")]);
+            return Err(vec![FieldError::required(FieldPath::new("metadata.name"), "")]);
         }
-        let empty = Value::Object(Map::new());
-        let (path, value) = if info.has_spec {
-            let spec = fields.get("spec").filter(|spec| !spec.is_null()).unwrap_or(&empty);
-            (root.field("spec"), spec)
-        } else {
-            (root, object)
-        };
-        let spec = Spec::from_value(kind, value)
-            .map_err(|error| vec![FieldError::new(path, FieldCause::Invalid, error.to_string())])?;
+        let spec = Spec::from_object(kind, object)?;
         Ok(Self { key: ResourceKey::new(kind, meta.namespace.as_str(), meta.name.as_str()), meta, spec })
     }
 
@@ -217,5 +217,78 @@ impl FromIterator<Arc<Resource>> for ResourceSet {
             set.insert(resource);
         }
         set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::{Gateway, Secret, VirtualService};
+
+    #[test]
+    fn objects_become_resources() {
+        let object = json!({
+            "apiVersion": "networking.istio.io/v1beta1",
+            "kind": "Gateway",
+            "metadata": {
+                "name": "edge", "creationTimestamp": null, "resourceVersion": "7", "generation": 3,
+                "labels": {"app": "a"}, "annotations": null
+            },
+            "spec": {"servers": [{"hosts": ["*"], "port": {"number": 80}}], "unknown": 1}
+        });
+        let resource = Resource::from_object(Kind::Gateway, &object).unwrap();
+        assert_eq!(resource.key.to_string(), "Gateway default/edge");
+        assert_eq!((resource.meta.generation, resource.meta.resource_version.as_str()), (3, "7"));
+        assert_eq!(resource.meta.labels["app"], "a");
+        let gateway: &Gateway = resource.spec().unwrap();
+        assert_eq!(*gateway.servers[0].port.as_ref().unwrap().number, 80);
+        assert!(resource.spec::<VirtualService>().is_none());
+        let written = resource.to_object();
+        assert_eq!(written["apiVersion"], "networking.istio.io/v1");
+        assert_eq!(written["spec"], json!({"servers": [{"port": {"number": 80}, "hosts": ["*"]}]}));
+    }
+
+    #[test]
+    fn secrets_are_decoded_and_not_shown() {
+        let object = json!({
+            "metadata": {"name": "cert", "namespace": "edge"},
+            "type": "Opaque", "data": {"a": "c2VjcmV0", "b": "eA=="}, "stringData": {"b": "over"}
+        });
+        let resource = Resource::from_object(Kind::Secret, &object).unwrap();
+        let secret: &Secret = resource.spec().unwrap();
+        assert_eq!(secret.value("a"), Some(&b"secret"[..]));
+        assert_eq!(secret.value("b"), Some(&b"over"[..]));
+        assert_eq!(secret.value("c"), None);
+        let shown = format!("{resource:?}");
+        assert!(!shown.contains("secret\"") && !shown.contains("over") && !shown.contains("c2Vj"), "{shown}");
+        assert_eq!(resource.to_object()["data"]["a"], "c2VjcmV0");
+    }
+
+    #[test]
+    fn what_cannot_be_typed_is_an_error() {
+        let nameless = json!({"metadata": {}, "spec": {}});
+        assert_eq!(Resource::from_object(Kind::Gateway, &nameless).unwrap_err()[0].path.as_str(), "metadata.name");
+        let wrong = json!({"metadata": {"name": "a"}, "spec": {"servers": 1}});
+        assert_eq!(Resource::from_object(Kind::Gateway, &wrong).unwrap_err()[0].path.as_str(), "spec");
+        assert!(Resource::from_object(Kind::Gateway, &json!([])).is_err());
+    }
+
+    #[test]
+    fn a_set_lists_a_kind_with_its_specs() {
+        let resource = |kind, name: &str| {
+            let object = json!({"metadata": {"name": name, "namespace": "b"}, "spec": {}});
+            Arc::new(Resource::from_object(kind, &object).unwrap())
+        };
+        let mut set: ResourceSet =
+            [resource(Kind::VirtualService, "x"), resource(Kind::Gateway, "b"), resource(Kind::Gateway, "a")]
+                .into_iter()
+                .collect();
+        let names: Vec<&str> = set.specs::<Gateway>().map(|(resource, _)| &*resource.key.name).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(set.of_kind(Kind::DestinationRule).count(), 0);
+        set.remove(&ResourceKey::new(Kind::Gateway, "b", "a"));
+        assert_eq!(set.len(), 2);
     }
 }

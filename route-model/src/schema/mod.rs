@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 pub(crate) mod cel;
 pub(crate) mod condition;
 pub(crate) mod node;

@@ -76,6 +76,8 @@ pub(crate) enum Format {
     Int64,
     /// Base64.
     Byte,
+    /// See [`is_duration`].
+    Duration,
     DateTime,
 }
 
@@ -125,7 +127,11 @@ impl Node {
                 let mut properties: Vec<(Box<str>, Self)> = Vec::new();
                 for (name, property) in schema["properties"].as_object().into_iter().flatten() {
                     let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                    properties.push((name.as_str().into(), Self::parse(property, &path, table)));
+                    let mut node = Self::parse(property, &path, table);
+                    if matches!(node.shape, Shape::String) && node.rules.is_empty() && is_duration(name) {
+                        node.limits.format = Format::Duration;
+                    }
+                    properties.push((name.as_str().into(), node));
                 }
                 properties.sort_by(|(a, _), (b, _)| a.cmp(b));
                 let additional = Some(&schema["additionalProperties"]).filter(|additional| additional.is_object());
@@ -173,6 +179,19 @@ impl Limits {
                 .map(|pattern| Regex::new(pattern).expect("embedded schemas are valid, a test reads them all")),
         }
     }
+}
+
+/// Fields that are durations although their schema only says that they are strings; 0 is allowed in them.
+pub(crate) fn is_duration(name: &str) -> bool {
+    matches!(
+        name,
+        "idleTimeout"
+            | "ttl"
+            | "budgetInterval"
+            | "weightExpirationPeriod"
+            | "weightStabilizationPeriod"
+            | "weightUpdatePeriod"
+    )
 }
 
 fn strings(list: &Value) -> Box<[Box<str>]> {

@@ -32,7 +32,7 @@ use serde_json::Value;
 
 use crate::field::{FieldCause, FieldError, FieldPath, Place, Shown};
 use crate::kind::Kind;
-use crate::resource::{Resource, Spec};
+use crate::resource::{DEFAULT_NAMESPACE, Spec};
 
 /// Errors beyond this many are not collected.
 const MAX_ERRORS: usize = 100;
@@ -110,8 +110,9 @@ pub fn validate(kind: Kind, version: &str, object: &Value) -> Verdict {
     structural::check(kind, object, &mut report);
     if report.verdict.errors.is_empty() {
         metadata::check(kind, object, &mut report);
-        match Resource::from_object(kind, object) {
-            Ok(resource) => rules(&resource, &mut report),
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or(DEFAULT_NAMESPACE);
+        match Spec::from_object(kind, object) {
+            Ok(spec) => rules(&spec, namespace, &mut report),
             Err(errors) => errors.into_iter().for_each(|error| report.error(error)),
         }
     }
@@ -135,11 +136,9 @@ fn identity(kind: Kind, version: &str, object: &Value, report: &mut Report) {
 }
 
 /// What the kind's rules say beyond the schema.
-fn rules(resource: &Resource, report: &mut Report) {
-    let namespace = &*resource.key.namespace;
-    let spec_place = Place::root("spec");
-    let at = &spec_place;
-    match &resource.spec {
+fn rules(spec: &Spec, namespace: &str, report: &mut Report) {
+    let at = &Place::root("spec");
+    match spec {
         Spec::Gateway(spec) => gateway::check(spec, at, report),
         Spec::VirtualService(spec) => virtual_service::check(spec, namespace, at, report),
         Spec::DestinationRule(spec) => destination_rule::check(spec, namespace, at, report),

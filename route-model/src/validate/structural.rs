@@ -10,6 +10,7 @@ use super::Report;
 use crate::field::{FieldCause, FieldError, Place};
 use crate::fields::State;
 use crate::kind::Kind;
+use crate::kinds::TextDuration;
 use crate::schema::node::{Format, Limits, Node, Shape, Unique};
 
 /// Deeper nesting than this is refused. The schemas themselves are far flatter; it bounds free-form fields.
@@ -164,6 +165,11 @@ impl Walk<'_> {
             }
             Format::DateTime if !is_date_time(text) => {
                 self.in_body(place, text, "must be a time such as 2026-01-31T12:00:00Z");
+            }
+            Format::Duration => {
+                if let Err(error) = TextDuration::parse(text) {
+                    self.report.invalid(place, text, error);
+                }
             }
             _ => {}
         }
@@ -356,4 +362,76 @@ fn is_date_time(text: &str) -> bool {
             && digits(start + 1..start + 3, 23)
             && at(start + 3, b":")
             && digits(start + 4..start + 6, 59))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::resource::Resource;
+    use crate::schema::arbitrary;
+
+    fn schema(kind: Kind) -> &'static Value {
+        kind.schema(kind.info().preferred_version()).unwrap()
+    }
+
+    /// Equal, where 100 and 100.0 are one number.
+    fn same(a: &Value, b: &Value) -> bool {
+        match (a, b) {
+            (Value::Number(a), Value::Number(b)) => a == b || (a.is_f64() || b.is_f64()) && a.as_f64() == b.as_f64(),
+            (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+            (Value::Object(a), Value::Object(b)) => {
+                a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+            }
+            (a, b) => a == b,
+        }
+    }
+
+    proptest! {
+        /// No field is lost or changed on the way through the typed specs.
+        #[test]
+        fn documents_of_every_kind_go_out_as_they_came_in(seed: u64) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            for kind in Kind::ALL {
+                let document = arbitrary::document(schema(kind), &mut rng);
+                let resource = Resource::from_object(kind, &document);
+                prop_assert!(resource.is_ok(), "{kind:?} {document:#}: {resource:?}");
+                let written = resource.unwrap().to_object();
+                for (name, value) in document.as_object().unwrap().iter().filter(|(name, _)| *name != "metadata") {
+                    prop_assert!(same(value, &written[name]), "{kind:?} {name}: {value:#} became {:#}", written[name]);
+                }
+            }
+        }
+
+        /// What the schema takes can be typed, whatever a client sends.
+        #[test]
+        fn what_passes_the_schema_can_be_typed(seed: u64) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            for kind in Kind::ALL {
+                let mut document = arbitrary::document(schema(kind), &mut rng);
+                arbitrary::mutate(&mut document, &mut rng);
+                let mut report = Report::default();
+                check(kind, &document, &mut report);
+                if report.verdict.errors.is_empty() && document["metadata"]["name"] == "a" {
+                    let resource = Resource::from_object(kind, &document);
+                    prop_assert!(resource.is_ok(), "{kind:?} {document:#}: {resource:?}");
+                }
+            }
+        }
+
+        /// Validation ends with a verdict on anything.
+        #[test]
+        fn anything_gets_a_verdict(seed: u64) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            for kind in Kind::ALL {
+                let mut document = arbitrary::document(schema(kind), &mut rng);
+                for _ in 0..rng.usize(..3) {
+                    arbitrary::mutate(&mut document, &mut rng);
+                }
+                let verdict = crate::validate::validate(kind, kind.info().preferred_version(), &document);
+                prop_assert!(verdict.errors.iter().all(|error| !error.message.is_empty()));
+            }
+        }
+    }
 }
