@@ -28,6 +28,8 @@ use crate::proxy::{Core, StartError};
 use crate::telemetry::exposition;
 
 mod dump;
+#[cfg(test)]
+mod tests;
 
 /// Connections of one port at once; further ones wait.
 const MAX_CONNECTIONS: usize = 32;

@@ -28,7 +28,8 @@ use crate::worker;
 pub struct Proxy {
     core: Arc<Core>,
     workers: Vec<JoinHandle<()>>,
-    control: Control,
+    /// Ends its thread when dropped.
+    _control: Control,
     /// Dropped last, so that it writes what the workers logged at their end. The lock makes it shareable.
     _access_log: Option<Mutex<AccessLog>>,
 }
@@ -186,7 +187,7 @@ impl Proxy {
         for (port, listener) in own_ports {
             admin_port::serve(control.handle(), port, listener, Arc::downgrade(&core));
         }
-        Ok(Self { core, workers, control, _access_log: access_log.map(Mutex::new) })
+        Ok(Self { core, workers, _control: control, _access_log: access_log.map(Mutex::new) })
     }
 
     /// Puts a table in force. Resolves when every worker runs it and every listener that can be bound accepts.

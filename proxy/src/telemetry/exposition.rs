@@ -224,7 +224,8 @@ impl Metrics {
     fn render_process(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         head(out, "fairway_listeners", "gauge", "Listeners by whether they accept connections.")?;
-        writeln!(out, "fairway_listeners{{state=\"active\"}} {}", listeners.len())?;
+        let accepting = self.listeners_accepting.load(Ordering::Relaxed);
+        writeln!(out, "fairway_listeners{{state=\"active\"}} {accepting}")?;
         let down = self.listeners_down.load(Ordering::Relaxed);
         writeln!(out, "fairway_listeners{{state=\"failed\"}} {down}")?;
         head(out, "fairway_listener_connections_total", "counter", "Connections accepted, by Gateway port.")?;
@@ -452,7 +453,7 @@ mod tests {
             ("fairway_downstream_connections_total", "", 2.0),
             ("fairway_downstream_connections_active", "", 1.0),
             ("fairway_protocol_violations_total", "peer=downstream", 1.0),
-            ("fairway_listeners", "state=active", 2.0),
+            ("fairway_listeners", "state=active", 1.0),
             ("fairway_listeners", "state=failed", 1.0),
             ("fairway_listener_connections_active", "port=80", 1.0),
             ("fairway_listener_connections_total", "port=443", 0.0),

@@ -76,6 +76,7 @@ pub struct Metrics {
     pub(super) revision: AtomicU64,
     pub(super) applied: AtomicU64,
     pub(super) issues: AtomicU64,
+    pub(super) listeners_accepting: AtomicU64,
     pub(super) listeners_down: AtomicU64,
     pub(super) log_dropped: Arc<AtomicU64>,
 }
@@ -136,6 +137,7 @@ impl Metrics {
             revision: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             issues: AtomicU64::new(0),
+            listeners_accepting: AtomicU64::new(0),
             listeners_down: AtomicU64::new(0),
             log_dropped: Arc::default(),
         })
@@ -164,6 +166,7 @@ impl Metrics {
         drop(listeners);
         self.revision.store(revision, Ordering::Relaxed);
         self.applied.fetch_add(1, Ordering::Relaxed);
+        self.listeners_accepting.store(accepting.len() as u64, Ordering::Relaxed);
         self.listeners_down.store(down as u64, Ordering::Relaxed);
         self.issues.store(issues as u64, Ordering::Relaxed);
     }
