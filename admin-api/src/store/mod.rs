@@ -29,9 +29,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
-use serde_json::json;
 
 use self::rows::{ClockRow, HistoryRow};
 use self::seal::MasterKey;
@@ -179,35 +177,6 @@ impl Lease {
 #[async_trait]
 trait LeaseHold: fmt::Debug + Send {
     async fn is_held(&mut self) -> bool;
-}
-
-/// The namespaces that exist from the first start.
-const FIRST_NAMESPACES: [&str; 2] = ["default", "istio-system"];
-
-/// Writes what a new store begins with. Of several replicas that start at once, one does.
-async fn first_objects(store: &dyn Store) -> Result<(), StoreError> {
-    if store.head().await?.revision > Revision(0) {
-        return Ok(());
-    }
-    let namespace = |name: &str| Write {
-        key: ResourceKey::new(Kind::Namespace, "", name),
-        precondition: Precondition::Absent,
-        op: Op::Put(json!({
-            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
-            "spec": {"finalizers": ["kubernetes"]},
-        })),
-    };
-    let changes = ChangeSet {
-        author: "fairway".to_owned(),
-        via: "first start".to_owned(),
-        message: String::new(),
-        writes: FIRST_NAMESPACES.map(namespace).into(),
-        require: Vec::new(),
-    };
-    match store.commit(changes).await {
-        Ok(_) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Makes a tail of the rows that followed `after`, read together with the clock.

@@ -115,10 +115,9 @@ impl Backend for OnPostgres {
     }
 
     async fn dump(&self) -> String {
-        self.query(
-            "SELECT (SELECT string_agg(r::text, ' ') FROM resources r) || (SELECT string_agg(h::text, ' ') FROM history h)",
-        )
-        .await
+        let table = |table| format!("COALESCE((SELECT string_agg(row::text, ' ') FROM {table} row), '')");
+        let tables = ["resources", "history", "revisions", "secret_keys", "tokens", "proxies", "instance"].map(table);
+        self.query(&format!("SELECT {}", tables.join(" || "))).await
     }
 }
 

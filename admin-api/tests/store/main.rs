@@ -32,7 +32,6 @@ macro_rules! suite {
 }
 
 suite! {
-    objects::the_first_namespaces_exist,
     objects::an_object_lives_from_creation_to_deletion,
     objects::a_stale_resource_version_is_a_conflict,
     objects::preconditions_hold_or_nothing_is_written,

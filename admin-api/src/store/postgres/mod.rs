@@ -101,7 +101,6 @@ impl PostgresStore {
         let store = Self { location, master, pool, written: Notify::new(), listener: Mutex::new(None) };
         store.migrate().await?;
         store.check_master_key().await?;
-        super::first_objects(&store).await?;
         Ok(store)
     }
 

@@ -100,7 +100,6 @@ impl SqliteStore {
         let store = Self { location, master, writer, readers, written: Notify::new(), leases: Arc::default(), lock };
         store.migrate().await?;
         store.check_master_key().await?;
-        super::first_objects(&store).await?;
         Ok(store)
     }
 

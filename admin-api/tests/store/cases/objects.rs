@@ -8,19 +8,6 @@ use serde_json::json;
 use crate::backend::Backend;
 use crate::requests::{answering, create, delete, put, service, set, status_of, upsert};
 
-pub(crate) async fn the_first_namespaces_exist<B: Backend>(backend: B) {
-    let snapshot = backend.snapshot().await;
-    let view = snapshot.view();
-    let names: Vec<&str> = view.list(Kind::Namespace, None).map(|object| &*object.key.name).collect();
-    assert_eq!(names, ["default", "istio-system"]);
-
-    let default = ResourceKey::new(Kind::Namespace, "", "default");
-    snapshot.commit(set([delete(&default, Precondition::Exists)])).await.unwrap();
-    snapshot.store().close().await;
-    let again = backend.snapshot().await;
-    assert!(again.view().get(&default).is_none(), "only the first start makes them");
-}
-
 pub(crate) async fn an_object_lives_from_creation_to_deletion<B: Backend>(backend: B) {
     let snapshot = backend.snapshot().await;
     let key = service("reviews");
@@ -113,12 +100,15 @@ pub(crate) async fn preconditions_hold_or_nothing_is_written<B: Backend>(backend
         ));
     }
     let mut homeless = set([new.clone()]);
-    homeless.require = vec![ResourceKey::new(Kind::Namespace, "", "nowhere")];
+    let home = ResourceKey::new(Kind::Namespace, "", "default");
+    homeless.require = vec![home.clone()];
     assert!(matches!(store.commit(homeless).await, Err(StoreError::NotFound { .. })));
     assert_eq!(store.head().await.unwrap(), before, "whole or not at all");
 
+    let namespace = json!({"metadata": {"name": "default"}, "spec": {"finalizers": ["kubernetes"]}});
+    store.commit(set([put(&home, Precondition::Absent, namespace)])).await.unwrap();
     let mut at_home = set([new]);
-    at_home.require = vec![ResourceKey::new(Kind::Namespace, "", "default")];
+    at_home.require = vec![home];
     store.commit(at_home).await.unwrap();
 }
 
@@ -171,6 +161,7 @@ pub(crate) async fn one_transaction_is_one_revision<B: Backend>(backend: B) {
 
 pub(crate) async fn secrets_are_sealed_as_whole_objects<B: Backend>(backend: B) {
     let snapshot = backend.snapshot().await;
+    snapshot.commit(create("reviews", 200)).await.unwrap();
     let key = ResourceKey::new(Kind::Secret, "default", "tls");
     let object = |data: &str| {
         json!({
@@ -190,7 +181,7 @@ pub(crate) async fn secrets_are_sealed_as_whole_objects<B: Backend>(backend: B) 
     assert_eq!(change.before.unwrap().object["data"]["tls.key"], "Zmlyc3Q=");
 
     let everything = backend.dump().await;
-    assert!(everything.contains("kubernetes.io/metadata.name"), "what is no secret is readable");
+    assert!(everything.contains("reviews.example"), "what is no secret is readable");
     for word in ["Zmlyc3Q", "c2Vjb25k", "plain-", "kubernetes.io/tls"] {
         assert!(!everything.contains(word), "{word} can be read in the database");
     }

@@ -182,9 +182,7 @@ pub(crate) async fn a_watcher_that_falls_behind_reads_the_database<B: Backend>(b
     }
     // More than is kept in memory, and still nothing is missing.
     assert_eq!(take(&mut slow, WRITES as usize).await, (start + 1..=start + WRITES).collect::<Vec<_>>());
-    assert!(matches!(snapshot.changed_between(start, start + WRITES), route_model::compile::Changed::Everything));
-    match snapshot.changed_between(start + WRITES - 2, start + WRITES) {
-        route_model::compile::Changed::Keys(keys) => assert_eq!(keys, [service("big")]),
-        other => panic!("{other:?}"),
-    }
+    assert!(matches!(snapshot.changed_between(start, start + WRITES), Changed::Everything));
+    let last = snapshot.changed_between(start + WRITES - 2, start + WRITES);
+    assert!(matches!(last, Changed::Keys(keys) if keys == [service("big")]));
 }
