@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::header::UPGRADE;
@@ -134,15 +134,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         self.parts.exchanges
     }
 
-    pub fn io(&self) -> &I {
-        &self.parts.io
-    }
-
-    /// Ready once an idle connection can no longer be used: the origin closed it, or sent what nobody asked for. No
-    /// system call is made while nothing happened.
-    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether an idle connection can still be used: the origin has neither closed it nor sent what nobody asked for,
+    /// as far as the runtime has seen. No system call is made while nothing happened.
+    pub fn is_quiet(&mut self) -> bool {
         let Upstream { io, input, .. } = &mut *self.parts;
-        input.poll_read(io, cx).map(|_| ())
+        input.poll_read(io, &mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Sends a request and waits for the head of the response; interim responses are swallowed.

@@ -12,8 +12,10 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::context::{Exchange, Progress};
+use super::local_reply::LocalReply;
 use crate::h1;
 use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::metrics::Count;
 use crate::upstream::connection::{Http1Body, StreamPermit};
 
 /// Why a body ended before its end.
@@ -25,6 +27,19 @@ pub(crate) enum BodyError {
     Http2(#[from] hyper::Error),
     #[error("the route's timeout passed")]
     Timeout,
+}
+
+impl BodyError {
+    /// How a request fares whose body could not be sent on.
+    pub(crate) fn of_request(error: &(dyn std::error::Error + 'static)) -> LocalReply {
+        match error.downcast_ref() {
+            Some(Self::Http1(h1::BodyError::Violation(_))) => LocalReply::RequestBody,
+            Some(Self::Http1(h1::BodyError::Timeout)) => LocalReply::RequestTimeout,
+            Some(_) => LocalReply::RequestAborted,
+            // It was not as long as it said.
+            None => LocalReply::RequestBody,
+        }
+    }
 }
 
 /// The body of a request as it comes from the client.
@@ -184,8 +199,14 @@ impl ResponseBody {
     fn failed(&mut self, error: &BodyError) {
         let Some(exchange) = &mut self.exchange else { return };
         match error {
-            // The client's own body broke, which it was told by the connection's end.
-            BodyError::Http1(h1::BodyError::Request(_)) => {}
+            // The client's own body broke, which it is told by the connection's end.
+            BodyError::Http1(h1::BodyError::Request(error)) => {
+                let reply = BodyError::of_request(&**error);
+                exchange.flag(reply.flags());
+                if reply == LocalReply::RequestBody {
+                    exchange.worker().metrics.count(Count::ProtocolViolationsDownstream);
+                }
+            }
             BodyError::Http1(h1::BodyError::Violation(_)) => {
                 exchange.flag(ResponseFlags::UPSTREAM_PROTOCOL_ERROR | ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
             }
@@ -235,7 +256,8 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(exchange) = &mut self.exchange {
-            exchange.complete |= self.source.is_end_stream();
+            // A reply of the proxy's own has no second half that could fail; that to a HEAD is never read.
+            exchange.complete |= self.source.is_end_stream() || matches!(self.source, Source::Local(_));
         }
     }
 }

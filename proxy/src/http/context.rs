@@ -294,6 +294,14 @@ impl Exchange {
         self.log = Some(Box::new(Logged { head, upstream_service_time: None }));
     }
 
+    /// The same for a request whose head could not be read.
+    pub(crate) fn capture_unread(&mut self) {
+        if self.worker().access_log.is_some() {
+            let head = LogHead::unread(SystemTime::now(), self.version);
+            self.log = Some(Box::new(Logged { head, upstream_service_time: None }));
+        }
+    }
+
     /// The route that took the request. Its name is kept only where somebody may ask for it.
     pub(crate) fn set_route(&mut self, route: &Route) {
         if !route.name.is_empty() {

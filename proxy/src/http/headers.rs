@@ -191,8 +191,14 @@ impl Seen {
         if self.te {
             keep_only_trailers(headers);
         }
-        if self.upgrade { headers.remove(UPGRADE) } else { None }
+        // An origin that switched to HTTP/2 in clear text would carry requests past all routes and rules: the offer is
+        // dropped, as Envoy does, and the request is answered over HTTP/1.
+        if self.upgrade { headers.remove(UPGRADE).filter(|protocols| !offers_h2c(protocols)) } else { None }
     }
+}
+
+fn offers_h2c(protocols: &HeaderValue) -> bool {
+    protocols.as_bytes().split(|byte| *byte == b',').any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
 fn is_forged(name: &str) -> bool {

@@ -24,8 +24,12 @@ pub(crate) enum LocalReply {
     UpstreamReset,
     /// The upstream broke the protocol.
     UpstreamProtocol,
-    /// The client's body broke off or was malformed.
+    /// The client's body was malformed.
     RequestBody,
+    /// The client went away before its body was whole.
+    RequestAborted,
+    /// The client's body stopped coming.
+    RequestTimeout,
     /// The route's timeout.
     Timeout,
     /// The upstream cannot switch to the protocol that the client asks for.
@@ -35,7 +39,8 @@ pub(crate) enum LocalReply {
 impl LocalReply {
     pub(crate) fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest | Self::RequestBody => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::RequestBody | Self::RequestAborted => StatusCode::BAD_REQUEST,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
@@ -53,6 +58,8 @@ impl LocalReply {
     pub(crate) fn flags(self) -> ResponseFlags {
         match self {
             Self::BadRequest | Self::RequestBody => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            Self::RequestAborted => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
+            Self::RequestTimeout => ResponseFlags::STREAM_IDLE_TIMEOUT,
             Self::Misdirected | Self::UpgradeRefused => ResponseFlags::NONE,
             Self::NoRoute => ResponseFlags::NO_ROUTE,
             Self::NoCluster => ResponseFlags::NO_CLUSTER,
@@ -79,6 +86,8 @@ impl LocalReply {
             Self::UpstreamReset => "upstream_reset_before_response_started{remote_reset}",
             Self::UpstreamProtocol => "upstream_reset_before_response_started{protocol_error}",
             Self::RequestBody => "request_body_failed",
+            Self::RequestAborted => "downstream_remote_disconnect",
+            Self::RequestTimeout => "stream_idle_timeout",
             Self::Timeout => "response_timeout",
             Self::UpgradeRefused => "upgrade_failed",
         }
@@ -88,7 +97,8 @@ impl LocalReply {
     pub(crate) fn body(self) -> &'static str {
         match self {
             Self::NoRoute | Self::NoCluster | Self::Misdirected | Self::UpgradeRefused => "",
-            Self::BadRequest | Self::RequestBody => "Bad Request",
+            Self::BadRequest | Self::RequestBody | Self::RequestAborted => "Bad Request",
+            Self::RequestTimeout => "stream timeout",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::ConnectFailure => {
                 "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"

@@ -30,13 +30,14 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
     let mut exchange = Box::new(Exchange::new(connection, &head, &body));
     // One table from here to the end of the response.
     let table = connection.table();
-    if normalise_target(&mut head).is_err() {
-        return reply(exchange, LocalReply::BadRequest);
-    }
+    let normalised = normalise_target(&mut head);
     let trusted_hops = table.runtime().table.settings.num_trusted_proxies;
     let admitted = connection.peer.admit(&mut head.headers, trusted_hops);
     exchange.client = admitted.client;
     exchange.capture(&head);
+    if normalised.is_err() {
+        return reply(exchange, LocalReply::BadRequest);
+    }
     let Some(routes) = connection.routes(&table).and_then(|routes| routes.for_authority(authority(&head))) else {
         return reply(exchange, LocalReply::Misdirected);
     };
@@ -85,6 +86,7 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
 /// Answers a request whose head could not be understood.
 pub(crate) fn refuse(connection: &Rc<Connection>, violation: Violation) -> Response<ResponseBody> {
     let mut exchange = Box::new(Exchange::unread(connection));
+    exchange.capture_unread();
     connection.worker.metrics.count(Count::ProtocolViolationsDownstream);
     exchange.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
     exchange.details = Some(violation.details());

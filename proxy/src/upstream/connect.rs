@@ -49,30 +49,6 @@ pub(crate) async fn connect(address: &EndpointAddress, limit: Duration, metrics:
     Ok(Stream { socket, metrics: metrics.clone() })
 }
 
-impl Stream {
-    /// Whether nothing has happened on an unused connection: neither an end nor bytes that nobody asked for. It looks
-    /// at what the last poll of the runtime saw and asks the kernel only when that was something.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let ready = match &self.socket {
-            Socket::Tcp(stream) => stream.poll_read_ready(&mut cx),
-            Socket::Unix(stream) => stream.poll_read_ready(&mut cx),
-        };
-        match ready {
-            Poll::Pending => true,
-            Poll::Ready(Err(_)) => false,
-            Poll::Ready(Ok(())) => {
-                let mut byte = [0];
-                let read = match &self.socket {
-                    Socket::Tcp(stream) => stream.try_read(&mut byte),
-                    Socket::Unix(stream) => stream.try_read(&mut byte),
-                };
-                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
-    }
-}
-
 impl AsyncRead for Stream {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -17,7 +17,7 @@ use tokio::task::spawn_local;
 use super::cluster_state::EndpointState;
 use super::connect::{Stream, connect};
 use crate::h1;
-use crate::http::body::{OutgoingBody, Source};
+use crate::http::body::{BodyError, OutgoingBody, Source};
 use crate::http::local_reply::LocalReply;
 use crate::http::validate::authority;
 use crate::rt::LocalExecutor;
@@ -100,7 +100,13 @@ fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Par
             worker.metrics.count(Count::ProtocolViolationsUpstream);
             LocalReply::UpstreamProtocol
         }
-        h1::SendErrorKind::RequestBody(_) => LocalReply::RequestBody,
+        h1::SendErrorKind::RequestBody(error) => {
+            let reply = BodyError::of_request(&*error);
+            if reply == LocalReply::RequestBody {
+                worker.metrics.count(Count::ProtocolViolationsDownstream);
+            }
+            reply
+        }
         h1::SendErrorKind::Closed | h1::SendErrorKind::Io(_) => LocalReply::UpstreamClosed,
     })
 }

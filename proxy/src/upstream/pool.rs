@@ -62,9 +62,9 @@ impl Pool {
     pub(crate) fn take_http1(&self, endpoint: &EndpointState) -> Option<Http1> {
         let mut endpoints = self.endpoints.borrow_mut();
         let pool = endpoints.get_mut(&endpoint.id)?;
-        while let Some(idle) = pool.idle.pop() {
+        while let Some(mut idle) = pool.idle.pop() {
             self.idle.set(self.idle.get() - 1);
-            if idle.connection.io().is_quiet() {
+            if idle.connection.is_quiet() {
                 return Some(idle.connection);
             }
         }
@@ -122,7 +122,7 @@ impl Pool {
             if pool.endpoint.strong_count() == 0 {
                 return false;
             }
-            pool.idle.retain(|idle| idle.expires > now && idle.connection.io().is_quiet());
+            pool.idle.retain_mut(|idle| idle.expires > now && idle.connection.is_quiet());
             pool.http2.retain(|connection| !connection.is_closed() && !connection.is_stale(now));
             idle += pool.idle.len();
             !pool.idle.is_empty() || !pool.http2.is_empty() || Rc::strong_count(&pool.opening) > 1

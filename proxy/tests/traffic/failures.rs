@@ -184,10 +184,28 @@ async fn malformed_requests_are_refused_and_the_connection_closed() {
         ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         ("GET / HTTP/1.0\r\nHost: h\r\n\r\n", 426),
         ("GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
     ] {
         let mut client = Http1::connect(addr(&proxy, 80)).await;
         client.send(request).await;
         assert_eq!(client.reply().await.status, status, "{request:?}");
     }
     assert!(origin.is_left_alone().await);
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_malformed_is_refused_and_ends_both_connections() {
+    let origin = Scripted::new().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
+    let mut upstream = origin.accept().await;
+    upstream.request().await;
+    client.send("1 \r\nb\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.header("connection")), (400, Some("close")));
+    let mut sent = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut upstream.io, &mut sent).await.unwrap();
+    assert!(!sent.contains("0\r\n\r\n") && !sent.contains("smuggled"), "{sent}");
 }

@@ -73,6 +73,29 @@ async fn an_upgrade_that_the_origin_declines_is_plain_http() {
 }
 
 #[tokio::test]
+async fn http2_in_clear_text_is_not_offered_to_the_origin() {
+    // Were the switch granted, further requests would bypass all routes.
+    let origin = Scripted::new().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    client
+        .send(
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket, H2C\r\n\
+             HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+        )
+        .await;
+    let mut upstream = origin.accept().await;
+    let (_, fields) = upstream.request().await;
+    assert!(
+        !fields.iter().any(|(name, _)| ["upgrade", "connection", "http2-settings"].contains(&&**name)),
+        "{fields:?}"
+    );
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(client.reply().await.status, 200);
+}
+
+#[tokio::test]
 async fn extended_connect_becomes_an_upgrade() {
     let origin = Scripted::new().await;
     let proxy = start(1);

@@ -51,8 +51,7 @@ async fn receive(method: &str, answer: &[u8], close: bool) -> (Result<String, St
         origin
     };
     let (received, _origin) = tokio::join!(receiving, answering);
-    let reusable =
-        pool.take().is_some_and(|mut connection| now(std::future::poll_fn(|cx| connection.poll_idle(cx))).is_pending());
+    let reusable = pool.take().is_some_and(|mut connection| connection.is_quiet());
     (received, reusable)
 }
 
@@ -298,12 +297,12 @@ async fn an_idle_connection_notices_its_end_and_stray_bytes() {
     for stray in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
         let (mut origin, client) = duplex(1024);
         let mut connection = connect(client);
-        assert!(now(std::future::poll_fn(|cx| connection.poll_idle(cx))).is_pending());
+        assert!(connection.is_quiet());
         origin.write_all(stray).await.unwrap();
         if stray.is_empty() {
             drop(origin);
         }
-        assert!(now(std::future::poll_fn(|cx| connection.poll_idle(cx))).is_ready());
+        assert!(!connection.is_quiet());
     }
 }
 

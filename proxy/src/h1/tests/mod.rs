@@ -7,8 +7,7 @@ mod properties;
 mod serving;
 
 use std::cell::RefCell;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -134,9 +133,4 @@ fn channel() -> (tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, BodyErr
 
 fn data(text: &'static str) -> Frame<Bytes> {
     Frame::data(Bytes::from_static(text.as_bytes()))
-}
-
-/// Polls once.
-fn now<F: Future>(future: F) -> Poll<F::Output> {
-    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
