@@ -3,6 +3,7 @@
 pub mod api;
 pub mod auth;
 pub mod ca;
+pub mod push_service;
 pub mod store;
 pub mod yaml;
 

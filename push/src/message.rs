@@ -10,6 +10,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
+use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use serde::Deserialize;
@@ -46,7 +47,7 @@ pub struct Hello {
     pub namespace: String,
     #[prost(map = "string, string", tag = "3")]
     pub labels: HashMap<String, String>,
-    /// `gateway`.
+    /// [`role_name`] of the proxy's role.
     #[prost(string, tag = "4")]
     pub role: String,
     /// The proxy's version, for people.
@@ -166,6 +167,22 @@ pub struct Upsert {
     /// The object as JSON.
     #[prost(bytes = "bytes", tag = "3")]
     pub body: Bytes,
+}
+
+/// A role as [`Hello::role`] names it.
+pub fn role_name(role: ProxyRole) -> &'static str {
+    match role {
+        ProxyRole::Gateway => "gateway",
+    }
+}
+
+impl Hello {
+    /// The proxy's scope; `None` when this build does not know its role.
+    pub fn proxy_scope(&self) -> Option<ProxyScope> {
+        let role = [ProxyRole::Gateway].into_iter().find(|role| role_name(*role) == self.role)?;
+        let labels = self.labels.clone().into_iter().collect();
+        Some(ProxyScope { role, namespace: self.namespace.as_str().into(), labels })
+    }
 }
 
 impl From<&ResourceKey> for Key {

@@ -99,6 +99,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name)
     }
 
+    /// Something beside the resources that does not exist.
+    pub(crate) fn nothing_there(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
     /// Nothing is served at this path.
     pub(crate) fn unknown_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")

@@ -23,3 +23,10 @@ pub struct ProxyState {
     /// When the replica last wrote this, by the database's clock. Filled in by the store.
     pub seen: Timestamp,
 }
+
+impl ProxyState {
+    /// The id of the token that it joined with.
+    pub fn join_token(&self) -> Option<&str> {
+        self.info.get("joinToken")?.as_str()
+    }
+}

@@ -1,10 +1,11 @@
 //! What has to be done now and then, by one replica at a time: forgetting what is past.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Lease, Snapshot, StoreError};
+use super::{Lease, ProxyState, Snapshot, StoreError, Token};
 
 /// The lease that its holder does the upkeep under.
 const LEASE: &str = "upkeep";
@@ -16,17 +17,17 @@ pub struct Upkeep {
     pub every: Duration,
     /// Writes: for history, rollback, and watches that resume.
     pub history: Duration,
-    /// Tokens after their end.
+    /// Tokens after their end; those that a known proxy joined with are kept, because it comes back with them.
     pub tokens: Duration,
     /// Proxies that nobody has seen since.
     pub proxies: Duration,
 }
 
 impl Default for Upkeep {
-    /// A round a minute; 30 days of history, a week of ended tokens, a day of absent proxies.
+    /// A round a minute; 30 days of history, a week of ended tokens, 30 days of absent proxies.
     fn default() -> Self {
         const DAY: Duration = Duration::from_hours(24);
-        Self { every: Duration::from_mins(1), history: DAY * 30, tokens: DAY * 7, proxies: DAY }
+        Self { every: Duration::from_mins(1), history: DAY * 30, tokens: DAY * 7, proxies: DAY * 30 }
     }
 }
 
@@ -59,11 +60,15 @@ impl Upkeep {
         // The last valid form of an invalid row is in its history.
         let keep: Vec<_> = view.quarantine().map(|(key, _)| key.clone()).collect();
         store.compact(before(now, self.history), &keep).await?;
+        store.forget_proxies(self.proxies).await?;
+        let known = store.proxies(self.proxies).await?;
+        let in_use: HashSet<_> = known.iter().filter_map(ProxyState::join_token).collect();
         let ended = before(now, self.tokens);
-        for token in view.tokens().filter(|token| token.expires_at.is_some_and(|end| end < ended)) {
+        let past = |token: &Token| token.expires_at.is_some_and(|end| end < ended) && !in_use.contains(&*token.id);
+        for token in view.tokens().filter(|token| past(token)) {
             store.delete_token(&token.id).await?;
         }
-        store.forget_proxies(self.proxies).await
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use route_model::compile::{Changed, ProxyRole, ProxyScope};
+use route_model::compile::{Changed, ProxyScope};
 use route_model::meta::Revision;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 pub use self::backoff::Backoff;
 pub use self::held::{Held, HeldError};
 use self::session::{Command, Driver, Slot};
-use crate::message::{Ack, Hello, Issue, Nack};
+use crate::message::{Ack, Hello, Issue, Nack, role_name};
 use crate::transport::Connect;
 
 /// Who a proxy is.
@@ -172,13 +172,6 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-/// The name of a role on the wire.
-pub(crate) fn role_name(role: ProxyRole) -> &'static str {
-    match role {
-        ProxyRole::Gateway => "gateway",
     }
 }
 

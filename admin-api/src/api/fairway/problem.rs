@@ -6,6 +6,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::error::ApiError;
+use crate::api::writes::store_error;
+use crate::store::StoreError;
 
 /// Why a call failed (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -42,6 +44,12 @@ impl From<ApiError> for Problem {
             detail: error.message,
             errors: causes.into_iter().map(|c| ProblemField { field: c.field, message: c.message }).collect(),
         }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        store_error(error).into()
     }
 }
 

@@ -7,6 +7,7 @@ use utoipa::OpenApi;
 
 use super::resources::{add_kind, shared_schemas};
 use crate::api::fairway::OwnCalls;
+use crate::push_service::PushApi;
 
 const DESCRIPTION: &str = "Fairway keeps Istio's resources and serves them in Kubernetes' style under `/apis` and \
 `/api/v1`, so kubectl and every Kubernetes client work. Calls that are not about one resource are under \
@@ -15,7 +16,8 @@ const DESCRIPTION: &str = "Fairway keeps Istio's resources and serves them in Ku
 
 /// `openapi/fairway.json`
 pub(crate) fn merged() -> Value {
-    let own = serde_json::to_value(OwnCalls::openapi()).unwrap_or_default();
+    let own = OwnCalls::openapi().merge_from(PushApi::openapi());
+    let own = serde_json::to_value(own).unwrap_or_default();
     let mut paths = own["paths"].as_object().cloned().unwrap_or_default();
     let mut schemas = own["components"]["schemas"].as_object().cloned().unwrap_or_default();
     schemas.extend(shared_schemas());

@@ -1,0 +1,219 @@
+//! The control plane's side of push: which proxies may join, what each is sent, what each runs.
+//!
+//! Every replica serves its own proxies from its own picture of the store. What the proxies acknowledge is written
+//! down in batches, so that every replica can answer for all.
+
+mod admission;
+mod calls;
+mod listen;
+mod reach;
+mod roster;
+mod scopes;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use push::message::Hello;
+use push::server::{ControlPlane, Event, Peer, PushServer, Refusal, Scope, SessionId};
+use push::transport::{PipeListener, PipeTransport, pipe};
+use route_model::meta::Revision;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, error};
+
+use self::admission::{Admission, Admitted};
+pub(crate) use self::calls::PushApi;
+use self::roster::Roster;
+pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName};
+use self::scopes::Scopes;
+use crate::api::{Acks, ProxyAck, ProxyIssue};
+use crate::store::Snapshot;
+
+/// A proxy that its replica has not confirmed for so long counts as disconnected: the replica is gone.
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(35);
+/// How often a replica confirms its proxies.
+const CONFIRM_EVERY: Duration = Duration::from_secs(10);
+/// How often acknowledgements are written down and those of other replicas read.
+const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
+/// Acknowledgements that arrive within this time make one change of [`PushService::acks`].
+const GATHER: Duration = Duration::from_millis(3);
+
+/// Serves the proxies of this replica.
+#[derive(Debug)]
+pub struct PushService {
+    snapshot: Snapshot,
+    scopes: Arc<Scopes>,
+    admission: Admission,
+    roster: Roster,
+    acks: watch::Sender<Arc<[ProxyAck]>>,
+    pipe: PipeTransport,
+    /// Taken by [`PushService::serve`].
+    piped: Mutex<Option<PipeListener>>,
+}
+
+impl PushService {
+    pub fn new(snapshot: Snapshot) -> Arc<Self> {
+        let (pipe, listener) = pipe();
+        let replica = uuid::Uuid::new_v4().to_string();
+        Arc::new(Self {
+            scopes: Arc::new(Scopes::new(snapshot.view().resources().clone())),
+            admission: Admission::new(snapshot.clone()),
+            roster: Roster::new(replica),
+            acks: watch::Sender::new(Arc::default()),
+            snapshot,
+            pipe,
+            piped: Mutex::new(Some(listener)),
+        })
+    }
+
+    /// What every proxy runs; changes with every acknowledgement.
+    pub fn acks(&self) -> Acks {
+        self.acks.subscribe()
+    }
+
+    /// Every proxy that is known, by id.
+    pub fn proxies(&self) -> Vec<ProxyView> {
+        self.roster.views()
+    }
+
+    /// The calls about proxies and their tokens. They expect the [`Identity`](crate::auth::Identity) of the caller
+    /// among the request's extensions.
+    pub fn router(self: &Arc<Self>) -> Router {
+        calls::router(self.clone())
+    }
+
+    /// The way to this control plane for a proxy in the same process; it needs no token.
+    pub fn local_transport(&self) -> PipeTransport {
+        self.pipe.clone()
+    }
+
+    /// Serves proxies from this listener and the pipe until `stopping` is true; then ends their streams.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: TlsAcceptor, mut stopping: watch::Receiver<bool>) {
+        let server = PushServer::new(self.clone());
+        let piped = self.piped.lock().await.take();
+        {
+            let working = async {
+                tokio::join!(
+                    self.follow_resources(),
+                    self.publish_acks(),
+                    self.exchange(),
+                    listen::accept(&server, &listener, &tls),
+                    listen::accept_piped(&server, piped),
+                )
+            };
+            tokio::select! {
+                _ = working => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+        }
+        drop(listener);
+        server.end();
+        listen::until_idle(&self.roster).await;
+        self.write_down().await;
+    }
+
+    /// Brings the scopes to every new revision. Writes that come while one is worked in are taken together.
+    async fn follow_resources(&self) {
+        let mut views = self.snapshot.views();
+        views.mark_changed();
+        while views.changed().await.is_ok() {
+            let set = views.borrow_and_update().resources().clone();
+            let scopes = self.scopes.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || scopes.update(&set)).await {
+                error!(%error, "the scopes could not be brought up to date");
+            }
+            // What is in force without being sent counts from here on.
+            self.roster.touch();
+        }
+    }
+
+    async fn publish_acks(&self) {
+        loop {
+            self.roster.changed().await;
+            tokio::time::sleep(GATHER).await;
+            let acks: Arc<[ProxyAck]> = self.roster.views().iter().map(ack).collect();
+            self.acks.send_if_modified(|current| {
+                let changed = **current != *acks;
+                *current = acks;
+                changed
+            });
+        }
+    }
+
+    /// Tells other replicas what the proxies here run, and learns what theirs do.
+    async fn exchange(&self) {
+        let mut ticks = interval(EXCHANGE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut written = Vec::new();
+        let mut confirmed: Option<Instant> = None;
+        loop {
+            ticks.tick().await;
+            let states = self.roster.states();
+            let due = confirmed.is_none_or(|last| last.elapsed() >= CONFIRM_EVERY);
+            if !states.is_empty() && (due || states != written) {
+                match self.snapshot.store().put_proxies(self.roster.replica(), &states).await {
+                    Ok(()) => (written, confirmed) = (states, Some(Instant::now())),
+                    Err(error) => debug!(%error, "what the proxies run cannot be written down now"),
+                }
+            }
+            self.learn().await;
+        }
+    }
+
+    async fn learn(&self) {
+        match self.snapshot.store().proxies(STALE_AFTER).await {
+            Ok(states) => {
+                self.admission.remember(states.iter().filter_map(roster::membership));
+                self.roster.remote(states);
+            }
+            // With the database away the last state counts.
+            Err(error) => debug!(%error, "what other replicas know of their proxies cannot be read now"),
+        }
+    }
+
+    async fn write_down(&self) {
+        let states = self.roster.states();
+        if let Err(error) = self.snapshot.store().put_proxies(self.roster.replica(), &states).await {
+            debug!(%error, "what the proxies run cannot be written down");
+        }
+    }
+}
+
+impl ControlPlane for PushService {
+    async fn admit(&self, peer: Peer, token: Option<&str>, hello: &Hello) -> Result<Arc<Scope>, Refusal> {
+        let scope = hello
+            .proxy_scope()
+            .ok_or_else(|| Refusal::Invalid(format!("this control plane knows no proxies of role {:?}", hello.role)))?;
+        if self.admission.admit(peer, token, hello).await? == Admitted::New {
+            // A member must be one after a crash too.
+            let state = self.roster.joining(hello, peer, self.admission.token_of(&hello.node));
+            self.snapshot.store().put_proxies(self.roster.replica(), &[state]).await.map_err(|error| {
+                Refusal::Unavailable(format!("the proxy cannot be written down as a member: {error}"))
+            })?;
+        }
+        Ok(self.scopes.of(&scope))
+    }
+
+    fn observe(&self, session: SessionId, event: Event) {
+        self.roster.observe(session, event, |node| self.admission.token_of(node));
+    }
+}
+
+fn ack(view: &ProxyView) -> ProxyAck {
+    let issues = view.issues_by_resource().map(|(resource, issue)| ProxyIssue {
+        resource,
+        reason: issue.reason.clone(),
+        message: issue.message.clone(),
+    });
+    ProxyAck {
+        node: view.id.as_str().into(),
+        connected: view.connected,
+        acked: Revision(view.acked_revision),
+        issues: issues.collect(),
+    }
+}

@@ -1,0 +1,338 @@
+//! What is known of every proxy: connected here, to another replica, or gone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use push::message::{Hello, Issue};
+use push::server::{Event, Peer, Scope, SessionId};
+use route_model::meta::{ResourceKey, Revision};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+use utoipa::ToSchema;
+
+use crate::store::ProxyState;
+
+/// A proxy as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyView {
+    /// The node id that the proxy chose.
+    pub id: String,
+    pub connected: bool,
+    /// The newest revision that the proxy runs.
+    pub acked_revision: u64,
+    /// The newest revision that was sent to it.
+    pub sent_revision: u64,
+    /// What of the acknowledged revision the proxy could not put in force.
+    pub issues: Vec<IssueView>,
+    /// The control plane that the proxy is, or was last, connected to.
+    pub replica: String,
+    #[serde(flatten)]
+    pub info: ProxyInfo,
+}
+
+/// What a proxy says of itself and how it is connected.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyInfo {
+    pub role: String,
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    pub build: String,
+    pub model_version: u32,
+    /// `in-process`, or the address it comes from.
+    pub address: String,
+    /// RFC 3339: since when it is connected, or not.
+    pub since: String,
+    /// Why the last connection ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disconnected: Option<String>,
+    /// The newest revision of which it runs nothing, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedView>,
+    /// The join token that it came with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_token: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedView {
+    pub revision: u64,
+    pub issues: Vec<IssueView>,
+}
+
+/// Something that a proxy could not put in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssueView {
+    /// Missing when the issue is about no resource in particular.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<ResourceName>,
+    /// CamelCase: `PortInUse`, `CertificateKeyMismatch` …
+    pub reason: String,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceName {
+    pub kind: String,
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ProxyView {
+    /// The issues with the resources that this build knows.
+    pub fn issues_by_resource(&self) -> impl Iterator<Item = (ResourceKey, &IssueView)> {
+        let refused = self.info.refused.iter().flat_map(|refused| &refused.issues);
+        self.issues.iter().chain(refused).filter_map(|issue| {
+            let name = issue.resource.as_ref()?;
+            let key = push::message::Key {
+                kind: name.kind.clone(),
+                namespace: name.namespace.clone(),
+                name: name.name.clone(),
+            };
+            Some((key.resource_key()?, issue))
+        })
+    }
+}
+
+/// The proxies of this replica, and what others wrote down about theirs.
+#[derive(Debug)]
+pub(super) struct Roster {
+    replica: String,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By node.
+    local: BTreeMap<String, Local>,
+    nodes: HashMap<SessionId, String>,
+    remote: BTreeMap<String, ProxyView>,
+}
+
+#[derive(Debug)]
+struct Local {
+    session: SessionId,
+    /// `None` once the proxy has left.
+    scope: Option<Arc<Scope>>,
+    /// The newest revision that was acknowledged, or in force when the proxy left.
+    acked: Revision,
+    sent: Revision,
+    issues: Vec<IssueView>,
+    info: ProxyInfo,
+}
+
+impl Roster {
+    pub(super) fn new(replica: String) -> Self {
+        Self { replica, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    pub(super) fn replica(&self) -> &str {
+        &self.replica
+    }
+
+    /// Resolves after something changed; for one waiter.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Says that views may have changed: revisions came into force without being sent.
+    pub(super) fn touch(&self) {
+        self.changed.notify_one();
+    }
+
+    /// How many proxies are connected here.
+    pub(super) fn connected(&self) -> usize {
+        self.lock().local.values().filter(|local| local.scope.is_some()).count()
+    }
+
+    /// A proxy that is about to be let in for the first time.
+    pub(super) fn joining(&self, hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyState {
+        let info = info(hello, peer, join_token);
+        let zero = Revision(0);
+        let local = Local { session: SessionId(0), scope: None, acked: zero, sent: zero, issues: Vec::new(), info };
+        state(local.view(&hello.node, &self.replica))
+    }
+
+    pub(super) fn observe(&self, session: SessionId, event: Event, join_token: impl FnOnce(&str) -> Option<String>) {
+        let state = &mut *self.lock();
+        if let Event::Connected { hello, peer, scope } = event {
+            info!(node = hello.node, peer = %address(peer), "proxy connected");
+            let info = info(&hello, peer, join_token(&hello.node));
+            let local =
+                Local { session, scope: Some(scope), acked: Revision(0), sent: Revision(0), issues: Vec::new(), info };
+            state.nodes.insert(session, hello.node.clone());
+            state.local.insert(hello.node.clone(), local);
+        } else {
+            let node = match event {
+                Event::Disconnected { .. } => state.nodes.remove(&session),
+                _ => state.nodes.get(&session).cloned(),
+            };
+            // A session that was replaced has no say any more.
+            let local = node.and_then(|node| state.local.get_mut(&node).map(|local| (node, local)));
+            if let Some((node, local)) = local.filter(|(_, local)| local.session == session) {
+                local.take(&node, event);
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// What other replicas know. A proxy that is connected here is not theirs.
+    pub(super) fn remote(&self, states: Vec<ProxyState>) {
+        let remote: BTreeMap<_, _> = states
+            .into_iter()
+            .filter(|state| state.replica != self.replica)
+            .map(|state| (state.node.clone(), view_of(state)))
+            .collect();
+        let state = &mut *self.lock();
+        // Who left here and is connected elsewhere now is theirs.
+        state
+            .local
+            .retain(|node, local| local.scope.is_some() || !remote.get(node).is_some_and(|remote| remote.connected));
+        if state.remote != remote {
+            state.remote = remote;
+            self.changed.notify_one();
+        }
+    }
+
+    /// All proxies, by node.
+    pub(super) fn views(&self) -> Vec<ProxyView> {
+        let state = self.lock();
+        let mut views: BTreeMap<&String, ProxyView> =
+            state.remote.iter().map(|(node, view)| (node, view.clone())).collect();
+        views.extend(state.local.iter().map(|(node, local)| (node, local.view(node, &self.replica))));
+        views.into_values().collect()
+    }
+
+    /// What this replica writes down for the others.
+    pub(super) fn states(&self) -> Vec<ProxyState> {
+        let state = self.lock();
+        state.local.iter().map(|(node, local)| self::state(local.view(node, &self.replica))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Local {
+    fn take(&mut self, node: &str, event: Event) {
+        match event {
+            Event::Connected { .. } => {}
+            Event::Sent { revision } => self.sent = revision,
+            Event::Acked { revision, issues } => {
+                for issue in &issues {
+                    warn!(node, %revision, %issue, "a proxy could not put everything in force");
+                }
+                self.acked = revision;
+                self.sent = self.sent.max(revision);
+                self.issues = issues.into_iter().map(issue_view).collect();
+                self.info.refused = None;
+            }
+            Event::Nacked { revision, issues } => {
+                for issue in &issues {
+                    warn!(node, %revision, %issue, "a proxy refused a revision");
+                }
+                let issues = issues.into_iter().map(issue_view).collect();
+                self.info.refused = Some(RefusedView { revision: revision.0, issues });
+            }
+            Event::Disconnected { reason } => {
+                info!(node, reason, "proxy disconnected");
+                self.acked = self.in_force();
+                self.scope = None;
+                self.info.since = now();
+                self.info.disconnected = Some(reason);
+            }
+        }
+    }
+
+    /// Revisions that bring nothing to the proxy's scope are in force without being sent.
+    fn in_force(&self) -> Revision {
+        match &self.scope {
+            Some(scope) if self.acked > Revision(0) => scope.effective(self.acked),
+            _ => self.acked,
+        }
+    }
+
+    fn view(&self, node: &str, replica: &str) -> ProxyView {
+        ProxyView {
+            id: node.to_owned(),
+            connected: self.scope.is_some(),
+            acked_revision: self.in_force().0,
+            sent_revision: self.sent.0,
+            issues: self.issues.clone(),
+            replica: replica.to_owned(),
+            info: self.info.clone(),
+        }
+    }
+}
+
+fn info(hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyInfo {
+    ProxyInfo {
+        role: hello.role.clone(),
+        namespace: hello.namespace.clone(),
+        labels: hello.labels.clone().into_iter().collect(),
+        build: hello.build.clone(),
+        model_version: hello.model_version,
+        address: address(peer),
+        since: now(),
+        disconnected: None,
+        refused: None,
+        join_token,
+    }
+}
+
+fn address(peer: Peer) -> String {
+    match peer {
+        Peer::InProcess => "in-process".to_owned(),
+        Peer::Remote(address) => address.to_string(),
+    }
+}
+
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn issue_view(issue: Issue) -> IssueView {
+    let resource = issue.key.map(|key| ResourceName { kind: key.kind, namespace: key.namespace, name: key.name });
+    IssueView { resource, reason: issue.reason, message: issue.message }
+}
+
+fn state(view: ProxyView) -> ProxyState {
+    ProxyState {
+        node: view.id,
+        replica: view.replica,
+        connected: view.connected,
+        acked: Revision(view.acked_revision),
+        sent: Revision(view.sent_revision),
+        issues: serde_json::json!(view.issues),
+        info: serde_json::json!(view.info),
+        // The store says when.
+        seen: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn view_of(state: ProxyState) -> ProxyView {
+    ProxyView {
+        id: state.node,
+        connected: state.connected,
+        acked_revision: state.acked.0,
+        sent_revision: state.sent.0,
+        // What another version wrote and this one cannot read is left out.
+        issues: serde_json::from_value(state.issues).unwrap_or_default(),
+        replica: state.replica,
+        info: serde_json::from_value(state.info).unwrap_or_default(),
+    }
+}
+
+/// The node and its join token, of a proxy that came with one.
+pub(super) fn membership(state: &ProxyState) -> Option<(String, String)> {
+    Some((state.node.clone(), state.join_token()?.to_owned()))
+}

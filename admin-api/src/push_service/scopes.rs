@@ -1,0 +1,222 @@
+//! The scopes that proxies follow, kept in step with the resources.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use push::message::{Key, role_name};
+use push::server::{Entry, Scope};
+use route_model::compile::ProxyScope;
+use route_model::meta::ResourceKey;
+use route_model::resource::{Resource, ResourceSet};
+use serde_json::Value;
+use tracing::error;
+
+use super::reach::reach;
+
+/// A scope that nobody follows is kept so long: its proxies may be on their way back, and find a delta then.
+const KEPT_IDLE: Duration = Duration::from_mins(5);
+
+/// What `kubectl apply` writes to compare with; as large as the object itself, and of no use to a proxy.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// All live scopes. They move together: each is at the revision of the last set.
+#[derive(Debug)]
+pub(super) struct Scopes {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    set: Arc<ResourceSet>,
+    live: HashMap<String, Live>,
+    /// The serialised form of every resource that some scope holds.
+    bodies: HashMap<ResourceKey, (Arc<Resource>, Entry)>,
+}
+
+#[derive(Debug)]
+struct Live {
+    proxies: ProxyScope,
+    scope: Arc<Scope>,
+    /// What the scope holds, by key.
+    reached: Vec<Arc<Resource>>,
+    idle_since: Option<Instant>,
+}
+
+impl Scopes {
+    pub(super) fn new(set: Arc<ResourceSet>) -> Self {
+        Self { inner: Mutex::new(Inner { set, live: HashMap::new(), bodies: HashMap::new() }) }
+    }
+
+    /// The scope of proxies like this one.
+    pub(super) fn of(&self, proxies: &ProxyScope) -> Arc<Scope> {
+        let id = id(proxies);
+        let inner = &mut *self.lock();
+        if let Some(live) = inner.live.get_mut(&id) {
+            live.idle_since = None;
+            return live.scope.clone();
+        }
+        let mut live = Live {
+            proxies: proxies.clone(),
+            scope: Arc::new(Scope::new(id.as_str())),
+            reached: Vec::new(),
+            idle_since: None,
+        };
+        live.update(&inner.set, &mut inner.bodies);
+        let scope = live.scope.clone();
+        inner.live.insert(id, live);
+        scope
+    }
+
+    /// Brings every scope to this set. Takes milliseconds with ten thousand resources, so not for an async thread.
+    pub(super) fn update(&self, set: &Arc<ResourceSet>) {
+        let inner = &mut *self.lock();
+        inner.set = set.clone();
+        inner.live.retain(|_, live| {
+            let idle = Arc::strong_count(&live.scope) == 1;
+            let since = if idle { Some(live.idle_since.unwrap_or_else(Instant::now)) } else { None };
+            live.idle_since = since;
+            since.is_none_or(|since| since.elapsed() < KEPT_IDLE)
+        });
+        for live in inner.live.values_mut() {
+            live.update(set, &mut inner.bodies);
+        }
+        inner.bodies.retain(|key, (resource, _)| set.get(key).is_some_and(|current| Arc::ptr_eq(current, resource)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Live {
+    fn update(&mut self, set: &Arc<ResourceSet>, bodies: &mut HashMap<ResourceKey, (Arc<Resource>, Entry)>) {
+        let next = reach(set, &self.proxies);
+        let mut before = self.reached.iter().peekable();
+        let (mut upserts, mut removed) = (Vec::new(), Vec::new());
+        for resource in &next {
+            while let Some(gone) = before.next_if(|old| old.key < resource.key) {
+                removed.push(Key::from(&gone.key));
+            }
+            if before.next_if(|old| old.key == resource.key).is_some_and(|old| Arc::ptr_eq(old, resource)) {
+                continue;
+            }
+            match entry(resource, bodies) {
+                Some(entry) => upserts.push((Key::from(&resource.key), entry)),
+                None => removed.push(Key::from(&resource.key)),
+            }
+        }
+        removed.extend(before.map(|gone| Key::from(&gone.key)));
+        self.scope.publish(set.revision, upserts, removed);
+        self.reached = next;
+    }
+}
+
+/// The resource as it travels; `None` when it is too large to.
+fn entry(resource: &Arc<Resource>, bodies: &mut HashMap<ResourceKey, (Arc<Resource>, Entry)>) -> Option<Entry> {
+    if let Some((serialised, entry)) = bodies.get(&resource.key)
+        && Arc::ptr_eq(serialised, resource)
+    {
+        return Some(entry.clone());
+    }
+    match Entry::new(body(resource)) {
+        Ok(entry) => {
+            bodies.insert(resource.key.clone(), (resource.clone(), entry.clone()));
+            Some(entry)
+        }
+        Err(error) => {
+            error!(resource = %resource.key, %error, "a resource is left out");
+            None
+        }
+    }
+}
+
+/// The object without what changes when nothing that a proxy looks at does: proxies need not hear of that.
+fn body(resource: &Resource) -> String {
+    let mut object = resource.to_object();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.shift_remove("resourceVersion");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.shift_remove(LAST_APPLIED);
+        }
+    }
+    object.to_string()
+}
+
+/// The same for the same proxies on every replica and after every restart.
+fn id(proxies: &ProxyScope) -> String {
+    let mut context = Context::new(&SHA256);
+    let labels: &BTreeMap<String, String> = &proxies.labels;
+    for text in labels.iter().flat_map(|(key, value)| [key, value]) {
+        context.update(&(text.len() as u64).to_be_bytes());
+        context.update(text.as_bytes());
+    }
+    let role = role_name(proxies.role);
+    format!("{role}/{}/{}", proxies.namespace, crate::base64_url(&context.finish().as_ref()[..12]))
+}
+
+#[cfg(test)]
+mod tests {
+    use route_model::compile::ProxyRole;
+    use route_model::kind::Kind;
+    use route_model::meta::Revision;
+    use serde_json::json;
+
+    use super::*;
+
+    fn proxies(label: &str) -> ProxyScope {
+        let labels = BTreeMap::from([("istio".to_owned(), label.to_owned())]);
+        ProxyScope { role: ProxyRole::Gateway, namespace: "istio-system".into(), labels }
+    }
+
+    fn gateway(selector: &str, version: &str) -> Arc<Resource> {
+        let object = json!({
+            "metadata": {
+                "name": "edge", "namespace": "shop", "resourceVersion": version,
+                "annotations": {LAST_APPLIED: version, "note": "kept"},
+            },
+            "spec": {"selector": {"istio": selector}},
+        });
+        Arc::new(Resource::from_object(Kind::Gateway, &object).unwrap())
+    }
+
+    fn set(revision: u64, resource: Option<Arc<Resource>>) -> Arc<ResourceSet> {
+        let mut set = ResourceSet::default();
+        set.revision = Revision(revision);
+        if let Some(resource) = resource {
+            set.insert(resource);
+        }
+        Arc::new(set)
+    }
+
+    #[test]
+    fn proxies_with_the_same_labels_share_a_scope() {
+        let scopes = Scopes::new(set(1, Some(gateway("a", "1"))));
+        assert!(Arc::ptr_eq(&scopes.of(&proxies("a")), &scopes.of(&proxies("a"))));
+        assert_ne!(scopes.of(&proxies("a")).id(), scopes.of(&proxies("b")).id());
+        assert_eq!((scopes.of(&proxies("a")).len(), scopes.of(&proxies("b")).len()), (1, 0));
+    }
+
+    #[test]
+    fn a_scope_hears_of_what_it_holds_and_passes_over_the_rest() {
+        let scopes = Scopes::new(set(1, None));
+        let scope = scopes.of(&proxies("a"));
+        assert_eq!(scope.effective(Revision(1)), Revision(1));
+        scopes.update(&set(2, Some(gateway("b", "2"))));
+        assert_eq!(scope.effective(Revision(1)), Revision(2), "another scope's Gateway is no news");
+        scopes.update(&set(3, Some(gateway("a", "3"))));
+        assert_eq!((scope.len(), scope.effective(Revision(1))), (1, Revision(2)));
+        scopes.update(&set(4, Some(gateway("a", "4"))));
+        assert_eq!(scope.effective(Revision(3)), Revision(4), "only the resourceVersion changed");
+        scopes.update(&set(5, None));
+        assert_eq!((scope.len(), scope.effective(Revision(3))), (0, Revision(4)));
+    }
+
+    #[test]
+    fn bodies_are_free_of_what_proxies_do_not_need() {
+        let body: Value = serde_json::from_str(&body(&gateway("a", "7"))).unwrap();
+        assert_eq!(body["metadata"]["annotations"], json!({"note": "kept"}));
+        assert_eq!(body["metadata"].get("resourceVersion"), None);
+    }
+}

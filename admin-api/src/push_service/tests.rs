@@ -1,0 +1,261 @@
+//! Proxies against a control plane: over the pipe and over TLS, on an embedded store.
+
+mod support;
+
+use std::time::Duration;
+
+use http::StatusCode;
+use push::message::{Ack, Issue, Key};
+use route_model::kind::Kind;
+use route_model::meta::Revision;
+use serde_json::json;
+use tokio::time::Instant;
+
+use self::support::{Database, Replica, follow_to, names, next, options, until, until_waiting};
+use crate::store::TokenHash;
+use push::client::{Subscriber, SubscriberOptions, Token};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_acknowledged_within_a_moment() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let mut proxy = Subscriber::start(options("edge-1", "istio-system"), replica.pipe());
+    let update = follow_to(&mut proxy, revision).await;
+    assert_eq!(names(&update.held), ["Gateway shop/edge"]);
+
+    let mut times = Vec::new();
+    for number in 0..40 {
+        let began = Instant::now();
+        let revision = replica.route("shop/site", &format!("answer {number}")).await;
+        let update = next(&mut proxy).await;
+        assert_eq!(update.revision(), revision);
+        proxy.ack(revision, vec![]);
+        replica.until_acked("edge-1", revision).await;
+        times.push(began.elapsed());
+    }
+    times.sort();
+    assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_proxy_runs_and_what_not_is_seen() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let mut proxy = Subscriber::start(options("edge-1", "istio-system"), replica.pipe());
+    let mut update = next(&mut proxy).await;
+    while update.revision() < revision {
+        proxy.ack(update.revision(), vec![]);
+        update = next(&mut proxy).await;
+    }
+    let key = Key { kind: "Gateway".into(), namespace: "shop".into(), name: "edge".into() };
+    proxy.ack(revision, vec![Issue::new(Some(key), "PortInUse", "port 80 is taken")]);
+    replica.until_acked("edge-1", revision).await;
+
+    let acks = replica.service.acks().borrow().clone();
+    assert_eq!((acks.len(), acks[0].connected, acks[0].acked), (1, true, revision));
+    assert_eq!(acks[0].issues[0].resource.to_string(), "Gateway shop/edge");
+
+    let (status, list) = replica.call("GET", "/api/fairway/v1/proxies", None).await;
+    assert_eq!(status, StatusCode::OK);
+    let shown = &list["items"][0];
+    assert_eq!((shown["id"].as_str(), shown["connected"].as_bool()), (Some("edge-1"), Some(true)));
+    assert_eq!(shown["ackedRevision"], revision.0);
+    assert_eq!((shown["namespace"].as_str(), shown["address"].as_str()), (Some("istio-system"), Some("in-process")));
+    assert_eq!(shown["issues"][0]["reason"], "PortInUse");
+    assert_eq!(shown["issues"][0]["resource"]["name"], "edge");
+    assert_eq!(replica.call("GET", "/api/fairway/v1/proxies/edge-1", None).await.1, *shown);
+    let (status, problem) = replica.call("GET", "/api/fairway/v1/proxies/edge-2", None).await;
+    assert_eq!((status, problem["detail"].as_str()), (StatusCode::NOT_FOUND, Some("no proxy \"edge-2\" is known")));
+
+    // A revision that brings this proxy nothing is in force there at once.
+    let beside = replica.put(Kind::WorkloadEntry, "shop/vm", json!({"address": "10.0.0.1"})).await;
+    replica.until_acked("edge-1", beside).await;
+
+    drop(proxy);
+    let gone = async || replica.service.acks().borrow().iter().all(|ack| !ack.connected).then_some(());
+    until("the proxy to be gone", gone).await;
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_lets_proxies_of_its_namespace_in_and_nobody_else() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let token = replica.join_token(&json!({"namespace": "edge", "ttl": "1h"})).await;
+
+    let with = |text: Option<&str>, namespace: &str| SubscriberOptions {
+        token: text.map(|text| Token::new(text).unwrap()),
+        ..options("edge-1", namespace)
+    };
+    for (text, namespace, reason) in [
+        (None, "edge", "a join token is required"),
+        (Some("fwj_guessed"), "edge", "the join token is not known"),
+        (Some(token.as_str()), "other", "is for proxies in namespace edge, this one says it is in other"),
+    ] {
+        let proxy = Subscriber::start(with(text, namespace), replica.tls(&replica.ca));
+        let refused = until_waiting(&proxy).await;
+        assert!(refused.starts_with("the control plane refused:") && refused.contains(reason), "{refused}");
+    }
+    for name in ["edge-1", "edge-2"] {
+        let proxy = SubscriberOptions { token: Some(Token::new(&token).unwrap()), ..options(name, "edge") };
+        let mut proxy = Subscriber::start(proxy, replica.tls(&replica.ca));
+        follow_to(&mut proxy, revision).await;
+        replica.until_acked(name, revision).await;
+    }
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_plane_that_another_ca_signed_is_not_trusted() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let other = Replica::start(&database).await;
+    let proxy = Subscriber::start(options("edge-1", "edge"), replica.tls(&other.ca));
+    let reason = until_waiting(&proxy).await;
+    assert!(reason.contains("certificate"), "{reason}");
+    replica.end().await;
+    other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_one_lets_one_in_who_may_come_back() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let token = replica.join_token(&json!({"namespace": "edge", "singleUse": true})).await;
+    let start = |node: &str, replica: &Replica| {
+        let token = Some(Token::new(&token).unwrap());
+        Subscriber::start(SubscriberOptions { token, ..options(node, "edge") }, replica.tls(&replica.ca))
+    };
+    let mut first = start("edge-1", &replica);
+    follow_to(&mut first, revision).await;
+    replica.until_acked("edge-1", revision).await;
+    let refused = until_waiting(&start("edge-2", &replica)).await;
+    assert!(refused.contains("was used already"), "{refused}");
+    drop(first);
+    replica.end().await;
+
+    // After a restart, too.
+    let replica = Replica::start(&database).await;
+    next(&mut start("edge-1", &replica)).await;
+    let refused = until_waiting(&start("edge-2", &replica)).await;
+    assert!(refused.contains("was used already"), "{refused}");
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_token_lets_nobody_new_in_but_members_back() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let token = replica.join_token(&json!({"namespace": "edge", "ttl": "2s"})).await;
+    let hash = TokenHash::of(&token);
+    let start = |node: &str| {
+        let token = Some(Token::new(&token).unwrap());
+        Subscriber::start(SubscriberOptions { token, ..options(node, "edge") }, replica.tls(&replica.ca))
+    };
+    let mut member = start("edge-1");
+    follow_to(&mut member, revision).await;
+    replica.until_acked("edge-1", revision).await;
+    drop(member);
+
+    let expired = async || {
+        let token = replica.snapshot.view().token(&hash).cloned()?;
+        (!token.is_valid(jiff::Timestamp::now())).then_some(())
+    };
+    until("the token to expire", expired).await;
+    let refused = until_waiting(&start("edge-2")).await;
+    assert!(refused.contains("has expired; make another"), "{refused}");
+    next(&mut start("edge-1")).await;
+
+    let (_, tokens) = replica.call("GET", "/api/fairway/v1/join-tokens", None).await;
+    assert_eq!(tokens["items"][0]["valid"], false);
+    let id = tokens["items"][0]["id"].as_str().unwrap().to_owned();
+    let revoke = format!("/api/fairway/v1/join-tokens/{id}");
+    assert_eq!(replica.call("DELETE", &revoke, None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(replica.call("DELETE", &revoke, None).await.0, StatusCode::NOT_FOUND);
+    until("the token to be gone", async || replica.snapshot.view().token(&hash).is_none().then_some(())).await;
+    let refused = until_waiting(&start("edge-1")).await;
+    assert!(refused.contains("it may have been revoked"), "{refused}");
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_no_token_is_refused() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    for (body, detail) in [
+        ("{", "the body is not valid"),
+        (r#"{"ttl": "soon"}"#, "is not a time"),
+        (r#"{"ttl": "0s"}"#, "more than 0"),
+        (r#"{"ttl": "400d"}"#, "at most 366d"),
+        (r#"{"namespace": "A b"}"#, "is not the name of a namespace"),
+        (r#"{"name": "x"}"#, "unknown field"),
+    ] {
+        let (status, problem) = replica.call("POST", "/api/fairway/v1/join-tokens", Some(body)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(problem["detail"].as_str().unwrap().contains(detail), "{problem}");
+    }
+    let token = replica.join_token(&json!({})).await;
+    let kept = database.store.tokens().await.unwrap();
+    assert!(!format!("{kept:?}").contains(&token), "only the hash is kept");
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_control_plane_takes_its_proxies_back_without_sending_anything() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let mut proxy = Subscriber::start(options("edge-1", "istio-system"), replica.pipe());
+    let update = follow_to(&mut proxy, revision).await;
+    replica.until_acked("edge-1", revision).await;
+    drop(proxy);
+    replica.end().await;
+
+    let replica = Replica::start(&database).await;
+    let options = SubscriberOptions {
+        held: Some((*update.held).clone()),
+        applied: Some(Ack::new(revision, vec![])),
+        ..options("edge-1", "istio-system")
+    };
+    let mut proxy = Subscriber::start(options, replica.pipe());
+    replica.until_acked("edge-1", revision).await;
+    assert_eq!(replica.service.proxies()[0].sent_revision, revision.0);
+    let newer = replica.route("shop/site", "hello").await;
+    assert_eq!(next(&mut proxy).await.revision(), newer);
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_serve_their_own_proxies_and_know_of_all() {
+    let database = Database::new().await;
+    let one = Replica::start(&database).await;
+    let two = one.beside().await;
+    let revision = one.gateway("shop/edge").await;
+    let mut first = Subscriber::start(options("edge-1", "istio-system"), one.pipe());
+    let mut second = Subscriber::start(options("edge-2", "istio-system"), two.pipe());
+    for proxy in [&mut first, &mut second] {
+        follow_to(proxy, revision).await;
+    }
+
+    let began = Instant::now();
+    let revision = one.route("shop/site", "hello").await;
+    for proxy in [&mut first, &mut second] {
+        follow_to(proxy, revision).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(5));
+    for replica in [&one, &two] {
+        replica.until_acked("edge-1", revision).await;
+        replica.until_acked("edge-2", revision).await;
+    }
+    let replicas: Vec<String> = one.service.proxies().into_iter().map(|proxy| proxy.replica).collect();
+    assert_ne!(replicas[0], replicas[1]);
+    assert_eq!(Revision(one.service.proxies()[1].acked_revision), revision);
+    two.end().await;
+    one.end().await;
+}

@@ -1,0 +1,210 @@
+//! A control plane without the REST API: store, snapshot and push service.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use push::client::{Backoff, Held, Node, Status, Subscriber, SubscriberOptions, Update};
+use push::transport::{Connect, TlsTransport};
+use route_model::compile::{ProxyRole, ProxyScope};
+use route_model::kind::Kind;
+use route_model::meta::{ResourceKey, Revision};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use super::super::PushService;
+use crate::auth::Identity;
+use crate::ca::{Authority, Root, server_names};
+use crate::store::seal::MasterKey;
+use crate::store::{ChangeSet, Op, Precondition, Snapshot, SqliteOptions, SqliteStore, Store, Write};
+
+/// How long anything in these tests may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct Database {
+    pub(super) store: Arc<dyn Store>,
+    _dir: TempDir,
+}
+
+impl Database {
+    pub(super) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(SqliteOptions::new(dir.path().join("fairway.db")), MasterKey::random()).await;
+        Self { store: Arc::new(store.unwrap()), _dir: dir }
+    }
+}
+
+pub(super) struct Replica {
+    pub(super) snapshot: Snapshot,
+    pub(super) service: Arc<PushService>,
+    /// What proxies trust, as PEM.
+    pub(super) ca: String,
+    address: String,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    following: Option<JoinHandle<()>>,
+}
+
+impl Replica {
+    pub(super) async fn start(database: &Database) -> Self {
+        let snapshot = Snapshot::load(database.store.clone()).await.unwrap();
+        let following = tokio::spawn(snapshot.clone().run());
+        Self::serve(snapshot, Some(following)).await
+    }
+
+    /// Another replica. An embedded database has one follower, so they share the picture of it.
+    pub(super) async fn beside(&self) -> Self {
+        Self::serve(self.snapshot.clone(), None).await
+    }
+
+    async fn serve(snapshot: Snapshot, following: Option<JoinHandle<()>>) -> Self {
+        let authority = Authority::new(&Root::generate().unwrap()).unwrap();
+        let issued = authority.issue_server(&server_names(&[], &[])).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(issued.chain, issued.key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopping) = watch::channel(false);
+        let service = PushService::new(snapshot.clone());
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let serving = tokio::spawn(service.clone().serve(listener, acceptor, stopping));
+        Self { snapshot, service, ca: authority.root_pem().to_owned(), address, stop, serving, following }
+    }
+
+    pub(super) async fn end(self) {
+        self.stop.send_replace(true);
+        tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+        if let Some(following) = self.following {
+            following.abort();
+        }
+    }
+
+    pub(super) fn pipe(&self) -> Arc<dyn Connect> {
+        Arc::new(self.service.local_transport())
+    }
+
+    pub(super) fn tls(&self, ca: &str) -> Arc<dyn Connect> {
+        Arc::new(TlsTransport::new(&format!("https://{}", self.address), ca.as_bytes()).unwrap())
+    }
+
+    pub(super) async fn put(&self, kind: Kind, name: &str, spec: Value) -> Revision {
+        let (namespace, name) = name.split_once('/').unwrap();
+        let object = json!({
+            "apiVersion": kind.info().api_version(kind.info().preferred_version()),
+            "kind": kind.name(),
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": spec,
+        });
+        let write = Write {
+            key: ResourceKey::new(kind, namespace, name),
+            precondition: Precondition::None,
+            op: Op::Put(object),
+        };
+        let changes = ChangeSet {
+            author: "test".into(),
+            via: "test".into(),
+            message: String::new(),
+            writes: vec![write],
+            require: Vec::new(),
+        };
+        self.snapshot.commit(changes).await.unwrap().revision
+    }
+
+    pub(super) async fn gateway(&self, name: &str) -> Revision {
+        let servers = json!([{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]);
+        self.put(Kind::Gateway, name, json!({"selector": {"istio": "ingressgateway"}, "servers": servers})).await
+    }
+
+    pub(super) async fn route(&self, name: &str, body: &str) -> Revision {
+        let http = json!([{"directResponse": {"status": 200, "body": {"string": body}}}]);
+        self.put(Kind::VirtualService, name, json!({"hosts": ["*"], "gateways": ["edge"], "http": http})).await
+    }
+
+    pub(super) async fn until_acked(&self, node: &str, revision: Revision) {
+        let mut acks = self.service.acks();
+        let acked = acks.wait_for(|acks| acks.iter().any(|ack| *ack.node == *node && ack.acked >= revision));
+        let reached = tokio::time::timeout(PATIENCE, acked).await.map(|found| found.is_ok());
+        assert_eq!(reached, Ok(true), "{node} did not acknowledge revision {revision}");
+    }
+
+    pub(super) async fn call(&self, method: &str, path: &str, body: Option<&str>) -> (StatusCode, Value) {
+        let body = Body::from(body.unwrap_or_default().to_owned());
+        let mut request = Request::builder().method(method).uri(path).body(body).unwrap();
+        request.extensions_mut().insert(Identity::admin());
+        let response = self.service.router().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// Makes a token and waits until proxies can use it.
+    pub(super) async fn join_token(&self, body: &Value) -> String {
+        let (status, created) = self.call("POST", "/api/fairway/v1/join-tokens", Some(&body.to_string())).await;
+        assert_eq!(status, StatusCode::CREATED, "{created}");
+        created["token"].as_str().unwrap().to_owned()
+    }
+}
+
+pub(super) async fn next(subscriber: &mut Subscriber) -> Update {
+    tokio::time::timeout(PATIENCE, subscriber.next_update()).await.unwrap()
+}
+
+/// Acknowledges everything up to this revision.
+pub(super) async fn follow_to(subscriber: &mut Subscriber, revision: Revision) -> Update {
+    loop {
+        let update = next(subscriber).await;
+        subscriber.ack(update.revision(), vec![]);
+        if update.revision() >= revision {
+            return update;
+        }
+    }
+}
+
+pub(super) async fn until<T>(what: &str, found: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = found().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The reason for which a subscriber waits.
+pub(super) async fn until_waiting(subscriber: &Subscriber) -> String {
+    let mut status = subscriber.status();
+    let waiting = status.wait_for(|status| matches!(status, Status::Waiting { .. }));
+    match tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().clone() {
+        Status::Waiting { reason, .. } => reason,
+        other => unreachable!("{other:?}"),
+    }
+}
+
+pub(super) fn options(node: &str, namespace: &str) -> SubscriberOptions {
+    let labels = BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]);
+    let scope = ProxyScope { role: ProxyRole::Gateway, namespace: namespace.into(), labels };
+    SubscriberOptions {
+        backoff: Backoff { first: Duration::from_millis(10), max: Duration::from_millis(200) },
+        ..SubscriberOptions::new(Node { id: node.into(), scope, build: "test".into() })
+    }
+}
+
+pub(super) fn names(held: &Held) -> Vec<String> {
+    held.set().iter().map(|resource| resource.key.to_string()).collect()
+}
