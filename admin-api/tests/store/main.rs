@@ -38,6 +38,7 @@ suite! {
     objects::a_write_that_changes_nothing_is_no_write,
     objects::one_transaction_is_one_revision,
     objects::secrets_are_sealed_as_whole_objects,
+    objects::values_survive_as_they_are,
     order::sixteen_writers_and_no_watcher_skips_or_reorders,
     order::a_watch_resumes_from_where_it_was,
     order::a_compacted_past_is_expired,
@@ -60,6 +61,26 @@ suite! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_stopped_and_started_under_it() {
     cases::outages::the_database_goes_away_and_comes_back(OnPostgres::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_crash() {
+    cases::outages::what_was_acknowledged_survives_a_crash(OnPostgres::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_be_used_is_named() {
+    cases::outages::a_server_that_cannot_be_used_is_named(OnPostgres::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_postgres_cannot_hold_is_refused() {
+    cases::objects::a_value_that_postgres_cannot_hold_is_refused(OnPostgres::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_used_is_named() {
+    cases::outages::a_file_that_cannot_be_used_is_named(OnSqlite::start()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -67,8 +67,8 @@ impl PostgresStore {
 
     /// Some well-formed values have no place in Postgres; that is the writer's concern, not an outage.
     fn refused(&self, key: &ResourceKey, error: sqlx::Error) -> StoreError {
-        /// A NUL character in JSON, or in text; a value beyond a limit of the server.
-        const NOT_STORABLE: [&str; 3] = ["22P05", "22021", "54000"];
+        /// A NUL character in JSON, or in text; a malformed time; a value beyond a limit of the server.
+        const NOT_STORABLE: [&str; 5] = ["22P05", "22021", "22007", "22008", "54000"];
         match error.as_database_error().and_then(|e| Some((e.code()?, e.message()))) {
             Some((code, message)) if NOT_STORABLE.contains(&&*code) => {
                 StoreError::Invalid { key: key.clone(), reason: message.to_owned() }

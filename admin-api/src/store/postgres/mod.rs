@@ -31,7 +31,7 @@ use super::{
 /// How long a call waits for a connection; with the server away, writes fail after this.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a call may take in all, for a server that accepts connections and then says nothing.
-const CALL_WITHIN: Duration = Duration::from_secs(30);
+const CALL_WITHIN: Duration = Duration::from_secs(15);
 const MAX_CONNECTIONS: u32 = 12;
 /// As `server_version_num` has it: the first with 64-bit transaction ids in SQL.
 const OLDEST_SERVER: u32 = 130_000;

@@ -3,9 +3,9 @@
 use admin_api::store::{HistoryQuery, Precondition, StoreError};
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, OnPostgres};
 use crate::requests::{answering, create, delete, put, service, set, status_of, upsert};
 
 pub(crate) async fn an_object_lives_from_creation_to_deletion<B: Backend>(backend: B) {
@@ -185,4 +185,41 @@ pub(crate) async fn secrets_are_sealed_as_whole_objects<B: Backend>(backend: B) 
     for word in ["Zmlyc3Q", "c2Vjb25k", "plain-", "kubernetes.io/tls"] {
         assert!(!everything.contains(word), "{word} can be read in the database");
     }
+}
+
+/// An object of a kind whose spec may hold anything.
+fn filter(spec: Value) -> Value {
+    json!({"metadata": {"name": "any", "namespace": "default"}, "spec": spec})
+}
+
+pub(crate) async fn values_survive_as_they_are<B: Backend>(backend: B) {
+    let snapshot = backend.snapshot().await;
+    let key = ResourceKey::new(Kind::EnvoyFilter, "default", "any");
+    let mut deep = json!("bottom");
+    for _ in 0..60 {
+        deep = json!({"down": [deep]});
+    }
+    let spec = json!({
+        "numbers": [0, -1, u64::MAX, i64::MIN, 0.1, 1.5e-7, 1e300, 3.0],
+        "texts": ["", " ", "\u{1}", "\n\t\"\\/", "é漢😀", "\u{fffd}", "' OR 1=1; --", "$1 ?1 {}"],
+        "empty": [{}, [], "", null, false],
+        "keys": {"": 1, "a b": 2, "ключ": 3, "z": 4, "a": 5},
+        "deep": deep,
+    });
+    let write = set([put(&key, Precondition::Absent, filter(spec.clone()))]);
+    let stored = snapshot.commit(write).await.unwrap().written[0].object.clone().unwrap();
+    assert_eq!(stored.object["spec"], spec);
+    snapshot.store().close().await;
+    let again = backend.snapshot().await;
+    assert_eq!(again.view().get(&key).unwrap().object, stored.object);
+    let same = again.commit(set([put(&key, Precondition::Exists, filter(spec))])).await.unwrap();
+    assert!(!same.written[0].changed);
+}
+
+pub(crate) async fn a_value_that_postgres_cannot_hold_is_refused(backend: OnPostgres) {
+    let store = backend.open().await;
+    let key = ResourceKey::new(Kind::EnvoyFilter, "default", "any");
+    let refused = store.commit(set([put(&key, Precondition::Absent, filter(json!({"text": "a\0b"})))])).await;
+    assert!(matches!(&refused, Err(StoreError::Invalid { key: at, .. }) if *at == key), "{refused:?}");
+    store.commit(set([put(&key, Precondition::Absent, filter(json!({"text": "ab"})))])).await.unwrap();
 }

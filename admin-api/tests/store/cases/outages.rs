@@ -1,9 +1,13 @@
 //! Restarts, lost connections, and databases that must not be opened.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use admin_api::store::seal::MasterKey;
-use admin_api::store::{Health, Precondition, StoreError};
+use admin_api::store::{Health, PostgresOptions, PostgresStore, Precondition, SqliteOptions, SqliteStore, StoreError};
 
 use crate::backend::{Backend, DEADLINE, OnPostgres, OnSqlite, eventually};
 use crate::requests::{create, delete, service, set, status_of, upsert};
@@ -89,8 +93,11 @@ pub(crate) async fn a_file_serves_one_process(backend: OnSqlite) {
     use std::os::unix::fs::PermissionsExt;
 
     let store = backend.open().await;
-    let mode = std::fs::metadata(backend.path()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    store.commit(create("reviews", 200)).await.unwrap();
+    for file in backend.path().parent().unwrap().read_dir().unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+    }
     let second = backend.open_with(backend.master().clone()).await.unwrap_err();
     assert!(matches!(second, StoreError::InUse { .. }), "{second}");
     drop(store);
@@ -121,4 +128,85 @@ pub(crate) async fn a_replaced_database_is_read_anew<B: Backend>(backend: B) {
     assert_eq!((view.resource_version(), view.list(service("").kind, None).count()), (1, 1));
     let next = snapshot.commit(create("d", 200)).await.unwrap();
     assert_eq!((next.revision.0, next.written[0].object.as_ref().unwrap().resource_version), (2, 2));
+}
+
+pub(crate) async fn what_was_acknowledged_survives_a_crash(mut backend: OnPostgres) {
+    const WRITERS: usize = 6;
+    let snapshot = backend.snapshot().await;
+    let running = Arc::new(AtomicBool::new(true));
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (snapshot, running, count) = (snapshot.clone(), running.clone(), acknowledged.clone());
+            tokio::spawn(async move {
+                let mut stored = Vec::new();
+                for n in 0.. {
+                    if !running.load(Relaxed) {
+                        break;
+                    }
+                    let name = format!("w{writer}-{n}");
+                    match snapshot.store().commit(create(&name, 200)).await {
+                        Ok(committed) => {
+                            stored.push((name, committed.revision));
+                            count.fetch_add(1, Relaxed);
+                        }
+                        Err(error) => assert!(error.is_transient(), "{error}"),
+                    }
+                }
+                stored
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        let target = acknowledged.load(Relaxed) + 40;
+        eventually("writes go through", || acknowledged.load(Relaxed) >= target).await;
+        // These block their thread; the writers have others.
+        tokio::task::block_in_place(|| {
+            backend.server.stop();
+            backend.server.resume();
+        });
+    }
+    let target = acknowledged.load(Relaxed) + 40;
+    eventually("writes go through again", || acknowledged.load(Relaxed) >= target).await;
+    running.store(false, Relaxed);
+    let mut stored = Vec::new();
+    for writer in writers {
+        stored.extend(writer.await.unwrap());
+    }
+    let newest = stored.iter().map(|(_, revision)| *revision).max().unwrap();
+    tokio::time::timeout(DEADLINE, snapshot.reached(newest)).await.unwrap();
+    let view = snapshot.view();
+    for (name, _) in &stored {
+        assert!(view.get(&service(name)).is_some(), "{name} was acknowledged");
+    }
+    let mut revisions: Vec<_> = stored.iter().map(|(_, revision)| revision.0).collect();
+    revisions.sort_unstable();
+    assert!(revisions.is_sorted_by(|a, b| a < b), "no revision was given twice");
+}
+
+pub(crate) async fn a_server_that_cannot_be_used_is_named(backend: OnPostgres) {
+    let open = |url: String| async {
+        PostgresStore::open(PostgresOptions::new(url), MasterKey::random()).await.unwrap_err().to_string()
+    };
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refused = open(format!("postgres://me:hunter2@{closed}/fairway")).await;
+    assert!(refused.contains(&closed.to_string()) && refused.contains("refused"), "{refused}");
+    assert!(!refused.contains("hunter2"), "{refused}");
+    let missing = open(backend.server.url_of("nowhere")).await;
+    assert!(missing.contains(r#"database "nowhere" does not exist"#), "{missing}");
+    let malformed = open("postgres://me:hunter2@host:port/x".to_owned()).await;
+    assert!(malformed.contains("malformed") && !malformed.contains("hunter2"), "{malformed}");
+}
+
+pub(crate) async fn a_file_that_cannot_be_used_is_named(backend: OnSqlite) {
+    let open = |path: PathBuf| async {
+        SqliteStore::open(SqliteOptions::new(path), MasterKey::random()).await.unwrap_err().to_string()
+    };
+    let garbage = "no database, but long enough to be taken for one at first sight ".repeat(100);
+    std::fs::write(backend.path(), &garbage).unwrap();
+    let refused = open(backend.path()).await;
+    assert!(refused.contains("fairway.db") && refused.contains("not a database"), "{refused}");
+    assert_eq!(std::fs::read_to_string(backend.path()).unwrap(), garbage, "it is left alone");
+    let nowhere = open(backend.path().join("below/fairway.db")).await;
+    assert!(nowhere.contains("below/fairway.db"), "{nowhere}");
 }
