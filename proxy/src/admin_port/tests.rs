@@ -19,8 +19,9 @@ use route_model::table::{
 use super::*;
 use crate::{Options, Proxy};
 
-fn own(addr: &str, explicit: bool) -> Option<ListenAddr> {
-    Some(ListenAddr { addr: addr.parse().unwrap(), explicit })
+/// A free port on loopback.
+fn free() -> ListenAddr {
+    ListenAddr { addr: ([127, 0, 0, 1], 0).into(), explicit: true }
 }
 
 fn options() -> Options {
@@ -28,8 +29,8 @@ fn options() -> Options {
         bind: [127, 0, 0, 1].into(),
         port_map: BTreeMap::from([(80, 0), (443, 0)]),
         workers: 2,
-        metrics_addr: own("127.0.0.1:0", true),
-        admin_addr: own("127.0.0.1:0", true),
+        metrics_addr: Some(free()),
+        admin_addr: Some(free()),
         ..Options::default()
     }
 }
@@ -96,12 +97,11 @@ fn table() -> (Arc<RouteTable>, String) {
     let tls = TlsListener { servers: vec![Arc::new(server)], by_sni };
     let listener =
         |port, index, protocol| Arc::new(Listener { bind: None, port, servers: vec![gateway(index)], protocol });
+    let endpoint = Endpoint { address: EndpointAddress::Ip([127, 0, 0, 1].into(), 9), weight: 5 };
     let cluster = Cluster {
         key: ClusterKey { host: "tea.example".into(), port: 80, subset: None, namespace: "default".into() },
         name: "outbound|80||tea.example".into(),
-        discovery: Discovery::Static(
-            [Endpoint { address: EndpointAddress::Ip([127, 0, 0, 1].into(), 9), weight: 5 }].into(),
-        ),
+        discovery: Discovery::Static([endpoint].into()),
         load_balancer: LoadBalancer::RoundRobin,
         protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(2),

@@ -129,11 +129,11 @@ impl Connection {
     fn find_place(&self, table: &WorkerTable) -> Option<Place> {
         let runtime = table.runtime();
         let listener = runtime.find_listener(self.listener)?;
-        let server = match (&self.tls, runtime.listener_at(listener).tls_listener()) {
+        let server = match (&self.tls, &runtime.listener_at(listener).tls) {
             (None, None) => 0,
             (Some(binding), Some(tls)) => {
-                let server = *tls.by_sni.find_sni(binding.sni.as_deref())? as usize;
-                same_client_auth(&tls.servers.get(server)?.terms, &binding.terms).then_some(server)?
+                let server = *tls.listener().by_sni.find_sni(binding.sni.as_deref())? as usize;
+                same_client_auth(tls.terms(server)?, &binding.terms).then_some(server)?
             }
             _ => return None,
         };

@@ -66,6 +66,11 @@ impl TlsAcceptor {
         &self.listener
     }
 
+    /// The terms that a server's handshakes run on: its own, or older ones while those have a fault.
+    pub fn terms(&self, server: usize) -> Option<&Arc<TlsTerms>> {
+        self.contexts.get(server).map(|context| context.terms())
+    }
+
     /// Runs a handshake. The caller limits its time and how many there are at once.
     pub async fn accept<IO>(&self, io: IO) -> Result<Accepted<IO>, HandshakeError>
     where

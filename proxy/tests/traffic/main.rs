@@ -7,6 +7,7 @@ mod reload;
 mod routing;
 mod streaming;
 mod table;
+mod tls;
 mod upgrades;
 
 use std::sync::Arc;
