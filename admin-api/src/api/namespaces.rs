@@ -24,7 +24,8 @@ pub(crate) fn normalise(object: &mut Value, name: &str) {
     }
 }
 
-/// Creates the namespaces that must be there and are not. Several replicas may do so at once.
+/// Creates the namespaces that must be there and are not. Several replicas may do so at once. [`Snapshot::run`] must be
+/// under way, as the snapshot shows them when this returns.
 pub async fn ensure_initial(snapshot: &Snapshot) -> Result<(), StoreError> {
     for name in ALWAYS {
         let key = ResourceKey::new(Kind::Namespace, "", name);
@@ -41,7 +42,7 @@ pub async fn ensure_initial(snapshot: &Snapshot) -> Result<(), StoreError> {
             writes: vec![write],
             require: Vec::new(),
         };
-        match snapshot.store().commit(changes).await {
+        match snapshot.commit(changes).await {
             Ok(_) | Err(StoreError::AlreadyExists { .. }) => {}
             Err(error) => return Err(error),
         }

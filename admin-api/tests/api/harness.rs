@@ -23,41 +23,41 @@ use tower::ServiceExt;
 /// How long a test waits for what must come.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub struct Api {
-    pub router: Router,
-    pub snapshot: Snapshot,
-    pub state: ApiState,
+pub(crate) struct Api {
+    pub(crate) router: Router,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) state: ApiState,
     proxies: watch::Sender<Arc<[ProxyAck]>>,
     _folder: TempDir,
 }
 
 /// An answer with its body read.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
     /// Asserts the status and gives the body.
     #[track_caller]
-    pub fn expect(&self, status: u16) -> Value {
+    pub(crate) fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
         self.json()
     }
 
-    pub fn warnings(&self) -> Vec<&str> {
+    pub(crate) fn warnings(&self) -> Vec<&str> {
         self.headers.get_all("warning").iter().filter_map(|value| value.to_str().ok()).collect()
     }
 }
 
 impl Api {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("fairway.db"));
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options, MasterKey::random()).await.unwrap());
@@ -77,11 +77,17 @@ impl Api {
     }
 
     /// Sends a request as it is.
-    pub async fn send(&self, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Response<Body> {
         self.router.clone().oneshot(request).await.unwrap()
     }
 
-    pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -92,23 +98,23 @@ impl Api {
         Answer { status: parts.status, headers: parts.headers, text }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call(Method::GET, path, &[], Body::empty()).await
     }
 
-    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
         self.call(Method::GET, path, &[("accept", accept)], Body::empty()).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.call(Method::POST, path, &[("content-type", "application/json")], body.to_string()).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
         self.call(Method::PUT, path, &[("content-type", "application/json")], body.to_string()).await
     }
 
-    pub async fn patch(&self, path: &str, format: &str, body: &Value) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, format: &str, body: &Value) -> Answer {
         let content_type = match format {
             "apply" => "application/apply-patch+yaml".to_owned(),
             format => format!("application/{format}+json"),
@@ -116,12 +122,12 @@ impl Api {
         self.call(Method::PATCH, path, &[("content-type", &content_type)], body.to_string()).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.call(Method::DELETE, path, &[], Body::empty()).await
     }
 
     /// Proxies as the push service would tell them: name and acknowledged revision.
-    pub fn proxies(&self, proxies: &[(&str, u64)]) {
+    pub(crate) fn proxies(&self, proxies: &[(&str, u64)]) {
         let acks = proxies.iter().map(|(node, acked)| ProxyAck {
             node: (*node).into(),
             connected: true,
@@ -132,7 +138,7 @@ impl Api {
     }
 
     /// Polls an object until `holds`.
-    pub async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let start = Instant::now();
         loop {
             let object = self.get(path).await.json();
@@ -144,11 +150,11 @@ impl Api {
         }
     }
 
-    pub async fn watch(&self, path: &str) -> Events {
+    pub(crate) async fn watch(&self, path: &str) -> Events {
         self.watch_as(path, "application/json").await
     }
 
-    pub async fn watch_as(&self, path: &str, accept: &str) -> Events {
+    pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Events {
         let request = Request::get(path).header("accept", accept).body(Body::empty()).unwrap();
         let response = self.send(request).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -157,14 +163,14 @@ impl Api {
 }
 
 /// The events of a watch.
-pub struct Events {
+pub(crate) struct Events {
     body: Body,
     rest: Vec<u8>,
 }
 
 impl Events {
     /// The next event; none when the watch has ended.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -177,7 +183,7 @@ impl Events {
     }
 
     /// The next event of `kind` about the object `name`.
-    pub async fn expect(&mut self, kind: &str, name: &str) -> Value {
+    pub(crate) async fn expect(&mut self, kind: &str, name: &str) -> Value {
         let event = self.next().await.expect("the watch goes on");
         assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&kind.into(), &name.into()), "{event:#}");
         event["object"].clone()
@@ -185,7 +191,7 @@ impl Events {
 }
 
 /// A VirtualService that is valid and refers to nothing.
-pub fn virtual_service(name: &str, hosts: &[&str]) -> Value {
+pub(crate) fn virtual_service(name: &str, hosts: &[&str]) -> Value {
     serde_json::json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "VirtualService",
@@ -194,8 +200,8 @@ pub fn virtual_service(name: &str, hosts: &[&str]) -> Value {
     })
 }
 
-pub const VS: &str = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
+pub(crate) const VS: &str = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
 
-pub fn vs(name: &str) -> String {
+pub(crate) fn vs(name: &str) -> String {
     format!("{VS}/{name}")
 }

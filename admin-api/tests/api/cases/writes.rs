@@ -241,7 +241,8 @@ async fn typed_clients_send_protobuf_and_yaml_is_read() {
     api.call(Method::POST, VS, &content_type, yaml).await.expect(201);
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..9 {
-        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", format!("*a{}, ", level - 1).repeat(10)));
+        let items = format!("*a{}, ", level - 1).repeat(10);
+        bomb.extend([format!("a{level}: &a{level} [{items}]\n")]);
     }
     api.call(Method::POST, VS, &content_type, bomb).await.expect(400);
 }
