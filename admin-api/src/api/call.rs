@@ -157,6 +157,15 @@ impl Call {
     pub(crate) fn show(&self, object: &StoredObject, version: &str) -> Value {
         show(&self.state, object, version)
     }
+
+    /// What a write answers. After a dry run the status is the one of before, as nothing new came into force.
+    pub(crate) fn show_written(&self, object: &StoredObject, version: &str, dry_run: bool) -> Value {
+        let mut shown = self.show(object, version);
+        if dry_run && let Some(status) = self.state.statuses().status_before(object) {
+            shown["status"] = status;
+        }
+        shown
+    }
 }
 
 /// An object as the API shows it: in the version asked for, with its status.

@@ -13,6 +13,7 @@ mod compilation;
 mod discovery;
 mod error;
 mod events;
+mod explorer;
 mod fairway;
 mod generate_name;
 mod namespaces;

@@ -12,13 +12,14 @@ use super::error::ApiError;
 use super::path::Path;
 use super::query::Query;
 use super::state::ApiState;
-use super::{discovery, fairway, openapi, resources, reviews};
+use super::{discovery, explorer, fairway, openapi, resources, reviews};
 
 /// The whole API. A layer in front must put an [`Identity`](crate::auth::Identity) on every request; without one the
 /// resource API answers 401.
 pub fn router(state: ApiState) -> Router {
     let inner = Router::new()
         .merge(fairway::router())
+        .merge(explorer::router())
         .route("/version", get(|| async { Answer::ok(discovery::version()) }))
         .route("/openapi/v2", get(|| async { openapi::version_2() }))
         .route("/openapi/v3", get(openapi_index))

@@ -68,6 +68,13 @@ impl StatusBook {
         })
     }
 
+    /// The `status` that a dry run answers: that of the object as it is stored, if it is.
+    pub(crate) fn status_before(&self, object: &StoredObject) -> Option<Value> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get(&object.key).filter(|e| e.uid == object.uid);
+        entry.map(|entry| status::to_value(&entry.conditions, entry.generation))
+    }
+
     /// Derives every status anew. `findings` is sorted, as the compiler gives it.
     pub(crate) fn update(
         &self,

@@ -153,7 +153,7 @@ async fn make(call: &Call, body: Body) -> Result<Response, ApiError> {
             (_, _, true) => ChangeOutcome::Updated,
             _ => ChangeOutcome::Unchanged,
         },
-        object: call.show(object, target.version),
+        object: call.show_written(object, target.version, options.dry_run),
     });
     let answer = ChangeResponse { revision: outcome.revision.0, results: results.collect(), warnings };
     let mut headers = HeaderMap::new();

@@ -30,7 +30,8 @@ pub(super) async fn create(call: &Call, target: &Target, body: Body) -> Result<A
             Err(error) if generated && error.reason == "AlreadyExists" && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
             Ok(outcome) => {
-                let shown = outcome.objects.first().map_or(Value::Null, |object| call.show(object, target.version));
+                let shown = outcome.objects.first();
+                let shown = shown.map_or(Value::Null, |o| call.show_written(o, target.version, options.dry_run));
                 return Ok(Answer::created(shown).with_warnings(warnings).with_warnings(outcome.warnings));
             }
         }

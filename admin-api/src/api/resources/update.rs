@@ -91,7 +91,8 @@ pub(super) async fn finish(
 ) -> Result<Answer, ApiError> {
     let created = edit.previous.is_none();
     let outcome = commit(call, Batch::one(edit, dry_run)).await?;
-    let shown = outcome.objects.first().map_or(Value::Null, |object| call.show(object, target.version));
+    let shown = outcome.objects.first();
+    let shown = shown.map_or(Value::Null, |object| call.show_written(object, target.version, dry_run));
     let answer = if created { Answer::created(shown) } else { Answer::ok(shown) };
     Ok(answer.with_warnings(warnings).with_warnings(outcome.warnings))
 }

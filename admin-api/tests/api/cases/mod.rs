@@ -1,4 +1,5 @@
 mod changes;
+mod documents;
 mod metadata;
 mod reads;
 mod server_side_apply;
