@@ -117,6 +117,7 @@ impl FieldError {
         Self { path, cause, message: message.into() }
     }
 
+    /// `detail` may be empty.
     pub fn required(path: FieldPath, detail: &str) -> Self {
         let message = if detail.is_empty() { "Required value".to_owned() } else { format!("Required value: {detail}") };
         Self::new(path, FieldCause::Required, message)
@@ -141,10 +142,12 @@ impl FieldError {
         Self::new(path, FieldCause::Forbidden, format!("Forbidden: {detail}"))
     }
 
+    /// `max` is of characters, or of bytes where the field is measured in bytes.
     pub fn too_long(path: FieldPath, max: u64) -> Self {
         Self::new(path, FieldCause::TooLong, format!("Too long: may not be longer than {max}"))
     }
 
+    /// `max` is of items, or of entries of a map.
     pub fn too_many(path: FieldPath, count: usize, max: u64) -> Self {
         Self::new(path, FieldCause::TooMany, format!("Too many: {count}: must have at most {max} items"))
     }

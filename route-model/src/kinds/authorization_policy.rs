@@ -15,6 +15,7 @@ message! {
         pub provider: Option<ExtensionProvider>,
     }
 
+    /// The provider that decides, by the name it has in the mesh's configuration.
     pub struct ExtensionProvider {
         pub name: Written<String>,
     }
@@ -26,6 +27,7 @@ message! {
         pub when: Written<Vec<Condition>>,
     }
 
+    /// Where a request may come from.
     pub struct From {
         pub source: Option<Source>,
     }
@@ -50,6 +52,7 @@ message! {
         pub not_remote_ip_blocks: Written<Vec<String>>,
     }
 
+    /// What a request may do.
     pub struct To {
         pub operation: Option<Operation>,
     }
@@ -66,6 +69,7 @@ message! {
         pub not_paths: Written<Vec<String>>,
     }
 
+    /// A further condition: one of `values` and none of `notValues`.
     pub struct Condition {
         /// `request.headers[name]`, `source.ip`, `request.auth.claims[name]` …
         pub key: Written<String>,
@@ -75,6 +79,7 @@ message! {
 }
 
 choice! {
+    /// What a match leads to. `AUDIT` never changes the outcome.
     pub enum Action {
         Allow,
         Deny,

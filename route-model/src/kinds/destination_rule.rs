@@ -26,6 +26,7 @@ message! {
         pub traffic_policy: Option<TrafficPolicy>,
     }
 
+    /// How connections are made and requests spread.
     pub struct TrafficPolicy {
         pub load_balancer: Option<LoadBalancer>,
         pub connection_pool: Option<ConnectionPool>,
@@ -70,6 +71,7 @@ message! {
         pub minimum_ring_size: Written<u64>,
     }
 
+    /// A cookie whose value is hashed.
     pub struct HttpCookie {
         pub name: Written<String>,
         pub path: Written<String>,
@@ -78,20 +80,24 @@ message! {
         pub attributes: Written<Vec<CookieAttribute>>,
     }
 
+    /// An attribute of a cookie that the proxy issues, such as `SameSite`.
     pub struct CookieAttribute {
         pub name: Written<String>,
         pub value: Written<String>,
     }
 
+    /// A ring, the default algorithm.
     pub struct RingHash {
         pub minimum_ring_size: Written<u64>,
     }
 
+    /// A Maglev table.
     pub struct Maglev {
         /// A prime below 5000011; 0: 65537.
         pub table_size: Written<u64>,
     }
 
+    /// Weights from the load that endpoints report.
     pub struct BackendUtilization {
         pub weight_stabilization_period: Option<TextDuration>,
         pub weight_expiration_period: Option<TextDuration>,
@@ -100,6 +106,7 @@ message! {
         pub metric_names_for_computing_utilization: Written<Vec<String>>,
     }
 
+    /// Preference for near endpoints. `distribute` excludes the other two.
     pub struct LocalityLoadBalancer {
         pub distribute: Written<Vec<Distribute>>,
         pub failover: Written<Vec<Failover>>,
@@ -119,6 +126,7 @@ message! {
         pub to: Written<String>,
     }
 
+    /// Preference for endpoints of the same zone.
     pub struct ZoneAwareLoadBalancer {
         pub enabled: Written<bool>,
         pub min_cluster_size: Written<u32>,
@@ -135,6 +143,7 @@ message! {
         pub aggression: Written<Double>,
     }
 
+    /// Limits and times of connections.
     pub struct ConnectionPool {
         pub tcp: Option<TcpSettings>,
         pub http: Option<HttpSettings>,
@@ -159,6 +168,7 @@ message! {
         pub interval: Option<TextDuration>,
     }
 
+    /// For HTTP upstreams. 0 means the default: 2^32 - 1, and 2^31 - 1 for streams.
     pub struct HttpSettings {
         pub http1_max_pending_requests: Written<i32>,
         pub http2_max_requests: Written<i32>,
@@ -173,6 +183,7 @@ message! {
         pub http2_keep_alive: Option<Http2KeepAlive>,
     }
 
+    /// Pings on HTTP/2 connections.
     pub struct Http2KeepAlive {
         pub interval: Option<TextDuration>,
         pub timeout: Option<TextDuration>,
@@ -219,10 +230,12 @@ message! {
         pub target_port: Written<u32>,
     }
 
+    /// The header that names the client to the upstream.
     pub struct ProxyProtocol {
         pub version: Written<ProxyProtocolVersion>,
     }
 
+    /// How many retries may be under way, relative to the requests.
     pub struct RetryBudget {
         /// Absent: 20.
         pub percent: Written<Double>,
@@ -244,6 +257,7 @@ choice! {
         LeastRequest,
     }
 
+    /// Whether HTTP/1.1 connections become HTTP/2.
     pub enum H2UpgradePolicy {
         Default,
         DoNotUpgrade,
@@ -258,6 +272,7 @@ choice! {
         IstioMutual,
     }
 
+    /// The text or the binary form.
     pub enum ProxyProtocolVersion {
         V1,
         V2,

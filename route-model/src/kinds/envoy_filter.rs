@@ -16,6 +16,7 @@ message! {
         pub priority: Written<i32>,
     }
 
+    /// One patch and where it applies.
     pub struct ConfigPatch {
         pub apply_to: Written<ApplyTo>,
         pub r#match: Option<PatchMatch>,
@@ -32,12 +33,14 @@ message! {
         pub waypoint: Option<WaypointMatch>,
     }
 
+    /// The proxies that are patched.
     pub struct ProxyMatch {
         /// A regular expression.
         pub proxy_version: Written<String>,
         pub metadata: Written<StringMap>,
     }
 
+    /// The listeners that are patched, and what in them.
     pub struct ListenerMatch {
         pub port_number: Written<u32>,
         pub port_name: Written<String>,
@@ -46,6 +49,7 @@ message! {
         pub name: Written<String>,
     }
 
+    /// The filter chains that are patched, and what in them.
     pub struct FilterChainMatch {
         pub name: Written<String>,
         pub sni: Written<String>,
@@ -56,15 +60,18 @@ message! {
         pub transport_socket: Written<String>,
     }
 
+    /// A network filter, and a filter in it.
     pub struct FilterMatch {
         pub name: Written<String>,
         pub sub_filter: Option<SubFilterMatch>,
     }
 
+    /// An HTTP filter of the connection manager.
     pub struct SubFilterMatch {
         pub name: Written<String>,
     }
 
+    /// The route configurations that are patched, and what in them.
     pub struct RouteConfigurationMatch {
         pub port_number: Written<u32>,
         pub port_name: Written<String>,
@@ -73,17 +80,20 @@ message! {
         pub name: Written<String>,
     }
 
+    /// The virtual hosts that are patched, and what in them.
     pub struct VirtualHostMatch {
         pub name: Written<String>,
         pub domain_name: Written<String>,
         pub route: Option<RouteMatch>,
     }
 
+    /// The routes that are patched.
     pub struct RouteMatch {
         pub name: Written<String>,
         pub action: Written<RouteAction>,
     }
 
+    /// The clusters that are patched.
     pub struct ClusterMatch {
         pub port_number: Written<u32>,
         pub service: Written<String>,
@@ -91,16 +101,19 @@ message! {
         pub name: Written<String>,
     }
 
+    /// What of a waypoint is patched. Only with context `WAYPOINT`.
     pub struct WaypointMatch {
         pub filter: Option<FilterMatch>,
         pub port_number: Written<u32>,
         pub route: Option<WaypointRouteMatch>,
     }
 
+    /// The routes of a waypoint that are patched.
     pub struct WaypointRouteMatch {
         pub name: Written<String>,
     }
 
+    /// What is done.
     pub struct Patch {
         pub operation: Written<PatchOperation>,
         /// Free-form: a piece of Envoy's configuration.
@@ -110,6 +123,7 @@ message! {
 }
 
 choice! {
+    /// The part of the configuration that is patched. `INVALID` is what an absent one means.
     pub enum ApplyTo {
         Invalid,
         Listener,
@@ -125,6 +139,7 @@ choice! {
         ListenerFilter,
     }
 
+    /// The kind of proxy and direction.
     pub enum PatchContext {
         Any,
         SidecarInbound,
@@ -133,6 +148,7 @@ choice! {
         Waypoint,
     }
 
+    /// What the route does.
     pub enum RouteAction {
         Any,
         Route,
@@ -140,6 +156,7 @@ choice! {
         DirectResponse,
     }
 
+    /// How the value is put in. `INVALID` is what an absent one means.
     pub enum PatchOperation {
         Invalid,
         Merge,
@@ -152,6 +169,7 @@ choice! {
         MergeAndReplaceList,
     }
 
+    /// Where an added filter stands among Istio's own.
     pub enum FilterClass {
         Unspecified,
         Authn,

@@ -80,6 +80,7 @@ choice! {
         OptionalMutual,
     }
 
+    /// A version of TLS; `TLS_AUTO` leaves it to the proxy.
     pub enum TlsProtocol {
         TlsAuto,
         #[serde(rename = "TLSV1_0")]

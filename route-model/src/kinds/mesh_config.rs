@@ -24,16 +24,19 @@ message! {
         pub undeclared_hosts: Written<UndeclaredHosts>,
     }
 
+    /// What sidecars do with requests to hosts that no resource declares.
     pub struct OutboundTrafficPolicy {
         pub mode: Written<OutboundMode>,
     }
 }
 
 impl MeshConfig {
+    /// With its default.
     pub fn root_namespace(&self) -> &str {
         if self.root_namespace.is_empty() { "istio-system" } else { &self.root_namespace }
     }
 
+    /// With its default.
     pub fn trust_domain(&self) -> &str {
         if self.trust_domain.is_empty() { "cluster.local" } else { &self.trust_domain }
     }

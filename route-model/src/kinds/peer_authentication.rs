@@ -14,12 +14,14 @@ message! {
         pub port_level_mtls: Written<BTreeMap<String, MutualTls>>,
     }
 
+    /// What a workload, or one port of it, takes.
     pub struct MutualTls {
         pub mode: Written<MutualTlsMode>,
     }
 }
 
 choice! {
+    /// Whether connections are plain, mutual TLS, or either.
     pub enum MutualTlsMode {
         /// As the next wider policy says.
         Unset,

@@ -19,6 +19,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Reads a name in any case.
     pub fn parse(name: &str) -> Option<Self> {
         const NAMES: [(&str, Protocol); 13] = [
             ("http", Protocol::Http),

@@ -13,6 +13,7 @@ message! {
         pub image: Option<ProxyImage>,
     }
 
+    /// The image that a proxy runs from.
     pub struct ProxyImage {
         pub image_type: Written<String>,
     }

@@ -36,12 +36,14 @@ message! {
         pub presence: Written<TokenPresence>,
     }
 
+    /// A header that carries a token.
     pub struct JwtHeader {
         pub name: Written<String>,
         /// Stands before the token, its trailing space included: `Bearer `.
         pub prefix: Written<String>,
     }
 
+    /// A header that a claim is written to.
     pub struct ClaimToHeader {
         pub header: Written<String>,
         /// With dots for nested claims.
@@ -50,6 +52,7 @@ message! {
 }
 
 choice! {
+    /// Whether a request must have a token.
     pub enum TokenPresence {
         Optional,
         Required,

@@ -22,6 +22,7 @@ message! {
         pub subject_alt_names: Written<Vec<String>>,
     }
 
+    /// A port of the service.
     pub struct ServicePort {
         pub number: Written<u32>,
         pub protocol: Written<String>,
@@ -32,11 +33,13 @@ message! {
 }
 
 choice! {
+    /// Whether the endpoints are part of the mesh.
     pub enum Location {
         MeshExternal,
         MeshInternal,
     }
 
+    /// How endpoints are found: not at all (to where the client connected), listed, or by DNS.
     pub enum Resolution {
         None,
         Static,

@@ -17,6 +17,7 @@ message! {
         pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     }
 
+    /// A port of the workload that its proxy serves.
     pub struct IngressListener {
         pub port: Option<Port>,
         pub bind: Written<String>,
@@ -27,6 +28,7 @@ message! {
         pub connection_pool: Option<ConnectionPool>,
     }
 
+    /// What the workload can reach, and where its proxy listens for it.
     pub struct EgressListener {
         /// Absent: every port of the hosts' services.
         pub port: Option<Port>,
@@ -36,6 +38,7 @@ message! {
         pub hosts: Written<Vec<String>>,
     }
 
+    /// What becomes of requests to hosts that `egress` does not bring in.
     pub struct OutboundTrafficPolicy {
         pub mode: Written<OutboundMode>,
         pub egress_proxy: Option<Destination>,
@@ -43,6 +46,7 @@ message! {
 }
 
 choice! {
+    /// Whether traffic is redirected to the listener.
     pub enum CaptureMode {
         Default,
         Iptables,

@@ -16,10 +16,12 @@ message! {
         pub access_logging: Written<Vec<AccessLogging>>,
     }
 
+    /// A provider, by the name it has in the mesh's configuration.
     pub struct ProviderRef {
         pub name: Written<String>,
     }
 
+    /// What is traced and where spans go.
     pub struct Tracing {
         pub r#match: Option<TracingSelector>,
         pub providers: Written<Vec<ProviderRef>>,
@@ -32,6 +34,7 @@ message! {
         pub enable_istio_tags: Written<bool>,
     }
 
+    /// The side of a request that is traced.
     pub struct TracingSelector {
         pub mode: Written<WorkloadMode>,
     }
@@ -55,12 +58,14 @@ message! {
         pub default_value: Written<String>,
     }
 
+    /// Which metrics are reported, and where.
     pub struct Metrics {
         pub providers: Written<Vec<ProviderRef>>,
         pub overrides: Written<Vec<MetricsOverride>>,
         pub reporting_interval: Option<TextDuration>,
     }
 
+    /// A change to metrics.
     pub struct MetricsOverride {
         pub r#match: Option<MetricSelector>,
         pub disabled: Written<bool>,
@@ -74,12 +79,14 @@ message! {
         pub mode: Written<WorkloadMode>,
     }
 
+    /// A change to one tag of a metric.
     pub struct TagOverride {
         pub operation: Written<TagOperation>,
         /// An expression.
         pub value: Written<String>,
     }
 
+    /// What is logged, and where.
     pub struct AccessLogging {
         pub r#match: Option<LogSelector>,
         pub providers: Written<Vec<ProviderRef>>,
@@ -87,10 +94,12 @@ message! {
         pub filter: Option<LogFilter>,
     }
 
+    /// The side of a request that is logged.
     pub struct LogSelector {
         pub mode: Written<WorkloadMode>,
     }
 
+    /// The requests that are logged.
     pub struct LogFilter {
         /// In CEL.
         pub expression: Written<String>,
@@ -98,12 +107,14 @@ message! {
 }
 
 choice! {
+    /// The side of a request: the one that sends it, or the one that answers.
     pub enum WorkloadMode {
         ClientAndServer,
         Client,
         Server,
     }
 
+    /// Istio's standard metrics.
     pub enum IstioMetric {
         AllMetrics,
         RequestCount,
@@ -118,6 +129,7 @@ choice! {
         GrpcResponseMessages,
     }
 
+    /// What is done to a tag.
     pub enum TagOperation {
         Upsert,
         Remove,

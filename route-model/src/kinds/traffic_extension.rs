@@ -19,6 +19,7 @@ message! {
         pub lua: Option<LuaExtension>,
     }
 
+    /// A WebAssembly filter.
     pub struct WasmExtension {
         pub url: Written<String>,
         pub sha256: Written<String>,
@@ -34,12 +35,14 @@ message! {
         pub plugin_type: Written<PluginType>,
     }
 
+    /// A Lua filter, its code written out.
     pub struct LuaExtension {
         pub inline_code: Written<String>,
     }
 }
 
 choice! {
+    /// Where among Istio's own filters it stands; unspecified: at the end.
     pub enum ExtensionPhase {
         Unspecified,
         Authn,

@@ -69,6 +69,7 @@ message! {
         pub stat_prefix: Written<String>,
     }
 
+    /// A weighted destination of requests, with header operations of its own.
     pub struct HttpDestination {
         pub destination: Option<Destination>,
         /// Relative; ignored when there is one destination.
@@ -76,6 +77,7 @@ message! {
         pub headers: Option<Headers>,
     }
 
+    /// A service, or a subset of one.
     pub struct Destination {
         /// A service; without a dot it is one of the VirtualService's namespace.
         pub host: Written<String>,
@@ -84,6 +86,7 @@ message! {
         pub port: Option<PortSelector>,
     }
 
+    /// A service port by its number; without one the service must have exactly one port, or that of the request.
     pub struct PortSelector {
         pub number: Written<u32>,
     }
@@ -94,12 +97,14 @@ message! {
         pub response: Option<HeaderOperations>,
     }
 
+    /// Keys are header names. Removes come first, then sets, then adds.
     pub struct HeaderOperations {
         pub set: Written<StringMap>,
         pub add: Written<StringMap>,
         pub remove: Written<Vec<String>>,
     }
 
+    /// An answer that sends the client elsewhere.
     pub struct Redirect {
         /// Replaces the whole path.
         pub uri: Written<String>,
@@ -113,6 +118,7 @@ message! {
         pub redirect_code: Written<u32>,
     }
 
+    /// An answer without an upstream. The status is from 200 to 599.
     pub struct DirectResponse {
         pub status: Written<u32>,
         pub body: Option<HttpBody>,
@@ -131,6 +137,7 @@ message! {
         pub namespace: Written<String>,
     }
 
+    /// Changes to the request line on its way up.
     pub struct Rewrite {
         /// The matched prefix, or with another match the whole path, becomes this.
         pub uri: Written<String>,
@@ -138,6 +145,7 @@ message! {
         pub uri_regex_rewrite: Option<RegexRewrite>,
     }
 
+    /// Every match in the path is replaced.
     pub struct RegexRewrite {
         /// RE2 syntax; matches anywhere in the path.
         pub r#match: Written<String>,
@@ -145,6 +153,7 @@ message! {
         pub rewrite: Written<String>,
     }
 
+    /// How failed tries are repeated.
     pub struct Retries {
         /// Beside the first try. `retries: {}` thus means none, unlike an absent `retries`.
         pub attempts: Written<i32>,
@@ -156,11 +165,13 @@ message! {
         pub backoff: Option<TextDuration>,
     }
 
+    /// Faults that are made on purpose, both independent of each other.
     pub struct Fault {
         pub delay: Option<FaultDelay>,
         pub abort: Option<FaultAbort>,
     }
 
+    /// A delay before the request goes on.
     pub struct FaultDelay {
         /// Deprecated form of `percentage`.
         pub percent: Written<i32>,
@@ -170,6 +181,7 @@ message! {
         pub percentage: Option<Percent>,
     }
 
+    /// An answer in place of the upstream's. At most one of the three statuses.
     pub struct FaultAbort {
         pub http_status: Written<i32>,
         pub grpc_status: Written<String>,
@@ -183,12 +195,14 @@ message! {
         pub value: Written<Double>,
     }
 
+    /// A copy of requests to another destination, whose answer is dropped.
     pub struct Mirror {
         pub destination: Option<Destination>,
         /// Absent: 100.
         pub percentage: Option<Percent>,
     }
 
+    /// Which origins may use the service from a browser.
     pub struct CorsPolicy {
         /// Deprecated: exact origins.
         pub allow_origin: Written<Vec<String>>,
@@ -207,6 +221,7 @@ message! {
         pub route: Written<Vec<RouteDestination>>,
     }
 
+    /// Conditions on a TLS connection that must all hold.
     pub struct TlsMatch {
         pub sni_hosts: Written<Vec<String>>,
         /// IP addresses and CIDRs.
@@ -223,6 +238,7 @@ message! {
         pub route: Written<Vec<RouteDestination>>,
     }
 
+    /// Conditions on a connection that must all hold.
     pub struct TcpMatch {
         pub destination_subnets: Written<Vec<String>>,
         pub port: Written<u32>,
@@ -240,6 +256,7 @@ message! {
 }
 
 choice! {
+    /// The port of a redirect: the default one of the scheme, or the one that the request came to.
     pub enum RedirectPortSelection {
         FromProtocolDefault,
         FromRequestPort,

@@ -31,10 +31,12 @@ message! {
         pub plugin_type: Written<PluginType>,
     }
 
+    /// The environment of the virtual machine.
     pub struct VmConfig {
         pub env: Written<Vec<EnvVar>>,
     }
 
+    /// An environment variable of the plugin.
     pub struct EnvVar {
         pub name: Written<String>,
         pub value_from: Written<EnvValueSource>,
@@ -42,11 +44,13 @@ message! {
         pub value: Written<String>,
     }
 
+    /// The traffic that the plugin sees.
     pub struct TrafficSelector {
         pub mode: Written<TrafficMode>,
         pub ports: Written<Vec<MatchedPort>>,
     }
 
+    /// A port, from 1 to 65535.
     pub struct MatchedPort {
         pub number: Written<u32>,
     }
@@ -63,6 +67,7 @@ pub enum PullPolicy {
 }
 
 choice! {
+    /// Where among Istio's own filters it stands; unspecified: at the end.
     pub enum PluginPhase {
         UnspecifiedPhase,
         Authn,
@@ -70,6 +75,7 @@ choice! {
         Stats,
     }
 
+    /// A filter for HTTP or for connections; unspecified: HTTP.
     pub enum PluginType {
         UnspecifiedPluginType,
         Http,
@@ -83,11 +89,13 @@ choice! {
         FailReload,
     }
 
+    /// Where the value comes from: `value`, or the proxy's own environment.
     pub enum EnvValueSource {
         Inline,
         Host,
     }
 
+    /// The direction of traffic, seen from the workload.
     pub enum TrafficMode {
         Undefined,
         Client,

@@ -12,6 +12,7 @@ message! {
         pub probe: Option<Probe>,
     }
 
+    /// Labels and annotations.
     pub struct WorkloadGroupMetadata {
         pub labels: Written<StringMap>,
         pub annotations: Written<StringMap>,
@@ -34,6 +35,7 @@ message! {
         pub grpc: Option<GrpcProbe>,
     }
 
+    /// A GET that must be answered with 200 to 399.
     pub struct HttpProbe {
         pub path: Written<String>,
         pub port: Written<u32>,
@@ -43,20 +45,24 @@ message! {
         pub http_headers: Written<Vec<HttpHeader>>,
     }
 
+    /// A header that the probe sends.
     pub struct HttpHeader {
         pub name: Written<String>,
         pub value: Written<String>,
     }
 
+    /// A connection that must come about.
     pub struct TcpProbe {
         pub host: Written<String>,
         pub port: Written<u32>,
     }
 
+    /// A command that must end with 0.
     pub struct ExecProbe {
         pub command: Written<Vec<String>>,
     }
 
+    /// A call of the standard health service.
     pub struct GrpcProbe {
         pub port: Written<u32>,
         pub service: Written<String>,

@@ -83,7 +83,7 @@ fn check_certificates(tls: &ServerTls, mutual: bool, at: &Place<'_>, report: &mu
         if !mutual {
             report.forbidden(&at, "SIMPLE asks for no client certificates that could be revoked");
         } else if !tls.credential_name.is_empty() || !tls.credential_names.is_empty() {
-            report.forbidden(&at, "with a secret the revocation list belongs into the secret, as ca.crl");
+            report.forbidden(&at, "goes with caCertificates, not with a secret");
         }
     }
     match sources(tls) {
