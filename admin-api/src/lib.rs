@@ -4,6 +4,7 @@ pub mod api;
 pub mod auth;
 pub mod ca;
 pub mod push_service;
+pub mod server;
 pub mod store;
 pub mod yaml;
 

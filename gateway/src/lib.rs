@@ -8,6 +8,7 @@ pub mod args;
 mod data_dir;
 mod edge;
 mod last_good;
+pub mod logging;
 mod ports;
 pub mod process;
 #[cfg(test)]
