@@ -1,1 +1,97 @@
-fn main() {}
+//! The one binary people start. Each command is a file in `commands/`; this one only chooses.
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod client;
+mod commands;
+mod demo;
+mod documents;
+mod output;
+
+use commands::{admin, apply, completions, delete, gateway, get, join_token, kubeconfig, serve, validate, version};
+
+/// jemalloc keeps the memory of a long-running proxy flat where the system's allocator fragments.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[derive(Parser)]
+#[command(
+    name = "fairway",
+    about = "A gateway driven by Istio's resources, kept as rows in a database, without Kubernetes",
+    long_about = "Fairway serves HTTP at the edge as Istio's Gateway, VirtualService, DestinationRule and ServiceEntry \
+                  resources say. It keeps them in SQLite or Postgres, takes them by REST and kubectl, and reloads \
+                  without dropping a request.",
+    after_help = "Start everything on this machine:  fairway serve --demo\n\
+                  Send it a route:                   fairway apply -f route.yaml\n\
+                  See what it serves:                fairway get vs -A\n\
+                  Ask why a request goes where:      fairway explain --url http://shop.example/cart\n\
+                  Use kubectl:                       fairway kubeconfig > kc && kubectl --kubeconfig kc get vs -A",
+    version = version::TEXT,
+    propagate_version = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything in one process: control plane and gateway, on SQLite unless told otherwise
+    Serve(Box<serve::Args>),
+    /// Run the control plane alone: store, REST API, push
+    Admin(Box<admin::Args>),
+    /// Run a gateway that takes its routes from a control plane elsewhere
+    Gateway(Box<gateway::Args>),
+    /// Create or change resources from YAML or JSON files, all in one transaction
+    Apply(apply::Args),
+    /// Show resources, or the proxies that are connected
+    Get(get::Args),
+    /// Delete resources by kind and name, or those named in files
+    Delete(delete::Args),
+    /// Check files without a server: field errors, dangling references, exit code 1 if any is wrong
+    Validate(validate::Args),
+    /// Print a kubeconfig with the server's address, its CA and the admin token
+    Kubeconfig(kubeconfig::Args),
+    /// Make and list the tokens by which proxies join
+    #[command(subcommand)]
+    JoinToken(join_token::Command),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the version of this binary, and of the server if one answers
+    Version(version::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Admin(args) => admin::run(*args),
+        Command::Gateway(args) => gateway::run(*args),
+        Command::Apply(args) => client_runtime()?.block_on(apply::run(args)),
+        Command::Get(args) => client_runtime()?.block_on(get::run(args)),
+        Command::Delete(args) => client_runtime()?.block_on(delete::run(args)),
+        Command::Validate(args) => validate::run(&args),
+        Command::Kubeconfig(args) => kubeconfig::run(&args),
+        Command::JoinToken(command) => client_runtime()?.block_on(join_token::run(command)),
+        Command::Completions(args) => {
+            completions::run(&args, &mut Cli::command());
+            Ok(())
+        }
+        Command::Version(args) => client_runtime()?.block_on(version::run(args)),
+    }
+}
+
+/// Client commands make a few requests and end: one thread is enough.
+fn client_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,16 @@
+//! `fairway gateway`: the same as the binary `fairway-gateway`.
+
+use gateway::logging::LogArgs;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    gateway: gateway::Args,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    args.log.init();
+    gateway::process::run(args.gateway)
+}

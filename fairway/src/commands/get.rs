@@ -1,0 +1,129 @@
+//! `fairway get`.
+
+use clap::ValueEnum;
+use reqwest::Method;
+use reqwest::header::ACCEPT;
+use serde_json::Value;
+
+use crate::client::{Client, ServerArgs};
+use crate::commands::target::{self, Target};
+use crate::output;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  fairway get vs -A\n  fairway get gateway -n shop -o yaml\n  fairway get proxies")]
+pub(crate) struct Args {
+    /// A kind by its plural, singular or short name (vs, gw, dr, se …), or `proxies`
+    kind: String,
+    /// Only this one
+    name: Option<String>,
+    #[arg(short = 'n', long, default_value = "default")]
+    namespace: String,
+    /// In all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Only those with these labels: `app=shop,tier!=test`
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Option<String>,
+    #[arg(short = 'o', long, value_enum, default_value = "table")]
+    output: Output,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Wide,
+    Yaml,
+    Json,
+    Name,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let client = Client::connect(&args.server)?;
+    if matches!(args.kind.as_str(), "proxies" | "proxy") {
+        return proxies(&client, &args).await;
+    }
+    let target = Target::find(&args.kind)?;
+    let namespace = (!args.all_namespaces || args.name.is_some()).then_some(args.namespace.as_str());
+    let mut path = target.path(namespace, args.name.as_deref());
+    if let Some(selector) = &args.selector {
+        path.push_str("?labelSelector=");
+        path.push_str(&target::query_value(selector));
+    }
+    match args.output {
+        Output::Table | Output::Wide => {
+            let request =
+                client.request(Method::GET, &path).header(ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io");
+            let answer = client.send(request).await?;
+            output::warn(&answer.warnings);
+            if answer.body["rows"].as_array().is_none_or(Vec::is_empty) {
+                let place =
+                    if args.all_namespaces { String::new() } else { format!(" in namespace {}", args.namespace) };
+                eprintln!("no {}{place}", target.info.plural);
+                return Ok(());
+            }
+            let with_namespace = args.all_namespaces && target.info.namespaced;
+            output::kubernetes_table(&answer.body, with_namespace, args.output == Output::Wide)?;
+        }
+        Output::Yaml | Output::Json | Output::Name => {
+            let answer = client.get(&path).await?;
+            output::warn(&answer.warnings);
+            print_document(&answer.body, args.output, &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_document(body: &Value, output: Output, target: &Target) -> anyhow::Result<()> {
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(body)?),
+        Output::Yaml => print!("{}", admin_api::yaml::to_string(body)?),
+        _ => {
+            let one = [body.clone()];
+            let items = body["items"].as_array().map_or(&one[..], Vec::as_slice);
+            for item in items {
+                println!("{}/{}", target.qualified_name(), item["metadata"]["name"].as_str().unwrap_or_default());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn proxies(client: &Client, args: &Args) -> anyhow::Result<()> {
+    let path = match &args.name {
+        Some(name) => format!("/api/fairway/v1/proxies/{}", target::path_segment(name)),
+        None => "/api/fairway/v1/proxies".to_owned(),
+    };
+    let answer = client.get(&path).await?;
+    output::warn(&answer.warnings);
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&answer.body)?),
+        Output::Yaml => print!("{}", admin_api::yaml::to_string(&answer.body)?),
+        Output::Table | Output::Wide | Output::Name => {
+            let one = [answer.body.clone()];
+            let items = answer.body["items"].as_array().map_or(&one[..], Vec::as_slice);
+            if items.is_empty() {
+                eprintln!("no proxy is connected");
+                return Ok(());
+            }
+            let text = |item: &Value, key: &str| match &item[key] {
+                Value::String(text) => text.clone(),
+                Value::Null => "-".to_owned(),
+                other => other.to_string(),
+            };
+            let rows: Vec<Vec<String>> = items
+                .iter()
+                .map(|item| {
+                    let issues = item["issues"].as_array().map_or(0, Vec::len);
+                    let keys = ["id", "namespace", "connected", "ackedRevision", "build"];
+                    let mut row: Vec<String> = keys.iter().map(|key| text(item, key)).collect();
+                    row.push(issues.to_string());
+                    row
+                })
+                .collect();
+            output::table(&["PROXY", "NAMESPACE", "CONNECTED", "REVISION", "BUILD", "ISSUES"], &rows)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! One file a command.
+
+pub(crate) mod admin;
+pub(crate) mod apply;
+pub(crate) mod completions;
+pub(crate) mod control_plane;
+pub(crate) mod delete;
+pub(crate) mod gateway;
+pub(crate) mod get;
+pub(crate) mod join_token;
+pub(crate) mod kubeconfig;
+pub(crate) mod serve;
+pub(crate) mod target;
+pub(crate) mod validate;
+pub(crate) mod version;

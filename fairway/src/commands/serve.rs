@@ -1,0 +1,137 @@
+//! `fairway serve`: control plane and gateway in one process.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use admin_api::server::{Bound, ControlPlane};
+use anyhow::Context;
+use gateway::logging::LogArgs;
+use gateway::process;
+use route_model::compile::{ProxyRole, ProxyScope};
+use tokio::sync::oneshot;
+
+use crate::client::{Client, ServerArgs, read_ports};
+use crate::commands::control_plane::{ControlPlaneArgs, ports};
+use crate::demo;
+
+#[derive(clap::Args)]
+#[command(after_help = "fairway serve --demo\n\
+                        DATABASE_URL=postgres://fairway@db/fairway fairway serve --master-key-file key")]
+pub(crate) struct Args {
+    /// Where the database, tokens, keys and ports.json are
+    #[arg(long, env = "FAIRWAY_DATA_DIR", default_value = "./fairway-data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Start a few services in this process and load routes to them
+    #[arg(long)]
+    demo: bool,
+    #[command(flatten)]
+    control_plane: ControlPlaneArgs,
+    #[command(flatten, next_help_heading = "Gateway")]
+    proxy: gateway::ProxyArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    args.log.init();
+    process::raise_file_limit();
+    // Traffic has threads of its own; these two carry the API, the store and the push.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let shutdown = process::signalled().context("cannot listen for signals")?;
+    let options = args.control_plane.options(&args.data_dir, scope(&args.proxy))?;
+    let control_plane = ControlPlane::start(options).await?;
+    let bound = control_plane.bound;
+
+    let gateway_options = args.proxy.into_options(args.data_dir.clone(), ports(&bound));
+    let transport = gateway::Transport { connect: Arc::new(control_plane.local_transport()), token: None };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut gateway = tokio::spawn(gateway::run(gateway_options, transport, async {
+        // An error means that the sender is gone: stop as well.
+        let _ = stopped.await;
+    }));
+
+    let welcome = async {
+        if args.demo {
+            demo(&args.data_dir, bound).await?;
+        }
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    let mut ended = None;
+    tokio::select! {
+        () = shutdown => {}
+        result = &mut gateway => ended = Some(result),
+        result = welcome => result?,
+    }
+    let _ = stop.send(());
+    let result = match ended {
+        Some(result) => result,
+        None => gateway.await,
+    };
+    control_plane.stop().await;
+    result.context("the gateway panicked")??;
+    Ok(())
+}
+
+/// The gateway of this process, as the control plane compiles changes for it.
+pub(crate) fn scope(proxy: &gateway::ProxyArgs) -> ProxyScope {
+    ProxyScope {
+        role: ProxyRole::Gateway,
+        namespace: proxy.gateway_namespace.as_str().into(),
+        labels: proxy.gateway_labels.iter().cloned().collect(),
+    }
+}
+
+async fn demo(data_dir: &Path, bound: Bound) -> anyhow::Result<()> {
+    let server = ServerArgs {
+        data_dir: data_dir.to_owned(),
+        server: Some(format!("http://{}", bound.admin)),
+        token_file: None,
+        ca_file: None,
+    };
+    demo::start(&Client::connect(&server)?).await?;
+    let gateway = demo_address(data_dir).await;
+    let folder = data_dir.display();
+    println!("Fairway {} is running with the demo.", env!("CARGO_PKG_VERSION"));
+    println!(
+        "  gateway  {}",
+        gateway.as_deref().unwrap_or("port 8080 could not be bound: see `fairway get proxies -o yaml`")
+    );
+    println!(
+        "  API      http://{} and https://{}, described at http://{}/docs",
+        bound.admin, bound.admin_tls, bound.admin
+    );
+    println!("  data     {folder} (the admin token is in {folder}/admin.token)");
+    println!("Try, in another terminal:");
+    println!("  curl {}/hello", gateway.as_deref().unwrap_or("http://127.0.0.1:8080"));
+    println!("  {} get vs -A", program());
+    println!("  {} explain --url http://127.0.0.1:8080/api/items", program());
+    println!("Ctrl-C stops it.");
+    Ok(())
+}
+
+/// How this binary was called, so that the commands to try can be pasted.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "fairway".to_owned())
+}
+
+/// Where the demo's listener is, once it is bound.
+async fn demo_address(data_dir: &Path) -> Option<String> {
+    for _ in 0..500 {
+        if let Ok(ports) = read_ports(data_dir)
+            && let Some(address) = ports["listeners"]["8080"].as_str()
+        {
+            return Some(format!("http://{}", address.replace("0.0.0.0", "127.0.0.1")));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    None
+}
