@@ -1,1 +1,13 @@
+//! What the end-to-end tests stand on: Fairway processes, origin servers, and waiting for conditions.
 
+pub mod api;
+pub mod kubectl;
+pub mod origin;
+pub mod process;
+pub mod wait;
+
+pub use api::Api;
+pub use kubectl::Kubectl;
+pub use origin::Origin;
+pub use process::{Fairway, Start};
+pub use wait::eventually;

@@ -1,0 +1,93 @@
+//! An origin server: answers with what it is and what it got.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// A server on loopback that speaks HTTP/1.1 and HTTP/2. Dropping it closes the port and its connections.
+#[derive(Debug)]
+pub struct Origin {
+    pub address: SocketAddr,
+    requests: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Origin {
+    /// Answers every request with a JSON document: its name, and the method, target, headers and body it got.
+    pub async fn start(name: &str) -> Self {
+        Self::bind(name, "127.0.0.1:0".parse().expect("an address")).await
+    }
+
+    pub async fn bind(name: &str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let requests = Arc::new(AtomicU64::new(0));
+        let (name, counter): (Arc<str>, _) = (name.into(), requests.clone());
+        let task = tokio::spawn(async move {
+            // The connections end with the set, and so with the origin.
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let (name, counter) = (name.clone(), counter.clone());
+                connections.spawn(async move {
+                    let service = service_fn(move |request| {
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        echo(name.clone(), request)
+                    });
+                    let _ = auto::Builder::new(TokioExecutor::new())
+                        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                        .await;
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, requests, task }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// How many requests it got.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn echo(name: Arc<str>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let headers: Vec<(String, String)> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
+    let answer = json!({
+        "origin": &*name,
+        "method": head.method.as_str(),
+        "target": head.uri.path_and_query().map_or("", |target| target.as_str()),
+        "authority": head.uri.authority().map(ToString::to_string),
+        "version": format!("{:?}", head.version),
+        "headers": headers,
+        "body": String::from_utf8_lossy(&body),
+    });
+    let response = Response::builder().header("content-type", "application/json").header("x-origin", &*name);
+    Ok(response.body(Full::from(answer.to_string())).expect("a response"))
+}

@@ -1,0 +1,152 @@
+//! Postgres, two control planes and two gateways on one host: a write at one reaches both gateways, and no single
+//! failure stops traffic.
+
+use std::time::{Duration, Instant};
+
+use e2e::process::joined_gateway;
+use e2e::{Fairway, Start, eventually};
+use reqwest::StatusCode;
+use serde_json::json;
+use testkit::Postgres;
+
+const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+fn resources(answer: u16) -> String {
+    format!(
+        r#"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: 8080, name: http, protocol: HTTP}}
+    hosts: ["*"]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: edge}}
+spec:
+  hosts: ["*"]
+  gateways: [edge]
+  http:
+  - directResponse: {{status: {answer}}}
+"#
+    )
+}
+
+fn admin(postgres: &Postgres) -> Start {
+    Start::admin().env("DATABASE_URL", postgres.url()).env("FAIRWAY_MASTER_KEY", MASTER_KEY)
+}
+
+async fn status(base: &str) -> Result<u16, String> {
+    reqwest::get(base).await.map(|response| response.status().as_u16()).map_err(|error| format!("{error:?}"))
+}
+
+/// Waits until both gateways answer so.
+async fn both_answer(gateways: &[String; 2], expected: u16) {
+    for base in gateways {
+        eventually(&format!("{base} answers {expected}"), async || {
+            let got = status(base).await;
+            if got == Ok(expected) { Ok(()) } else { Err(got) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn no_single_failure_stops_traffic_or_loses_a_write() {
+    let mut postgres = Postgres::start();
+    let mut first = admin(&postgres).run().await;
+    let mut second = admin(&postgres).run().await;
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().join("gateway-2");
+    let one = joined_gateway(&first, &[8080]).await.run().await;
+    // A token made at one replica is good at the other.
+    let mut two = joined_gateway(&second, &[8080]).await.data_dir(&folder).run().await;
+    first.api().apply(&resources(200)).await;
+    let gateways = [format!("http://{}", one.listener(8080).await), format!("http://{}", two.listener(8080).await)];
+    both_answer(&gateways, 200).await;
+
+    // A write at either replica is acknowledged by both gateways, median under 100 ms.
+    let mut times = Vec::new();
+    for round in 0..21u16 {
+        let replica = if round % 2 == 0 { &first } else { &second };
+        let start = Instant::now();
+        let revision = replica.api().apply_without_waiting(&resources(201 + round % 2)).await;
+        applied_by_both(replica, revision).await;
+        times.push(start.elapsed());
+        both_answer(&gateways, 201 + round % 2).await;
+    }
+    times.sort();
+    let median = times[times.len() / 2];
+    assert!(median < Duration::from_millis(100), "from write to acknowledgement: median {median:?} of {times:?}");
+
+    // Postgres away: reads answer with a warning, writes say why they cannot, traffic goes on, all recovers by itself.
+    postgres.stop();
+    let virtual_services = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
+    eventually("reads come with a warning", async || {
+        let response = first.api().request(reqwest::Method::GET, virtual_services).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "reads are answered from memory");
+        if response.headers().contains_key("warning") { Ok(()) } else { Err("no warning") }
+    })
+    .await;
+    let (code, body) = first
+        .api()
+        .post(
+            virtual_services,
+            &json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "new"},
+        "spec": {"hosts": ["new.example"], "http": [{"directResponse": {"status": 200}}]}}),
+        )
+        .await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert_eq!(body["kind"], "Status", "{body}");
+    for base in &gateways {
+        assert!(status(base).await.is_ok(), "traffic goes on without Postgres");
+    }
+    postgres.resume();
+    eventually("writes work again", async || {
+        let documents = json!({"changes": [{"op": "apply", "object": {
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "edge"},
+            "spec": {"hosts": ["*"], "gateways": ["edge"], "http": [{"directResponse": {"status": 203}}]}}}]});
+        let (code, body) = first.api().post("/api/fairway/v1/changes?fieldManager=tests&force=true", &documents).await;
+        if code.is_success() { Ok(()) } else { Err(body) }
+    })
+    .await;
+    both_answer(&gateways, 203).await;
+
+    // A replica dies: its gateway goes on serving, and the other replica's follows changes.
+    first.kill();
+    assert_eq!(status(&gateways[0]).await, Ok(203));
+    second.api().apply_without_waiting(&resources(204)).await;
+    eventually("the gateway of the living replica follows", async || {
+        let got = status(&gateways[1]).await;
+        if got == Ok(204) { Ok(()) } else { Err(got) }
+    })
+    .await;
+
+    // Everything that could tell it what to serve is gone; a restarted gateway serves its last good table.
+    second.kill();
+    postgres.stop();
+    two.stop().await;
+    let start = Start::gateway(&[8080])
+        .arg("--control-plane")
+        .arg("https://127.0.0.1:1")
+        .arg("--control-plane-ca")
+        .arg(second.data_dir.join("ca.crt").display().to_string())
+        .arg("--join-token-file")
+        .arg(second.data_dir.join("join.token").display().to_string());
+    let two = start.data_dir(&folder).run().await;
+    assert_eq!(status(&format!("http://{}", two.listener(8080).await)).await, Ok(204));
+}
+
+async fn applied_by_both(replica: &Fairway, revision: u64) {
+    eventually("both gateways acknowledge", async || {
+        let path = format!("/api/fairway/v1/revisions/{revision}/applied?timeout=30s");
+        let (_, body) = replica.api().get(&path).await;
+        let both = body["proxies"].as_array().is_some_and(|proxies| proxies.len() == 2);
+        if both && body["applied"] == true { Ok(()) } else { Err(body) }
+    })
+    .await;
+}
