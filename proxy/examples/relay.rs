@@ -32,7 +32,7 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
         load_balancer: LoadBalancer::LeastRequest,
         protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
         connect_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(3600),
+        idle_timeout: Duration::from_hours(1),
         service_name: "origin".into(),
         service_namespace: "".into(),
     };

@@ -44,10 +44,6 @@ pub(crate) struct Member {
 }
 
 impl DrainGroup {
-    pub(crate) fn phase(&self) -> Phase {
-        self.phase.get()
-    }
-
     /// Connections that are open.
     pub(crate) fn len(&self) -> usize {
         let members = self.members.borrow();

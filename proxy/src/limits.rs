@@ -55,7 +55,7 @@ impl Default for Limits {
             max_handshakes: 256,
             handshake_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: Duration::from_hours(1),
             stream_idle_timeout: None,
             max_head_bytes: 60 * 1024,
             max_headers: 100,

@@ -16,7 +16,7 @@ use super::local_reply::LocalReply;
 use crate::h1;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
-use crate::upstream::connection::{Http1Body, StreamPermit};
+use crate::upstream::connection::{Http1Body, Http2Body};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +138,7 @@ impl Body for OutgoingBody {
 pub(crate) enum Source {
     Local(Bytes),
     Http1(Http1Body),
-    Http2(Incoming, StreamPermit),
+    Http2(Http2Body),
 }
 
 impl Body for Source {
@@ -151,7 +151,7 @@ impl Body for Source {
             Self::Local(data) if data.is_empty() => Poll::Ready(None),
             Self::Local(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
-            Self::Http2(body, _) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
+            Self::Http2(body) => Pin::new(&mut body.body).poll_frame(cx).map_err(BodyError::Http2),
         }
     }
 
@@ -159,7 +159,7 @@ impl Body for Source {
         match self {
             Self::Local(data) => data.is_empty(),
             Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(body, _) => body.is_end_stream(),
+            Self::Http2(body) => body.body.is_end_stream(),
         }
     }
 
@@ -167,7 +167,7 @@ impl Body for Source {
         match self {
             Self::Local(data) => SizeHint::with_exact(data.len() as u64),
             Self::Http1(body) => body.size_hint(),
-            Self::Http2(body, _) => body.size_hint(),
+            Self::Http2(body) => body.body.size_hint(),
         }
     }
 }

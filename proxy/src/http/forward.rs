@@ -9,7 +9,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{Response, StatusCode, Version};
+use http::{Response, Version};
 use route_model::table::cluster::UpstreamProtocol;
 use route_model::table::headers::{HeaderOps, ValueTemplate};
 use route_model::table::{Destination, Forward, Route};
@@ -76,7 +76,7 @@ pub(crate) async fn forward(
     exchange.details = Some("via_upstream");
     let elapsed = exchange.upstream_answered();
     let headers = response.headers_mut();
-    let upgraded_to = strip_response(headers);
+    strip_response(headers);
     headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, milliseconds(elapsed.as_millis() as u64));
     exchange.note_grpc_status(headers);
     for ops in destination.response_headers.iter().filter(|ops| !ops.is_empty()) {
@@ -84,19 +84,14 @@ pub(crate) async fn forward(
         evaluation.apply(headers);
     }
     stamp(&mut response);
-    let response = if switches(&response) {
-        upgrade::switched(exchange, &mut head, response, upgraded_to)
+    let response = if upgrade::is_agreed(head.headers.contains_key(UPGRADE), &response) {
+        Box::pin(upgrade::switched(exchange, &mut head, response)).await
     } else {
         response.map(|source| ResponseBody::new(source, exchange, deadline))
     };
     // The table of header fields serves the next request.
     h1::recycle(head.headers);
     response
-}
-
-/// Whether the upstream agreed to another protocol: 101, or over HTTP/2 any success of an extended CONNECT.
-fn switches(response: &Response<Source>) -> bool {
-    response.status() == StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// Sends the request, over a connection that is there or a new one.

@@ -32,8 +32,6 @@ pub(crate) enum LocalReply {
     RequestTimeout,
     /// The route's timeout.
     Timeout,
-    /// The upstream cannot switch to the protocol that the client asks for.
-    UpgradeRefused,
 }
 
 impl LocalReply {
@@ -45,7 +43,6 @@ impl LocalReply {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::UpgradeRefused => StatusCode::FORBIDDEN,
             Self::NoCluster
             | Self::NoHealthyUpstream
             | Self::ConnectFailure
@@ -60,7 +57,7 @@ impl LocalReply {
             Self::BadRequest | Self::RequestBody => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
             Self::RequestAborted => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
             Self::RequestTimeout => ResponseFlags::STREAM_IDLE_TIMEOUT,
-            Self::Misdirected | Self::UpgradeRefused => ResponseFlags::NONE,
+            Self::Misdirected => ResponseFlags::NONE,
             Self::NoRoute => ResponseFlags::NO_ROUTE,
             Self::NoCluster => ResponseFlags::NO_CLUSTER,
             Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
@@ -89,14 +86,13 @@ impl LocalReply {
             Self::RequestAborted => "downstream_remote_disconnect",
             Self::RequestTimeout => "stream_idle_timeout",
             Self::Timeout => "response_timeout",
-            Self::UpgradeRefused => "upgrade_failed",
         }
     }
 
     /// Empty where Envoy sends no body.
     pub(crate) fn body(self) -> &'static str {
         match self {
-            Self::NoRoute | Self::NoCluster | Self::Misdirected | Self::UpgradeRefused => "",
+            Self::NoRoute | Self::NoCluster | Self::Misdirected => "",
             Self::BadRequest | Self::RequestBody | Self::RequestAborted => "Bad Request",
             Self::RequestTimeout => "stream timeout",
             Self::NoHealthyUpstream => "no healthy upstream",

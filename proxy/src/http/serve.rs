@@ -142,10 +142,9 @@ async fn serve_tls(
         Ok(Ok(accepted)) => accepted,
         failed => {
             worker.metrics.count(Count::TlsHandshakesFailed);
-            match failed {
-                Ok(Err(error)) => tracing::debug!(%error, peer = %facts.peer, "a TLS handshake failed"),
-                _ => tracing::debug!(peer = %facts.peer, "a TLS handshake took too long"),
-            }
+            let cause = failed
+                .map_or_else(|timeout| timeout.to_string(), |r| r.err().map_or_else(String::new, |e| e.to_string()));
+            tracing::debug!(cause, peer = %facts.peer, "a TLS handshake failed");
             return;
         }
     };
@@ -157,7 +156,7 @@ async fn serve_tls(
     facts.tls = Some(Box::new(accepted.facts));
     let connection = Rc::new(Connection::new(Rc::clone(&worker), id, member, facts, Some(binding)));
     if accepted.http2 {
-        serve_http2(&connection, accepted.stream).await;
+        Box::pin(serve_http2(&connection, accepted.stream)).await;
     } else {
         serve_either(&connection, accepted.stream).await;
     }

@@ -2,8 +2,13 @@
 //!
 //! Bytes are passed on blindly only after the upstream itself agreed to the switch.
 
+use std::fmt;
 use std::rc::Rc;
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -21,55 +26,88 @@ use super::rewound::Rewound;
 use super::validate;
 use crate::drain::Phase;
 use crate::h1;
-use crate::upstream::connect::Stream;
 
-const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+pub(crate) const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
 /// The upstream's end of a tunnel, and the request that asked for it.
-#[derive(Debug)]
 pub(crate) struct Tunnel {
-    upstream: Rewound<Stream>,
+    upstream: Rewound<Box<dyn Io>>,
     exchange: Box<Exchange>,
 }
 
+/// A byte stream of either protocol; tunnels live long, so that the indirection costs nothing.
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Io for I {}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").field("exchange", &self.exchange).finish_non_exhaustive()
+    }
+}
+
+/// Whether an upstream agreed to the switch that the request asked for: 101, or over HTTP/2 any success of an extended
+/// CONNECT.
+pub(crate) fn is_agreed(asked: bool, response: &Response<Source>) -> bool {
+    match response.body() {
+        Source::Http2(_) => asked && response.status().is_success(),
+        Source::Http1(_) | Source::Local(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
+    }
+}
+
 /// The upstream switched protocols: tells the client so, and ties the two ends together once the client knows.
-pub(crate) fn switched(
-    exchange: Box<Exchange>,
+pub(crate) async fn switched(
+    mut exchange: Box<Exchange>,
     head: &mut Parts,
-    response: Response<Source>,
-    protocol: Option<HeaderValue>,
+    mut response: Response<Source>,
 ) -> Response<ResponseBody> {
+    let over_http2 = matches!(response.body(), Source::Http2(_)).then(|| hyper::upgrade::on(&mut response));
     let (mut response, source) = response.into_parts();
-    let upgraded = match source {
-        Source::Http1(body) => body.into_upgraded(),
-        Source::Local(_) | Source::Http2(..) => None,
+    let upstream: Option<Rewound<Box<dyn Io>>> = match (over_http2, source) {
+        (Some(upgraded), _) => {
+            upgraded.await.ok().map(|io| Rewound::new(BytesMut::new(), Box::new(TokioIo::new(io)) as _))
+        }
+        (None, Source::Http1(body)) => {
+            body.into_upgraded().map(|upgraded| Rewound::new(upgraded.read_ahead, Box::new(upgraded.io) as _))
+        }
+        (None, _) => None,
     };
-    let Some(h1::Upgraded { io, read_ahead }) = upgraded else {
-        return reply(exchange, LocalReply::UpstreamProtocol);
-    };
+    let Some(upstream) = upstream else { return reply(exchange, LocalReply::UpstreamProtocol) };
+    response.headers.remove(CONTENT_LENGTH);
+    let client = head.extensions.remove::<OnUpgrade>();
+    response.status = if client.is_some() { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+    exchange.status = Some(response.status);
     let connection = Rc::clone(&exchange.connection);
-    let tunnel = Tunnel { upstream: Rewound::new(read_ahead, io), exchange };
-    match head.extensions.remove::<OnUpgrade>() {
-        Some(client) => {
-            response.status = StatusCode::OK;
-            response.headers.remove(SEC_WEBSOCKET_ACCEPT);
-            response.headers.remove(CONTENT_LENGTH);
-            spawn_local(async move {
-                match client.await {
-                    Ok(client) => tunnel.run(&connection, TokioIo::new(client)).await,
-                    Err(error) => tracing::debug!(%error, "a client left before its tunnel began"),
-                }
-            });
-        }
-        None => {
-            if let Some(protocol) = protocol {
-                response.headers.insert(UPGRADE, protocol);
+    let tunnel = Tunnel { upstream, exchange };
+    if let Some(client) = client {
+        response.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        spawn_local(async move {
+            match client.await {
+                Ok(client) => tunnel.run(&connection, TokioIo::new(client)).await,
+                Err(error) => tracing::debug!(%error, "a client left before its tunnel began"),
             }
-            connection.tunnel.replace(Some(tunnel));
+        });
+    } else {
+        if let Some(protocol) = head.headers.remove(UPGRADE) {
+            response.headers.insert(UPGRADE, protocol);
         }
+        if let Some(key) = head.headers.get(SEC_WEBSOCKET_KEY)
+            && !response.headers.contains_key(SEC_WEBSOCKET_ACCEPT)
+        {
+            response.headers.insert(SEC_WEBSOCKET_ACCEPT, websocket_accept(key));
+        }
+        connection.tunnel.replace(Some(tunnel));
     }
     Response::from_parts(response, ResponseBody::detached())
+}
+
+/// The answer to a client's key (RFC 6455 section 4.2.2), which an upstream over HTTP/2 leaves to us.
+fn websocket_accept(key: &HeaderValue) -> HeaderValue {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[key.as_bytes(), GUID].concat());
+    // Base64 is always a valid value.
+    HeaderValue::from_str(&BASE64_STANDARD.encode(digest)).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Runs the tunnel of an HTTP/1 connection that has sent its 101.
@@ -108,16 +146,8 @@ pub(crate) async fn extended_connect(
 
 /// Sixteen random bytes in base64 (RFC 6455 section 4.1), which HTTP/2 clients need not send.
 fn websocket_key() -> HeaderValue {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    // 128 bits are 21 digits and a last one of which two bits count.
-    let mut random = fastrand::u128(..);
-    let mut key = [b'='; 24];
-    for digit in &mut key[..21] {
-        *digit = ALPHABET[(random & 63) as usize];
-        random >>= 6;
-    }
-    key[21] = ALPHABET[((random & 3) << 4) as usize];
-    HeaderValue::from_bytes(&key).unwrap_or(HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA=="))
+    let key = BASE64_STANDARD.encode(fastrand::u128(..).to_be_bytes());
+    HeaderValue::from_str(&key).unwrap_or(HeaderValue::from_static(""))
 }
 
 impl Tunnel {
@@ -145,11 +175,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn websocket_keys_are_sixteen_bytes_in_base64() {
-        let key = websocket_key();
-        let key = key.to_str().unwrap();
-        assert!(key.len() == 24 && key.ends_with("==") && !key[..22].contains('='), "{key}");
-        // The last digit carries two bits.
-        assert!("AQgw".contains(&key[21..22]), "{key}");
+    fn the_answer_to_a_key_is_that_of_the_rfc() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(websocket_accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(websocket_key().len(), 24);
     }
 }

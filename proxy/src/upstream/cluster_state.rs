@@ -148,7 +148,10 @@ impl EndpointState {
 
 impl fmt::Debug for EndpointState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndpointState").field("name", &self.name).field("active", &self.active()).finish()
+        f.debug_struct("EndpointState")
+            .field("name", &self.name)
+            .field("active", &self.active())
+            .finish_non_exhaustive()
     }
 }
 

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri, Version};
+use http::{Method, Request, Response, Uri, Version};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::spawn_local;
@@ -19,6 +20,7 @@ use super::connect::{Stream, connect};
 use crate::h1;
 use crate::http::body::{BodyError, OutgoingBody, Source};
 use crate::http::local_reply::LocalReply;
+use crate::http::upgrade::SEC_WEBSOCKET_KEY;
 use crate::http::validate::authority;
 use crate::rt::LocalExecutor;
 use crate::runtime_table::WorkerCluster;
@@ -68,13 +70,11 @@ async fn send_http1(
     let settings = &cluster.state.cluster;
     let pooled = if reuse { worker.pool.take_http1(endpoint) } else { None };
     let reused = pooled.is_some();
-    let connection = match pooled {
-        Some(connection) => connection,
-        None => {
-            let stream =
-                Box::pin(open(worker, endpoint, settings.connect_timeout)).await.map_err(SendFailure::Failed)?;
-            Http1::new(stream, worker.http1_client)
-        }
+    let connection = if let Some(connection) = pooled {
+        connection
+    } else {
+        let opened = Box::pin(open(worker, endpoint, settings.connect_timeout)).await;
+        Http1::new(opened.map_err(SendFailure::Failed)?, worker.http1_client)
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
     let reclaim =
@@ -150,7 +150,20 @@ pub(crate) struct Http2 {
 
 /// A request under way on an HTTP/2 connection.
 #[derive(Debug)]
-pub(crate) struct StreamPermit(Rc<Cell<u32>>);
+struct StreamPermit(Rc<Cell<u32>>);
+
+/// The body of a response over HTTP/2; the request counts on its connection until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Http2Body {
+    pub(crate) body: Incoming,
+    _permit: StreamPermit,
+}
+
+impl Http2Body {
+    fn new(body: Incoming, permit: StreamPermit) -> Self {
+        Self { body, _permit: permit }
+    }
+}
 
 impl Http2 {
     pub(crate) fn is_closed(&self) -> bool {
@@ -203,7 +216,7 @@ async fn send_http2(
     let mut sender = connection.sender.clone();
     drop(connection);
     match sender.try_send_request(request).await {
-        Ok(response) => Ok(response.map(|body| Source::Http2(body, permit))),
+        Ok(response) => Ok(response.map(|body| Source::Http2(Http2Body::new(body, permit)))),
         Err(mut error) => match error.take_message() {
             // The connection ended before it took the request up.
             Some(request) if reused => Err(SendFailure::Stale(request.into_body())),
@@ -259,6 +272,12 @@ fn http2_request(head: &Parts, body: OutgoingBody) -> Option<Request<OutgoingBod
     *request.uri_mut() = Uri::from_parts(target).ok()?;
     let mut headers = head.headers.clone();
     headers.remove(HOST);
+    if let Some(protocol) = headers.remove(UPGRADE) {
+        // RFC 8441 section 4.
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(hyper::ext::Protocol::from(protocol.to_str().ok()?));
+        headers.remove(SEC_WEBSOCKET_KEY);
+    }
     *request.headers_mut() = headers;
     Some(request)
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -35,13 +36,13 @@ impl Drop for Origin {
 /// `name method path`, one `header: value` a line, then the body.
 async fn echo(name: &'static str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let mut text = format!("{name} {} {}\n", head.method, head.uri.path_and_query().map_or("", |t| t.as_str()));
-    if let Some(authority) = head.uri.authority() {
-        text.push_str(&format!(":authority: {authority}\n"));
-    }
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let mut lines = vec![format!("{name} {} {target}\n", head.method)];
+    lines.extend(head.uri.authority().map(|authority| format!(":authority: {authority}\n")));
     for (name, value) in &head.headers {
-        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+        lines.push(format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
+    let mut text = lines.concat();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     text.push_str(&String::from_utf8_lossy(&body));
     Ok(Response::builder().header("x-origin", name).body(Full::from(text)).expect("a response"))

@@ -32,7 +32,7 @@ pub(crate) fn cluster(host: &str, origins: &[SocketAddr]) -> Cluster {
         load_balancer: LoadBalancer::default(),
         protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(2),
-        idle_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_mins(1),
         service_name: host.into(),
         service_namespace: "default".into(),
     }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::client::Http1;
 use crate::origin::Scripted;
-use crate::table::{cluster, everything_to};
+use crate::table::{cluster, everything_to, http2};
 use crate::{addr, apply, start};
 
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -122,5 +122,46 @@ async fn extended_connect_becomes_an_upgrade() {
     assert_eq!(&text, b"first");
     tunnel.write_all(b"hello").await.unwrap();
     upstream.io.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+}
+
+/// An origin over HTTP/2 that takes every extended CONNECT and sends back what it gets.
+async fn echoing_http2() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("accepts");
+        let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+            assert_eq!(request.extensions().get::<hyper::ext::Protocol>().map(|p| p.as_str()), Some("websocket"));
+            tokio::spawn(async move {
+                let io = TokioIo::new(hyper::upgrade::on(request).await.expect("a tunnel"));
+                let (mut read, mut write) = tokio::io::split(io);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+            Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<Bytes>::new()))
+        });
+        let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.enable_connect_protocol().serve_connection(TokioIo::new(stream), service).await;
+    });
+    addr
+}
+
+#[tokio::test]
+async fn upgrades_reach_origins_over_http2() {
+    let origin = echoing_http2().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(http2(cluster("o", &[origin])))).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    client
+        .send(
+            "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .await;
+    let head = client.head().await.unwrap();
+    assert_eq!((head.status, head.header("sec-websocket-accept")), (101, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")));
+    client.send("hello").await;
+    let mut text = [0; 5];
+    client.io.read_exact(&mut text).await.unwrap();
     assert_eq!(&text, b"hello");
 }
