@@ -33,11 +33,10 @@ impl BodyError {
     /// How a request fares whose body could not be sent on.
     pub(crate) fn of_request(error: &(dyn std::error::Error + 'static)) -> LocalReply {
         match error.downcast_ref() {
-            Some(Self::Http1(h1::BodyError::Violation(_))) => LocalReply::RequestBody,
             Some(Self::Http1(h1::BodyError::Timeout)) => LocalReply::RequestTimeout,
+            // Without an error of the body's own it was not as long as it said.
+            Some(Self::Http1(h1::BodyError::Violation(_))) | None => LocalReply::RequestBody,
             Some(_) => LocalReply::RequestAborted,
-            // It was not as long as it said.
-            None => LocalReply::RequestBody,
         }
     }
 }

@@ -155,10 +155,12 @@ async fn serve_tls(
     let binding = TlsBinding { terms: accepted.terms, sni: accepted.facts.server_name.clone() };
     facts.tls = Some(Box::new(accepted.facts));
     let connection = Rc::new(Connection::new(Rc::clone(&worker), id, member, facts, Some(binding)));
+    // Boxed, because a future holds its stream once for every function that it passes through.
+    let stream = Box::new(accepted.stream);
     if accepted.http2 {
-        Box::pin(serve_http2(&connection, accepted.stream)).await;
+        Box::pin(serve_http2(&connection, stream)).await;
     } else {
-        serve_either(&connection, accepted.stream).await;
+        serve_either(&connection, stream).await;
     }
 }
 
@@ -234,4 +236,28 @@ async fn handle_http2(connection: &Rc<Connection>, mut request: Request<Incoming
         return request::refuse(connection, violation);
     }
     request::handle(connection, Request::from_parts(head, RequestBody::from_http2(body))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function makes, which is never called.
+    fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every idle connection holds the whole future of its connection, with room for that of a request.
+    #[test]
+    fn connections_and_requests_stay_small() {
+        type Accepted = (Rc<Worker>, TcpStream, SocketAddr, ListenerId, Member);
+        let connection =
+            size(|(worker, stream, peer, id, member): Accepted| serve_connection(worker, stream, peer, id, member));
+        assert!(connection <= 5632, "a plain connection takes {connection} bytes");
+        async fn request((connection, request): (Rc<Connection>, Request<RequestBody>)) {
+            request::handle(&connection, request).await;
+        }
+        let request = size(request);
+        assert!(request <= 2816, "a request takes {request} bytes");
+    }
 }

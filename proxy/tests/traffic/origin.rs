@@ -43,7 +43,7 @@ async fn echo(name: &'static str, request: Request<Incoming>) -> Result<Response
         lines.push(format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     }
     let mut text = lines.concat();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     text.push_str(&String::from_utf8_lossy(&body));
     Ok(Response::builder().header("x-origin", name).body(Full::from(text)).expect("a response"))
 }

@@ -132,7 +132,10 @@ async fn echoing_http2() -> std::net::SocketAddr {
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("accepts");
         let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
-            assert_eq!(request.extensions().get::<hyper::ext::Protocol>().map(|p| p.as_str()), Some("websocket"));
+            assert_eq!(
+                request.extensions().get::<hyper::ext::Protocol>().map(hyper::ext::Protocol::as_str),
+                Some("websocket")
+            );
             tokio::spawn(async move {
                 let io = TokioIo::new(hyper::upgrade::on(request).await.expect("a tunnel"));
                 let (mut read, mut write) = tokio::io::split(io);
