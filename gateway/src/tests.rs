@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use push::message::{Hello, Issue, Key};
 use push::server::{ControlPlane, Entry, Event, Peer, PushServer, Refusal, Scope, SessionId};
-use push::transport::{PipeTransport, pipe};
+use push::transport::{Connect, Io, PipeTransport, pipe};
 use route_model::meta::Revision;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -39,27 +42,33 @@ impl ControlPlane for Recorder {
 struct Plane {
     scope: Arc<Scope>,
     recorder: Arc<Recorder>,
+    server: PushServer<Recorder>,
     transport: PipeTransport,
 }
 
 impl Plane {
     fn start() -> Self {
+        let (transport, mut listener) = pipe();
         let scope = Arc::new(Scope::new("gateway/istio-system"));
         let recorder = Arc::new(Recorder { scope: scope.clone(), events: Mutex::default() });
         let server = PushServer::new(recorder.clone());
-        let (transport, mut listener) = pipe();
+        let accepting = server.clone();
         tokio::spawn(async move {
             while let Some(io) = listener.accept().await {
-                let server = server.clone();
+                let server = accepting.clone();
                 tokio::spawn(async move { server.serve_connection(io, Peer::InProcess).await });
             }
         });
-        Self { scope, recorder, transport }
+        Self { scope, recorder, server, transport }
     }
 
     async fn until<T>(&self, what: &str, pick: impl Fn(&Event) -> Option<T>) -> T {
         let found = async || self.recorder.events.lock().unwrap().iter().find_map(&pick);
         until(what, found).await
+    }
+
+    fn has_sent(&self) -> bool {
+        self.recorder.events.lock().unwrap().iter().any(|event| matches!(event, Event::Sent { .. }))
     }
 
     async fn until_connected(&self) -> Arc<Hello> {
@@ -76,6 +85,31 @@ impl Plane {
             _ => None,
         })
         .await
+    }
+}
+
+/// Leads to one control plane after another.
+#[derive(Debug)]
+struct Switch(Mutex<PipeTransport>);
+
+impl Switch {
+    fn to(plane: &Plane) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(plane.transport.clone())))
+    }
+
+    fn turn(&self, transport: PipeTransport) {
+        *self.0.lock().unwrap() = transport;
+    }
+}
+
+impl Connect for Switch {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = std::io::Result<Box<dyn Io>>> + Send + '_>> {
+        let transport = self.0.lock().unwrap().clone();
+        Box::pin(async move { transport.connect().await })
+    }
+
+    fn origin(&self) -> &'static str {
+        "https://switch"
     }
 }
 
@@ -97,8 +131,12 @@ struct Gateway {
 
 impl Gateway {
     fn start(data_dir: &Path, transport: PipeTransport) -> Self {
+        Self::over(data_dir, Arc::new(transport))
+    }
+
+    fn over(data_dir: &Path, connect: Arc<dyn Connect>) -> Self {
         let (shutdown, ended) = oneshot::channel::<()>();
-        let transport = Transport { connect: Arc::new(transport), token: None };
+        let transport = Transport { connect, token: None };
         let running = tokio::spawn(run(options(data_dir), transport, async move {
             let _ = ended.await;
         }));
@@ -121,6 +159,7 @@ fn options(data_dir: &Path) -> Options {
             port_map: BTreeMap::from([(80, 0)]),
             workers: 1,
             drain_time: Duration::from_secs(1),
+            metrics_addr: Some(proxy::ListenAddr { addr: "127.0.0.1:0".parse().unwrap(), explicit: true }),
             ..proxy::Options::default()
         },
         data_dir: data_dir.to_owned(),
@@ -140,8 +179,12 @@ fn object(kind: &str, name: &str, spec: serde_json::Value) -> (Key, Entry) {
 }
 
 fn gateway() -> (Key, Entry) {
-    let servers = json!([{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]);
-    object("Gateway", "edge", json!({"selector": {"istio": "ingressgateway"}, "servers": servers}))
+    gateway_on("edge", 80)
+}
+
+fn gateway_on(name: &str, port: u16) -> (Key, Entry) {
+    let servers = json!([{"port": {"number": port, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]);
+    object("Gateway", name, json!({"selector": {"istio": "ingressgateway"}, "servers": servers}))
 }
 
 fn answer(body: &str) -> (Key, Entry) {
@@ -149,12 +192,36 @@ fn answer(body: &str) -> (Key, Entry) {
     object("VirtualService", "site", json!({"hosts": ["*"], "gateways": ["edge"], "http": http}))
 }
 
+/// What the file says that tells where the process listens.
+fn ports(data_dir: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(data_dir.join("ports.json")).ok()?).ok()
+}
+
+async fn until_listening(data_dir: &Path) -> String {
+    until("a listener", async || Some(ports(data_dir)?["listeners"]["80"].as_str()?.to_owned())).await
+}
+
+/// The response to one request on a connection of its own.
+async fn get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await?;
+    Ok(response)
+}
+
+async fn until_answered(address: &str, body: &str) {
+    let answered = async || get(address, "/").await.ok().filter(|response| response.ends_with(body)).map(|_| ());
+    until(&format!("the answer {body:?}"), answered).await;
+}
+
 /// A control plane that is not there.
 fn nobody() -> PipeTransport {
     pipe().0
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_says_who_it_is_and_acknowledges_what_it_serves() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start();
@@ -188,8 +255,7 @@ async fn a_restarted_gateway_resumes_from_what_it_kept() {
     assert_eq!(hello.node, first.node);
     assert_eq!(hello.resume.as_ref().map(|resume| resume.revision), Some(7));
     again.until_acked(7).await;
-    let sent = again.recorder.events.lock().unwrap().iter().any(|event| matches!(event, Event::Sent { .. }));
-    assert!(!sent, "there was nothing to send");
+    assert!(!again.has_sent(), "there was nothing to send");
     edge.end().await;
 }
 
@@ -225,6 +291,86 @@ async fn a_damaged_last_good_file_is_set_aside_and_not_fatal() {
         assert_eq!(fs::read(dir.path().join("last-good.corrupt")).unwrap(), file, "{damage}");
         edge.end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_served_before_it_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway(), answer("one")], []);
+    let edge = Gateway::start(dir.path(), plane.transport.clone());
+    plane.until_acked(1).await;
+    let address = until_listening(dir.path()).await;
+    assert!(get(&address, "/").await.unwrap().ends_with("one"));
+
+    for (revision, body) in [(2, "two"), (3, "three"), (4, "four")] {
+        plane.scope.publish(Revision(revision), [answer(body)], []);
+        plane.until_acked(revision).await;
+        assert!(get(&address, "/").await.unwrap().ends_with(body), "revision {revision}");
+    }
+    let metrics = ports(dir.path()).unwrap()["metrics"].as_str().unwrap().to_owned();
+    assert!(get(&metrics, "/readyz").await.unwrap().starts_with("HTTP/1.1 200"));
+    edge.end().await;
+    assert!(get(&address, "/").await.is_err(), "nobody listens after the end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_control_plane_the_last_good_configuration_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway(), answer("one")], []);
+    let edge = Gateway::start(dir.path(), plane.transport.clone());
+    plane.until_acked(1).await;
+    edge.end().await;
+    fs::remove_file(dir.path().join("ports.json")).unwrap();
+
+    let edge = Gateway::start(dir.path(), nobody());
+    let address = until_listening(dir.path()).await;
+    assert!(get(&address, "/").await.unwrap().ends_with("one"));
+    edge.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_serves_on_while_its_control_plane_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway(), answer("one")], []);
+    let switch = Switch::to(&plane);
+    let edge = Gateway::over(dir.path(), switch.clone());
+    plane.until_acked(1).await;
+    let address = until_listening(dir.path()).await;
+
+    switch.turn(nobody());
+    plane.server.end();
+    plane.until("the end", |event| matches!(event, Event::Disconnected { .. }).then_some(())).await;
+    assert!(get(&address, "/").await.unwrap().ends_with("one"));
+
+    let again = Plane::start();
+    again.scope.publish(Revision(1), [gateway(), answer("one")], []);
+    switch.turn(again.transport.clone());
+    again.until_acked(1).await;
+    assert!(!again.has_sent(), "the gateway holds it all");
+    again.scope.publish(Revision(2), [answer("two")], []);
+    again.until_acked(2).await;
+    until_answered(&address, "two").await;
+    edge.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_another_program_holds_is_reported_and_the_others_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway(), answer("one"), gateway_on("blocked", port)], []);
+    let edge = Gateway::start(dir.path(), plane.transport.clone());
+    let issues = plane.until_acked(1).await;
+    assert_eq!(issues.len(), 1, "{issues:?}");
+    assert_eq!(issues[0].reason, "PortInUse");
+    assert_eq!(issues[0].key.as_ref().map(ToString::to_string).as_deref(), Some("Gateway istio-system/blocked"));
+    let address = until_listening(dir.path()).await;
+    assert!(get(&address, "/").await.unwrap().ends_with("one"));
+    edge.end().await;
 }
 
 #[tokio::test]
