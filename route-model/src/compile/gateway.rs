@@ -1,6 +1,6 @@
 //! Gateways: which of them a proxy serves, and how their servers merge into listeners.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -142,6 +142,8 @@ impl Problem {
 struct Merger {
     listeners: Vec<PlannedListener>,
     by_address: HashMap<(u16, Option<IpAddr>), usize>,
+    /// Of TLS servers.
+    names: HashSet<Arc<str>>,
     /// Who first served a TLS host of a listener.
     tls_hosts: HashMap<(usize, HostPattern), ServerRef>,
 }
@@ -178,7 +180,11 @@ impl Merger {
             https_redirect: !tls && server.tls.as_ref().is_some_and(|tls| *tls.https_redirect),
             tls,
         };
-        let name = group_name(&planned, server, bind);
+        let mut name = group_name(&planned, server, bind);
+        if tls && !self.names.insert(name.clone()) {
+            // Port names should be unique in a Gateway; where they are not, the servers still are two.
+            name = format!("{name}.{index}").into();
+        }
         let group = RouteGroup { name, servers: vec![planned] };
         let address = match bind {
             Some(bind) => format!("{bind}:{port}"),

@@ -52,7 +52,10 @@ impl Group {
         );
         let mut group = Self { plan, hosts_of_servers, hosts: HashMap::default(), dirty: Vec::new(), routes };
         for (domain, host) in previous.into_iter().flat_map(|previous| previous.hosts) {
-            group.hosts.insert(domain.clone(), Host { built: host.built, is_dirty: true, ..Host::default() });
+            group.hosts.insert(
+                domain.clone(),
+                Host { built: host.built, findings: host.findings, is_dirty: true, ..Host::default() },
+            );
             group.dirty.push(domain);
         }
         let redirecting = group.plan.servers.iter().zip(&group.hosts_of_servers).filter(|(s, _)| s.https_redirect);

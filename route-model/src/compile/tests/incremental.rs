@@ -53,10 +53,12 @@ fn gateway() -> impl Strategy<Value = Value> {
                        "tls": {"httpsRedirect": redirect}}),
     });
     let names = (select(vec!["a", "b"]), select(vec!["g1", "g2"]), 0u8..3);
-    (names, vec(server, 1..3), weighted(0.1, Just("other"))).prop_map(|((namespace, name, created), servers, selector)| {
-        let selector = selector.map_or(json!({}), |other| json!({"istio": other}));
-        named("Gateway", namespace, name, created, json!({"selector": selector, "servers": servers}))
-    })
+    (names, vec(server, 1..3), weighted(0.1, Just("other"))).prop_map(
+        |((namespace, name, created), servers, selector)| {
+            let selector = selector.map_or(json!({}), |other| json!({"istio": other}));
+            named("Gateway", namespace, name, created, json!({"selector": selector, "servers": servers}))
+        },
+    )
 }
 
 fn rule() -> impl Strategy<Value = Value> {
