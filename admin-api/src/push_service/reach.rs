@@ -3,16 +3,14 @@
 //! Generous where it costs little (a DestinationRule whose host may be meant, a VirtualService whose hosts no server
 //! admits), strict where it matters: other namespaces' secrets never leave the control plane.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use route_model::compile::ProxyScope;
+use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
 use route_model::kind::Kind;
-use route_model::kinds::{
-    DestinationRule, Gateway, MeshConfig, Secret, ServiceEntry, VirtualService, WorkloadEntry, virtual_service,
-};
+use route_model::kinds::{DestinationRule, Gateway, MeshConfig, Secret, ServiceEntry, VirtualService, WorkloadEntry};
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
 
@@ -22,9 +20,12 @@ const CA_SUFFIX: &str = "-cacert";
 /// The resources that a gateway of this scope can reach, by key.
 pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>> {
     let mut reached = Reached { set, scope, found: BTreeMap::new(), hosts: HashSet::default() };
-    let mesh = set.of_kind(Kind::MeshConfig).find_map(|resource| resource.spec::<MeshConfig>());
-    let default = |pick: fn(&MeshConfig) -> &[String]| mesh.map_or(&[][..], pick);
-    reached.all_of(Kind::MeshConfig);
+    let mesh = set.get(&ResourceKey::new(Kind::MeshConfig, "", "default"));
+    let settings = mesh.and_then(|mesh| mesh.spec::<MeshConfig>());
+    let default = |pick: fn(&MeshConfig) -> &[String]| settings.map_or(&[][..], pick);
+    if let Some(mesh) = mesh {
+        reached.add(mesh);
+    }
     reached.gateways();
     reached.virtual_services(default(|mesh| &mesh.default_virtual_service_export_to));
     reached.destination_rules(default(|mesh| &mesh.default_destination_rule_export_to));
@@ -36,17 +37,13 @@ struct Reached<'a> {
     set: &'a ResourceSet,
     scope: &'a ProxyScope,
     found: BTreeMap<&'a ResourceKey, &'a Arc<Resource>>,
-    /// The services that routes lead to, as written and in full.
-    hosts: HashSet<Cow<'a, str>, RandomState>,
+    /// The services that routes lead to.
+    hosts: HashSet<Arc<str>, RandomState>,
 }
 
 impl<'a> Reached<'a> {
     fn add(&mut self, resource: &'a Arc<Resource>) {
         self.found.insert(&resource.key, resource);
-    }
-
-    fn all_of(&mut self, kind: Kind) {
-        self.found.extend(self.set.of_kind(kind).map(|resource| (&resource.key, resource)));
     }
 
     fn specs<T: SpecType>(&self) -> impl Iterator<Item = (&'a Arc<Resource>, &'a T)> + use<'a, T> {
@@ -88,8 +85,10 @@ impl<'a> Reached<'a> {
         for (resource, service) in self.specs::<VirtualService>() {
             let home = &*resource.key.namespace;
             let bound = service.gateways.iter().any(|name| {
-                let (namespace, name) = gateway_name(name, home);
-                self.found.contains_key(&ResourceKey::new(Kind::Gateway, namespace, name))
+                let name = qualify_gateway(name, home);
+                let key =
+                    name.split_once('/').map(|(namespace, name)| ResourceKey::new(Kind::Gateway, namespace, name));
+                key.is_some_and(|key| self.found.contains_key(&key))
             });
             if !bound || !self.is_visible(resource, &service.export_to, default) {
                 continue;
@@ -110,7 +109,7 @@ impl<'a> Reached<'a> {
         }
     }
 
-    fn destinations(&mut self, home: &str, service: &'a VirtualService) {
+    fn destinations(&mut self, home: &str, service: &VirtualService) {
         let http = service.http.iter().flat_map(|rule| {
             let routes = rule.route.iter().filter_map(|route| route.destination.as_ref());
             let mirrors = rule.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
@@ -119,33 +118,21 @@ impl<'a> Reached<'a> {
         let tls = service.tls.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
         let tcp = service.tcp.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
         for destination in http.chain(tls).chain(tcp) {
-            self.destination(home, destination);
+            self.hosts.insert(qualify_host(&destination.host, home));
         }
     }
 
-    fn destination(&mut self, home: &str, destination: &'a virtual_service::Destination) {
-        let host = destination.host.as_str();
-        self.hosts.insert(lower(host));
-        if let Some(full) = full_name(host, home) {
-            self.hosts.insert(Cow::Owned(full));
-        }
-    }
-
-    /// Whether a route leads to a service of this name or pattern.
+    /// Whether a route leads to a service of this name or pattern, in lower case.
     fn is_destination(&self, host: &str) -> bool {
-        let host = lower(host);
         match host.strip_prefix('*') {
-            None => self.hosts.contains(&host),
+            None => self.hosts.contains(host),
             Some(suffix) => self.hosts.iter().any(|known| known.len() > suffix.len() && known.ends_with(suffix)),
         }
     }
 
     fn destination_rules(&mut self, default: &[String]) {
         for (resource, rule) in self.specs::<DestinationRule>() {
-            let meant = match full_name(&rule.host, &resource.key.namespace) {
-                Some(full) => self.is_destination(&full),
-                None => self.is_destination(&rule.host),
-            };
+            let meant = self.is_destination(&qualify_host(&rule.host, &resource.key.namespace));
             if meant && self.is_visible(resource, &rule.export_to, default) {
                 self.add(resource);
             }
@@ -156,7 +143,7 @@ impl<'a> Reached<'a> {
     fn service_entries(&mut self, default: &[String]) {
         let mut selectors = Vec::new();
         for (resource, entry) in self.specs::<ServiceEntry>() {
-            let meant = entry.hosts.iter().any(|host| self.is_destination(host));
+            let meant = entry.hosts.iter().any(|host| self.is_destination(&host.to_ascii_lowercase()));
             if meant && self.is_visible(resource, &entry.export_to, default) {
                 self.add(resource);
                 if let Some(selector) = &entry.workload_selector {
@@ -169,9 +156,9 @@ impl<'a> Reached<'a> {
         }
         for (resource, workload) in self.specs::<WorkloadEntry>() {
             let selected = selectors.iter().any(|(namespace, labels)| {
-                // Istio looks at the labels in the spec and at those of the object.
+                // The labels of the object go before those of its spec.
                 let has = |(key, value): (&String, &String)| {
-                    (*workload.labels).get(key).or_else(|| resource.meta.labels.get(key)) == Some(value)
+                    resource.meta.labels.get(key).or_else(|| (*workload.labels).get(key)) == Some(value)
                 };
                 **namespace == resource.key.namespace && labels.iter().all(has)
             });
@@ -182,48 +169,10 @@ impl<'a> Reached<'a> {
     }
 }
 
-fn lower(host: &str) -> Cow<'_, str> {
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    }
-}
-
-/// The service that a host without a dot names in a resource of this namespace.
-fn full_name(host: &str, home: &str) -> Option<String> {
-    let is_short = !host.is_empty() && !host.contains(['.', '*', ':']);
-    is_short.then(|| format!("{}.{home}.svc.cluster.local", host.to_ascii_lowercase()))
-}
-
-/// Namespace and name of a Gateway as a VirtualService names it: `name`, `./name`, `namespace/name`, or the old
-/// `name.namespace[.svc…]`.
-fn gateway_name<'n>(name: &'n str, home: &'n str) -> (&'n str, &'n str) {
-    match name.split_once('/') {
-        Some((".", name)) => (home, name),
-        Some(qualified) => qualified,
-        None => match name.split_once('.') {
-            Some((name, rest)) => (rest.split_once('.').map_or(rest, |(namespace, _)| namespace), name),
-            None => (home, name),
-        },
-    }
-}
-
-/// `exportTo` of a resource in `home`, seen from `viewer`; an empty list means the mesh's default, else everybody.
-fn is_visible(export_to: &[String], default: &[String], home: &str, viewer: &str) -> bool {
-    let list = if export_to.is_empty() { default } else { export_to };
-    list.is_empty()
-        || list.iter().any(|to| match to.as_str() {
-            "*" => true,
-            "." => home == viewer,
-            "~" => false,
-            namespace => namespace == viewer,
-        })
-}
-
 #[cfg(test)]
 mod tests {
-    use route_model::compile::ProxyRole;
+    use route_model::compile::{ProxyRole, compile};
+    use route_model::table::{Action, HttpRoutes, ListenerProtocol, RouteTable};
     use serde_json::{Value, json};
 
     use super::*;
@@ -365,5 +314,133 @@ mod tests {
         add(&mut set, Kind::VirtualService, "shop/loud", loud);
         add(&mut set, Kind::MeshConfig, "/default", json!({"defaultVirtualServiceExportTo": ["."]}));
         assert_eq!(reached(&set), ["Gateway shop/edge", "VirtualService shop/loud", "MeshConfig default"]);
+    }
+
+    /// What a table does, in words, so that tables of different sets can be compared.
+    fn meaning(set: &ResourceSet) -> String {
+        let (table, _) = compile(set, &edge());
+        let mut text = format!("{:?}\n", table.settings);
+        for listener in &table.listeners {
+            text.push_str(&format!("{:?} {}: {:?}\n", listener.bind, listener.port, listener.servers));
+            match &listener.protocol {
+                ListenerProtocol::Http(routes) => text.push_str(&routes_meaning(&table, routes)),
+                ListenerProtocol::Tls(tls) => {
+                    for server in &tls.servers {
+                        text.push_str(&format!("{:?} {:?}\n", server.server, server.terms));
+                        text.push_str(&routes_meaning(&table, &server.routes));
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    fn routes_meaning(table: &RouteTable, routes: &HttpRoutes) -> String {
+        let mut hosts: Vec<_> = routes.hosts.iter().collect();
+        hosts.sort_by_key(|(pattern, _)| pattern.as_str().to_owned());
+        let mut text = String::new();
+        for (pattern, host) in hosts {
+            text.push_str(&format!("  {}\n", pattern.as_str()));
+            for route in host.routes() {
+                text.push_str(&format!("    {:?}\n", route.origin));
+                if let Action::Forward(forward) = &route.action {
+                    for destination in &forward.destinations {
+                        text.push_str(&format!("      {:?}\n", table.cluster(destination.cluster)));
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    const NAMESPACES: [&str; 3] = ["istio-system", "shop", "bank"];
+
+    /// A resource out of a few numbers. Few names, so that much refers to much.
+    fn arbitrary(choice: [u8; 6]) -> (Kind, String, Value) {
+        let [kind, namespace, name, a, b, c] = choice.map(usize::from);
+        let pick = |list: &[Value], at: usize| list[at % list.len()].clone();
+        let place = format!("{}/n{}", NAMESPACES[namespace % 3], name % 3);
+        let export_to = [json!(null), json!(["."]), json!(["*"]), json!(["istio-system"]), json!(["shop"])];
+        let hosts = [
+            json!("svc0"),
+            json!("svc1"),
+            json!("svc0.shop.svc.cluster.local"),
+            json!("svc1.bank.svc.cluster.local"),
+            json!("API.example"),
+            json!("*.svc.cluster.local"),
+        ];
+        match kind % 8 {
+            0 => {
+                let selectors = [json!({"istio": "ingressgateway"}), json!({}), json!({"istio": "egress"})];
+                let tls = json!({"mode": "MUTUAL", "credentialName": format!("n{}", b % 3)});
+                let port = json!({"number": 443, "name": "https", "protocol": "HTTPS"});
+                let plain = json!({"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]});
+                let secure = json!({"port": port, "hosts": ["a.example"], "tls": tls});
+                (Kind::Gateway, place, json!({"selector": pick(&selectors, a), "servers": [plain, secure]}))
+            }
+            1 | 2 => {
+                let gateways = [json!(["n0"]), json!(["shop/n1"]), json!(["mesh"]), json!(["n2.bank"]), json!(null)];
+                let to = json!({"route": [{"destination": {"host": pick(&hosts[..5], b), "port": {"number": 80}}}]});
+                let delegate = json!({"delegate": {"name": format!("n{}", c % 3), "namespace": NAMESPACES[b % 3]}});
+                let gateways = pick(&gateways, a);
+                let hosts = if gateways.is_null() { json!(null) } else { json!(["a.example"]) };
+                let http = if c % 2 == 0 { json!([to]) } else { json!([delegate, to]) };
+                let export_to = pick(&export_to, c);
+                let spec = json!({"hosts": hosts, "gateways": gateways, "http": http, "exportTo": export_to});
+                (Kind::VirtualService, place, spec)
+            }
+            3 => {
+                let subsets = json!([{"name": "v1", "labels": {"v": "1"}}]);
+                let policy = [json!(null), json!({"loadBalancer": {"simple": "RANDOM"}})];
+                let spec = json!({
+                    "host": pick(&hosts, a), "subsets": subsets, "exportTo": pick(&export_to, b),
+                    "trafficPolicy": pick(&policy, c),
+                });
+                (Kind::DestinationRule, place, spec)
+            }
+            4 => {
+                let selector = [json!(null), json!({"labels": {"app": "x"}})];
+                let spec = json!({
+                    "hosts": [pick(&hosts[2..5], a)], "exportTo": pick(&export_to, b), "resolution": "STATIC",
+                    "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+                    "workloadSelector": pick(&selector, c),
+                });
+                (Kind::ServiceEntry, place, spec)
+            }
+            5 => {
+                let labels = [json!({"app": "x"}), json!({"app": "y"})];
+                let spec = json!({"address": format!("10.0.0.{}", b % 9), "labels": pick(&labels, a)});
+                (Kind::WorkloadEntry, place, spec)
+            }
+            6 => {
+                let ca = json!({"ca.crt": crate::base64(b"none"), "tls.crt": crate::base64(&[b'0' + (a % 9) as u8])});
+                let suffix = if b % 2 == 0 { "" } else { CA_SUFFIX };
+                (Kind::Secret, format!("{place}{suffix}"), json!({"data": ca}))
+            }
+            _ => {
+                let spec = json!({
+                    "defaultVirtualServiceExportTo": pick(&export_to, a),
+                    "defaultServiceExportTo": pick(&export_to, b),
+                    "defaultDestinationRuleExportTo": pick(&export_to, c),
+                });
+                (Kind::MeshConfig, "/default".to_owned(), spec)
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_left_out_makes_no_difference(choices: Vec<[u8; 6]>) {
+            let mut all = ResourceSet::default();
+            for choice in choices {
+                let (kind, name, spec) = arbitrary(choice);
+                add(&mut all, kind, &name, spec);
+            }
+            let mut sent = ResourceSet::default();
+            for resource in reach(&all, &edge()) {
+                sent.insert(resource);
+            }
+            proptest::prop_assert_eq!(meaning(&sent), meaning(&all));
+        }
     }
 }

@@ -17,8 +17,8 @@ use tracing::info;
 
 use super::listen::{self, Listen};
 use super::{Bound, ControlPlane, Options, StartError};
-use crate::auth::{self, Authenticator};
 use crate::api::ApiState;
+use crate::auth::{self, Authenticator};
 use crate::ca::{self, Authority, Root, ServerCertificate};
 use crate::push_service::PushService;
 use crate::store::seal::MasterKey;
@@ -133,7 +133,8 @@ async fn open_store(options: &Options) -> Result<Arc<dyn Store>, StartError> {
         Database::Sqlite { master_key } => {
             let key = match master_key {
                 Some(source) => source.read()?,
-                None => MasterKey::from_file_or_new(&options.data_dir.join("master.key")).map_err(crate::store::StoreError::from)?,
+                None => MasterKey::from_file_or_new(&options.data_dir.join("master.key"))
+                    .map_err(crate::store::StoreError::from)?,
             };
             Arc::new(SqliteStore::open(SqliteOptions::new(options.data_dir.join("fairway.db")), key).await?)
         }

@@ -17,7 +17,7 @@ mod incremental;
 mod listeners;
 pub(crate) mod matches;
 mod mesh;
-mod names;
+pub mod names;
 mod rule;
 mod server_hosts;
 mod services;

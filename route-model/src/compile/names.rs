@@ -14,7 +14,7 @@ pub(crate) const MESH: &str = "mesh";
 
 /// A host as a VirtualService or DestinationRule names it, in lower case: without any dot it is a service of the
 /// resource's own namespace. Wildcards and IP addresses stay as they are.
-pub(crate) fn qualify_host(host: &str, namespace: &str) -> Arc<str> {
+pub fn qualify_host(host: &str, namespace: &str) -> Arc<str> {
     if is_short(host) {
         format!("{}.{namespace}.{DOMAIN}", host.to_ascii_lowercase()).into()
     } else {
@@ -35,7 +35,7 @@ pub(crate) fn namespace_of(host: &str) -> Option<&str> {
 
 /// The `namespace/name` of a Gateway as a VirtualService names it: `name`, `./name`, `namespace/name`, or the old
 /// `name.namespace[.svc…]`. `mesh` stays as it is.
-pub(crate) fn qualify_gateway(name: &str, namespace: &str) -> Arc<str> {
+pub fn qualify_gateway(name: &str, namespace: &str) -> Arc<str> {
     match name.split_once('/') {
         _ if name == MESH => MESH.into(),
         Some((".", name)) => format!("{namespace}/{name}").into(),
@@ -75,7 +75,7 @@ impl Seniority {
 }
 
 /// Whether a resource whose `exportTo` is `export_to`, or by default `default`, is visible in `viewer`.
-pub(crate) fn is_visible(export_to: &[String], default: &[String], home: &str, viewer: &str) -> bool {
+pub fn is_visible(export_to: &[String], default: &[String], home: &str, viewer: &str) -> bool {
     let list = if export_to.is_empty() { default } else { export_to };
     list.is_empty()
         || list.iter().any(|to| match to.as_str() {
