@@ -25,7 +25,7 @@ impl Input {
     }
 
     /// Reads once; the number of bytes added, 0 at the end of the stream. Holds no memory while it waits for the first
-    /// byte.
+    /// byte of a message.
     pub(super) fn poll_read<I: AsyncRead + Unpin>(
         &mut self,
         io: &mut I,
@@ -47,10 +47,10 @@ impl Input {
         Poll::Ready(ready!(read))
     }
 
-    /// Gives an empty buffer back; the next message starts with small reads.
-    pub(super) fn release(&mut self) {
+    /// Gives an empty buffer back, unless parts of it are still in use: then it is better kept for the next message.
+    fn release(&mut self) {
         if self.buffer.is_empty() {
-            spare::keep_buffer(std::mem::take(&mut self.buffer));
+            spare::keep_buffer(&mut self.buffer);
         }
     }
 

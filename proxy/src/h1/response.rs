@@ -83,7 +83,6 @@ where
             && sending.is_done()
             && upstream.input.buffer.is_empty()
         {
-            upstream.input.release();
             upstream.input.reset();
             reclaim.reclaim(Connection { parts: upstream });
         }

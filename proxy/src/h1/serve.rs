@@ -89,34 +89,64 @@ where
         options,
     };
     loop {
-        let (request, method, mut exchange) = match poll_fn(|cx| connection.poll_head(cx)).await {
-            Ok(Ok(head)) => start(head, &mut connection.input),
-            Ok(Err(violation)) => (Err(violation), Method::GET, Exchange::new(Upload::none(), false)),
+        let head = match poll_fn(|cx| connection.poll_head(cx)).await {
+            Ok(head) => head,
             Err(closed) => return Outcome::Closed(closed),
         };
-        let violation = request.as_ref().err().copied();
-        let response = {
-            let mut call = pin!(service(request));
-            match poll_fn(|cx| exchange.poll_service(&mut connection, call.as_mut(), cx)).await {
-                Ok(response) => response,
-                Err(closed) => return Outcome::Closed(closed),
+        // Boxed, because it is large and an idle connection has no use for it.
+        match Box::pin(answer(&mut connection, head, &service)).await {
+            Ok(Answered::KeepAlive) => {}
+            Ok(Answered::Switched) => {
+                return Outcome::Upgraded(Upgraded { io: connection.io, read_ahead: connection.input.into_buffer() });
             }
-        };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS && violation.is_none() {
-            return connection.switch(exchange, response).await;
-        }
-        if response.status().is_informational() {
-            return Outcome::Closed(Closed::ResponseFailed);
-        }
-        if let Err(closed) = exchange.respond(&mut connection, &method, response).await {
-            return Outcome::Closed(closed);
-        }
-        let keeps = exchange.settle(&mut connection).await;
-        if !keeps {
-            connection.close().await;
-            return Outcome::Closed(violation.map_or(Closed::AfterResponse, Closed::Violation));
+            Err(closed) => return Outcome::Closed(closed),
         }
     }
+}
+
+/// What a connection does after a response.
+enum Answered {
+    /// Waits for the next request.
+    KeepAlive,
+    /// Speaks another protocol.
+    Switched,
+}
+
+/// Has the service answer one request, and sends what it says.
+async fn answer<I, S, B>(
+    connection: &mut Downstream<'_, I>,
+    head: Result<RequestHead, Violation>,
+    service: &S,
+) -> Result<Answered, Closed>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncFn(Result<Request<RequestBody>, Violation>) -> Response<B>,
+    B: Body<Data = Bytes>,
+{
+    let (request, method, mut exchange) = match head {
+        Ok(head) => start(head, &mut connection.input),
+        Err(violation) => (Err(violation), Method::GET, Exchange::new(Upload::none(), false)),
+    };
+    let violation = request.as_ref().err().copied();
+    let response = {
+        let mut call = pin!(service(request));
+        poll_fn(|cx| exchange.poll_service(connection, call.as_mut(), cx)).await?
+    };
+    match response.status() {
+        // A request whose body is still on its way cannot change the protocol under it.
+        StatusCode::SWITCHING_PROTOCOLS if violation.is_none() && exchange.upload.is_done() => {
+            encode::switching_head(&response.into_parts().0, &mut connection.output);
+            poll_fn(|cx| connection.poll_flush(cx)).await?;
+            return Ok(Answered::Switched);
+        }
+        status if status.is_informational() => return Err(Closed::ResponseFailed),
+        _ => exchange.respond(connection, &method, response).await?,
+    }
+    if exchange.settle(connection).await {
+        return Ok(Answered::KeepAlive);
+    }
+    connection.close().await;
+    Err(violation.map_or(Closed::AfterResponse, Closed::Violation))
 }
 
 type Started = (Result<Request<RequestBody>, Violation>, Method, Exchange);
@@ -201,21 +231,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Downstream<'_, I> {
                 ready!(self.writing.poll(self.options.write_timeout, cx));
                 Poll::Ready(Err(Closed::WriteTimeout))
             }
-        }
-    }
-
-    async fn switch<B>(mut self, exchange: Exchange, response: Response<B>) -> Outcome<I>
-    where
-        B: Body<Data = Bytes>,
-    {
-        // A request whose body is still on its way cannot change the protocol under it.
-        if !exchange.upload.is_done() {
-            return Outcome::Closed(Closed::ResponseFailed);
-        }
-        encode::switching_head(&response.into_parts().0, &mut self.output);
-        match poll_fn(|cx| self.poll_flush(cx)).await {
-            Ok(()) => Outcome::Upgraded(Upgraded { io: self.io, read_ahead: self.input.into_buffer() }),
-            Err(closed) => Outcome::Closed(closed),
         }
     }
 

@@ -7,8 +7,8 @@ use http::HeaderMap;
 
 use super::limits::BUFFER;
 
-/// Bounds what a thread keeps of each sort.
-const KEPT: usize = 32;
+/// What a thread keeps of each sort; as many as it has requests under way, in bursts.
+const KEPT: usize = 256;
 /// A header table larger than this is not worth keeping.
 const MAX_TABLE: usize = 128;
 
@@ -18,34 +18,24 @@ thread_local! {
     static TABLES: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How many kept buffers are looked at for one that nobody uses any more.
-const TRIED: usize = 4;
-
 /// An empty buffer of at least [`BUFFER`] bytes.
 pub(super) fn buffer() -> BytesMut {
-    BUFFERS
-        .with_borrow_mut(|buffers| {
-            let from = buffers.len().saturating_sub(TRIED);
-            let free = (from..buffers.len()).rev().find(|&at| buffers[at].try_reclaim(BUFFER))?;
-            Some(buffers.swap_remove(free))
-        })
-        .filter(|buffer| buffer.capacity() <= 2 * BUFFER)
-        .unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+    BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
 }
 
-/// Takes back a buffer. Parts of it (header values, body frames) may still be in use elsewhere: it is handed out again
-/// once they are not.
-pub(super) fn keep_buffer(mut buffer: BytesMut) {
-    if buffer.capacity() > 2 * BUFFER {
+/// Takes a buffer back, unless parts of it (header values, body frames) are still in use elsewhere.
+pub(super) fn keep_buffer(buffer: &mut BytesMut) {
+    if !buffer.try_reclaim(BUFFER) {
         return;
     }
-    buffer.clear();
-    BUFFERS.with_borrow_mut(|buffers| {
-        if buffers.len() == KEPT {
-            buffers.swap_remove(0);
-        }
-        buffers.push(buffer);
-    });
+    let buffer = std::mem::take(buffer);
+    if buffer.capacity() <= 2 * BUFFER {
+        BUFFERS.with_borrow_mut(|buffers| {
+            if buffers.len() < KEPT {
+                buffers.push(buffer);
+            }
+        });
+    }
 }
 
 /// An empty buffer to write into.
