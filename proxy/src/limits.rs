@@ -68,8 +68,8 @@ impl Default for Limits {
             h2_keep_alive_timeout: Duration::from_secs(20),
             h2_max_pending_accept_resets: 20,
             h2_max_local_error_resets: 200,
-            max_idle_per_endpoint: 256,
-            max_idle: 4096,
+            max_idle_per_endpoint: 1024,
+            max_idle: 8192,
             upstream_h2_streams: 100,
         }
     }

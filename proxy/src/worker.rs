@@ -1,9 +1,10 @@
 //! A worker: one thread, one runtime, its own sockets, pools and counts. Nothing on the request path is shared.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -41,6 +42,10 @@ pub(crate) struct Worker {
     pub(crate) handshakes: Semaphore,
     table: RefCell<Rc<WorkerTable>>,
     listeners: RefCell<HashMap<ListenerId, WorkerListener>>,
+    /// The first id that no table brought to this worker yet.
+    next_listener: Cell<ListenerId>,
+    /// Connections that other workers accepted on listeners that have not come to this one yet.
+    early: RefCell<Vec<(TcpStream, SocketAddr, ListenerId)>>,
 }
 
 /// A listener on this worker, from its first table until its last connection is gone.
@@ -95,7 +100,7 @@ async fn run(worker: Rc<Worker>, mut inbox: mpsc::UnboundedReceiver<Message>) {
     while let Some(message) = inbox.recv().await {
         match message {
             Message::Apply(apply) => worker.apply(*apply),
-            Message::Adopt { stream, peer, listener } => accept::adopt(&worker, stream, peer, listener),
+            Message::Adopt { stream, peer, listener } => worker.adopt(stream, peer, listener),
             Message::Drain(done) => worker.drain(done),
             Message::Stop => break,
         }
@@ -133,6 +138,8 @@ impl Worker {
             handshakes: Semaphore::new(limits.max_handshakes),
             table: RefCell::new(Rc::new(WorkerTable::new(empty, process.graveyard.clone()))),
             listeners: RefCell::default(),
+            next_listener: Cell::new(ListenerId(0)),
+            early: RefCell::default(),
             process,
         }
     }
@@ -173,6 +180,9 @@ impl Worker {
             }
             spawn_local(self.drain_listener(id));
         }
+        for (stream, peer, id) in self.early.take() {
+            self.adopt(stream, peer, id);
+        }
         let _ = done.send(());
     }
 
@@ -181,6 +191,16 @@ impl Worker {
         let accepting = Some(spawn_local(accept::accept_loop(Rc::clone(self), socket, id, Rc::clone(&stop))));
         let listener = WorkerListener { group: Rc::default(), stop, accepting, last_table: None };
         self.listeners.borrow_mut().insert(id, listener);
+        self.next_listener.set(self.next_listener.get().max(ListenerId(id.0 + 1)));
+    }
+
+    /// Serves a connection that another worker accepted.
+    fn adopt(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, id: ListenerId) {
+        if id < self.next_listener.get() {
+            accept::adopt(self, stream, peer, id);
+        } else {
+            self.early.borrow_mut().push((stream, peer, id));
+        }
     }
 
     fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {

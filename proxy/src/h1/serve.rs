@@ -186,8 +186,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Downstream<'_, I> {
                     Ok(None) => {}
                     Err(violation) => return Poll::Ready(Ok(Err(violation))),
                 }
-            } else if self.drain.is_draining() {
-                return Poll::Ready(Err(Closed::Drained));
             }
             match self.input.poll_read(&mut self.io, cx) {
                 Poll::Ready(Ok(0)) => {
@@ -201,6 +199,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Downstream<'_, I> {
                     }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Closed::Io(error))),
+                // A request that has arrived is answered also when the drain has started.
                 Poll::Pending if idle => {
                     if self.drain.poll(cx).is_ready() {
                         return Poll::Ready(Err(Closed::Drained));
