@@ -42,7 +42,7 @@ fn parse(host: &str, wildcard: Wildcard) -> Result<(), &'static str> {
     is_name(rest)
 }
 
-/// A DNS name; a trailing dot is allowed.
+/// A DNS name; a trailing dot is allowed, and so is `_`, which no host name may have but many services do.
 fn is_name(name: &str) -> Result<(), &'static str> {
     if name.len() > 255 {
         return Err("must be at most 255 characters long");
@@ -51,12 +51,12 @@ fn is_name(name: &str) -> Result<(), &'static str> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     if !name.split('.').all(label) {
-        return Err("must be a DNS name: labels of letters, digits and '-' with dots between them");
+        return Err("must be a DNS name: labels of letters, digits, '-' and '_' with dots between them");
     }
     if name.rsplit('.').next().is_some_and(|top| top.bytes().all(|byte| byte.is_ascii_digit())) {
         return Err("must not end in a label of digits alone");
@@ -121,7 +121,7 @@ mod tests {
             ("*.*.a", false, false, false),
             ("a*.b", false, false, false),
             ("a..b", false, false, false),
-            ("a_b.c", false, false, false),
+            ("a_b.c", true, true, true),
             ("-a.b", false, false, false),
             ("a.123", false, false, false),
             ("a b", false, false, false),

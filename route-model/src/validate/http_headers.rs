@@ -1,5 +1,7 @@
 //! Rules for header operations.
 
+use http::HeaderName;
+
 use super::Report;
 use super::hosts;
 use crate::field::Place;
@@ -7,10 +9,11 @@ use crate::kinds::virtual_service::{HeaderOperations, Headers};
 use crate::table::headers::ValueTemplate;
 
 /// What [`is_name`] asks, for error messages.
-pub(super) const NAME: &str = "must be a header name: letters, digits, '-' and '_'";
+pub(super) const NAME: &str = "must be a header name: letters, digits and any of !#$%&'*+-.^_`|~";
 
+/// A token of RFC 9110, section 5.6.2.
 pub(super) fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    HeaderName::from_bytes(name.as_bytes()).is_ok()
 }
 
 /// The names under which the authority of a request is set.
