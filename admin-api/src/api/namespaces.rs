@@ -4,7 +4,7 @@ use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
 use serde_json::{Value, json};
 
-use crate::store::{ChangeSet, Op, Precondition, Snapshot, StoreError, Write};
+use crate::store::{ChangeSet, Op, Precondition, Store, StoreError, Write};
 
 /// The namespaces that always exist: kubectl's default, and the root namespace of the mesh.
 pub(crate) const ALWAYS: [&str; 2] = ["default", "istio-system"];
@@ -24,16 +24,13 @@ pub(crate) fn normalise(object: &mut Value, name: &str) {
     }
 }
 
-/// Creates the namespaces that must be there and are not. Several replicas may do so at once. [`Snapshot::run`] must be
-/// under way, as the snapshot shows them when this returns.
-pub async fn ensure_initial(snapshot: &Snapshot) -> Result<(), StoreError> {
+/// Creates the namespaces that must be there and are not. Call it before the snapshot is loaded, which then shows them.
+/// Several replicas may do so at once.
+pub async fn ensure_initial(store: &dyn Store) -> Result<(), StoreError> {
     for name in ALWAYS {
-        let key = ResourceKey::new(Kind::Namespace, "", name);
-        if snapshot.view().get(&key).is_some() {
-            continue;
-        }
         let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         normalise(&mut object, name);
+        let key = ResourceKey::new(Kind::Namespace, "", name);
         let write = Write { key, precondition: Precondition::Absent, op: Op::Put(object) };
         let changes = ChangeSet {
             author: "system:fairway".to_owned(),
@@ -42,7 +39,7 @@ pub async fn ensure_initial(snapshot: &Snapshot) -> Result<(), StoreError> {
             writes: vec![write],
             require: Vec::new(),
         };
-        match snapshot.commit(changes).await {
+        match store.commit(changes).await {
             Ok(_) | Err(StoreError::AlreadyExists { .. }) => {}
             Err(error) => return Err(error),
         }

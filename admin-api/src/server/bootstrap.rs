@@ -77,8 +77,8 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
 
     make_data_dir(&options.data_dir)?;
     let store = open_store(&options).await?;
+    crate::api::ensure_initial_namespaces(&*store).await?;
     let snapshot = Snapshot::load(store.clone()).await?;
-    crate::api::ensure_initial_namespaces(&snapshot).await?;
     let authority = authority(&*store).await?;
     write_file(&options.data_dir, "ca.crt", authority.root_pem().as_bytes(), 0o644)?;
     let token = admin_token(&options)?;

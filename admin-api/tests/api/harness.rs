@@ -61,9 +61,9 @@ impl Api {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("fairway.db"));
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options, MasterKey::random()).await.unwrap());
+        ensure_initial_namespaces(&*store).await.unwrap();
         let snapshot = Snapshot::load(store).await.unwrap();
         tokio::spawn(snapshot.clone().run());
-        ensure_initial_namespaces(&snapshot).await.unwrap();
         let (proxies, acks): (_, Acks) = watch::channel(Arc::from([]));
         let scope = ProxyScope {
             role: ProxyRole::Gateway,
