@@ -256,6 +256,7 @@ fn compose(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -296,6 +297,54 @@ mod tests {
         assert_eq!(*read.object, object);
         assert_eq!((read.generation, read.resource_version, &*read.uid), (3, 17, "u-1"));
         assert_eq!(read.fault, None);
+    }
+
+    /// JSON without `null` in places where an object of Kubernetes has none.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-zA-Z.]{1,8}", inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever a client writes beside what the store assigns is what a reader gets.
+        #[test]
+        fn any_content_survives_the_row(
+            spec in any_json(),
+            extra in prop::collection::btree_map("x-[a-z]{1,6}", any_json(), 0..3),
+            rest in prop::collection::btree_map("y-[a-z]{1,6}", "[a-z]{1,5}", 0..3),
+            kind in prop::sample::select(vec![Kind::VirtualService, Kind::Secret, Kind::Namespace]),
+        ) {
+            let mut object = json!({"metadata": {"name": "reviews"}, "spec": spec, "status": {"gone": true}});
+            let fields = object.as_object_mut().unwrap();
+            fields.extend(extra.clone());
+            for (name, value) in &rest {
+                fields["metadata"][name] = json!(value);
+            }
+            let key = ResourceKey::new(kind, "shop", "reviews");
+            let master = MasterKey::random();
+            let content = Content::of(&object);
+            let read = read_image(key.clone(), &image_of(&content.clone().into_columns(&key, &master)), &master);
+            prop_assert_eq!(&read.fault, &None);
+            prop_assert_eq!(Content::of(&read.object), content, "reading and writing back changes nothing");
+            prop_assert_eq!(&read.object["spec"], &object["spec"]);
+            prop_assert!(read.object.get("status").is_none());
+            for (name, value) in &extra {
+                prop_assert_eq!(&read.object[name], value);
+            }
+            for (name, value) in &rest {
+                prop_assert_eq!(&read.object["metadata"][name], &json!(value));
+            }
+        }
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(crate) async fn a_file_serves_one_process(backend: OnSqlite) {
     store.commit(create("reviews", 200)).await.unwrap();
     for file in backend.path().parent().unwrap().read_dir().unwrap() {
         let file = file.unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", file.path().display());
     }
     let second = backend.open_with(backend.master().clone()).await.unwrap_err();
     assert!(matches!(second, StoreError::InUse { .. }), "{second}");
