@@ -74,4 +74,4 @@ pub struct Compiled {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

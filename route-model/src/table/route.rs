@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+use super::RequestHead;
 use super::cluster::ClusterId;
 use super::headers::{HeaderOps, ValueTemplate};
 use crate::matching::{Predicates, UriMatch};
@@ -24,6 +25,14 @@ pub struct Route {
 impl Route {
     pub fn new(name: Arc<str>, origin: RouteOrigin, uri: UriMatch, predicates: Predicates, action: Action) -> Self {
         Self { name, origin, uri, predicates, action }
+    }
+
+    /// Why the route does not take a request: the first predicate that does not hold, in words. `None`: it takes it.
+    pub fn failure(&self, head: &RequestHead<'_>) -> Option<String> {
+        if !self.uri.is_match(head.path) {
+            return Some(self.uri.failure(head.path));
+        }
+        self.predicates.first_failure(head).map(|predicate| predicate.failure(head))
     }
 
     /// The path, without the query, that a request for `path` goes upstream with; `None` if it goes as it is.

@@ -1,11 +1,15 @@
 //! Header values with Envoy's `%…%` formatters, parsed once when a resource is compiled.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
 
 /// A header value with formatters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueTemplate {
+    /// As written.
+    text: Box<str>,
     parts: Box<[Part]>,
     /// The whole value, when no part depends on the request.
     fixed: Option<HeaderValue>,
@@ -183,13 +187,13 @@ impl ValueTemplate {
             [Part::Literal(text)] => HeaderValue::from_bytes(text).ok(),
             _ => None,
         };
-        Ok(Self { parts: parts.into(), fixed })
+        Ok(Self { text: text.into(), parts: parts.into(), fixed })
     }
 
     /// A value in which `%` has no meaning. `None` if it holds what no header may hold.
     pub fn literal(text: &str) -> Option<Self> {
         let fixed = HeaderValue::from_str(text).ok()?;
-        Some(Self { parts: Box::new([Part::Literal(text.as_bytes().into())]), fixed: Some(fixed) })
+        Some(Self { text: text.into(), parts: Box::new([Part::Literal(text.as_bytes().into())]), fixed: Some(fixed) })
     }
 
     /// The value, when it is the same for every request.
@@ -205,6 +209,13 @@ impl ValueTemplate {
                 Part::Command(command) => command.render(context, out),
             }
         }
+    }
+}
+
+/// As it was written.
+impl fmt::Display for ValueTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

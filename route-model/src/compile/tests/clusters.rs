@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
+use crate::table::Cluster;
 use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
 
 fn entry(namespace: &str, name: &str, created: u32, spec: &str) -> String {

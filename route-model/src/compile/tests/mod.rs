@@ -17,10 +17,10 @@ use super::{Compiled, Finding, ProxyRole, ProxyScope, compile};
 use crate::kind::Kind;
 use crate::resource::{Resource, ResourceSet};
 use crate::table::route::{Action, RedirectPath};
-use crate::table::{Cluster, ListenerProtocol, Lookup, RequestHead, Route, RouteTable};
+use crate::table::{ListenerProtocol, Lookup, RequestHead, Route, RouteTable};
 
 /// A Gateway on port 80 for every host, and the start of the documents that most cases need.
-pub(super) const EDGE: &str = "
+pub(crate) const EDGE: &str = "
 apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {name: edge, namespace: default, creationTimestamp: '2026-01-01T00:00:00Z'}
@@ -29,7 +29,7 @@ spec:
   servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
 ";
 
-pub(super) fn scope() -> ProxyScope {
+pub(crate) fn scope() -> ProxyScope {
     let labels = [("istio", "ingressgateway"), ("app", "istio-ingressgateway")];
     ProxyScope {
         role: ProxyRole::Gateway,
@@ -38,7 +38,7 @@ pub(super) fn scope() -> ProxyScope {
     }
 }
 
-pub(super) fn resources(yaml: &str) -> Vec<Arc<Resource>> {
+pub(crate) fn resources(yaml: &str) -> Vec<Arc<Resource>> {
     let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(yaml).expect("YAML");
     let typed = documents.iter().filter(|document| !document.is_null()).map(|document| {
         let kind = document["kind"].as_str().expect("kind");
@@ -48,29 +48,29 @@ pub(super) fn resources(yaml: &str) -> Vec<Arc<Resource>> {
     typed.collect()
 }
 
-pub(super) fn set(yaml: &str) -> ResourceSet {
+pub(crate) fn set(yaml: &str) -> ResourceSet {
     resources(yaml).into_iter().collect()
 }
 
 /// A compiled edge.
-pub(super) struct Edge {
-    pub(super) table: RouteTable,
-    pub(super) findings: Vec<Finding>,
+pub(crate) struct Edge {
+    pub(crate) table: RouteTable,
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// Compiles documents together with the Gateway [`EDGE`].
-pub(super) fn edge(yaml: &str) -> Edge {
+pub(crate) fn edge(yaml: &str) -> Edge {
     bare(&format!("{EDGE}---{yaml}"))
 }
 
 /// Compiles documents alone.
-pub(super) fn bare(yaml: &str) -> Edge {
+pub(crate) fn bare(yaml: &str) -> Edge {
     let (table, findings) = compile(&set(yaml), &scope());
     Edge { table, findings }
 }
 
 /// A VirtualService of the Gateway [`EDGE`] with these `http` rules.
-pub(super) fn virtual_service(name: &str, created: u32, hosts: &str, http: &str) -> String {
+pub(crate) fn virtual_service(name: &str, created: u32, hosts: &str, http: &str) -> String {
     format!(
         "
 ---
@@ -86,12 +86,12 @@ spec:
 }
 
 /// A rule that sends everything that matches to a cluster named `to`.
-pub(super) fn to(matches: &str, to: &str) -> String {
+pub(crate) fn to(matches: &str, to: &str) -> String {
     format!("{{match: {matches}, route: [{{destination: {{host: {to}.test, port: {{number: 80}}}}}}]}}")
 }
 
 impl Edge {
-    pub(super) fn routes(&self, port: u16, sni: Option<&str>) -> Option<&Arc<crate::table::HttpRoutes>> {
+    pub(crate) fn routes(&self, port: u16, sni: Option<&str>) -> Option<&Arc<crate::table::HttpRoutes>> {
         let listener = self.table.listeners.iter().find(|listener| listener.port == port)?;
         match &listener.protocol {
             ListenerProtocol::Http(routes) => Some(routes),
@@ -100,13 +100,13 @@ impl Edge {
     }
 
     /// What becomes of a request: `METHOD authority path?query` and headers, on a plain port.
-    pub(super) fn send(&self, port: u16, request: &str, headers: &[(&str, &str)]) -> String {
+    pub(crate) fn send(&self, port: u16, request: &str, headers: &[(&str, &str)]) -> String {
         let Some(routes) = self.routes(port, None) else { return "no listener".to_owned() };
         self.lookup(routes, "http", request, headers)
     }
 
     /// The same over TLS with an SNI.
-    pub(super) fn send_tls(&self, port: u16, sni: &str, request: &str) -> String {
+    pub(crate) fn send_tls(&self, port: u16, sni: &str, request: &str) -> String {
         let Some(routes) = self.routes(port, Some(sni)) else { return "no handshake".to_owned() };
         self.lookup(routes, "https", request, &[])
     }
@@ -127,7 +127,7 @@ impl Edge {
         head(scheme, request, headers, with_head)
     }
 
-    pub(super) fn route(&self, port: u16, request: &str) -> Arc<Route> {
+    pub(crate) fn route(&self, port: u16, request: &str) -> Arc<Route> {
         let routes = self.routes(port, None).expect("listener");
         head("http", request, &[], |head| match routes.lookup(head) {
             Lookup::Route(_, route) => route.clone(),
@@ -173,24 +173,19 @@ impl Edge {
         }
     }
 
-    pub(super) fn cluster(&self, name: &str) -> &Arc<Cluster> {
-        let named = self.table.clusters.iter().flatten().find(|cluster| &*cluster.name == name);
-        named.unwrap_or_else(|| panic!("no cluster {name} in {:?}", self.table.clusters))
-    }
-
     /// `severity reason resource path` of every finding.
-    pub(super) fn finding_lines(&self) -> Vec<String> {
+    pub(crate) fn finding_lines(&self) -> Vec<String> {
         lines(&self.findings)
     }
 }
 
-pub(super) fn lines(findings: &[Finding]) -> Vec<String> {
+pub(crate) fn lines(findings: &[Finding]) -> Vec<String> {
     let line =
         |finding: &Finding| format!("{:?} {} {} {}", finding.severity, finding.reason, finding.resource, finding.path);
     findings.iter().map(line).collect()
 }
 
-pub(super) fn head<R>(
+pub(crate) fn head<R>(
     scheme: &str,
     request: &str,
     headers: &[(&str, &str)],
@@ -209,7 +204,7 @@ pub(super) fn head<R>(
 
 /// Everything that a table decides, with cluster ids replaced by what they stand for: equal for equal tables whatever
 /// compiler made them.
-pub(super) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId) -> String) -> String {
+pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId) -> String) -> String {
     let name_ids = |text: String| {
         let mut out = String::new();
         let mut rest = text.as_str();
