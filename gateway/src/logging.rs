@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 /// How a process logs.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LogArgs {
-    /// Form of the log on standard error; RUST_LOG sets what is logged (default: info)
+    /// Form of the log on standard error; RUST_LOG sets what is logged (default: info,sqlx=warn)
     #[arg(long, env = "FAIRWAY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
@@ -22,7 +22,7 @@ pub enum LogFormat {
 impl LogArgs {
     /// Starts logging; to be called once, first.
     pub fn init(self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())

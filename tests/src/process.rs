@@ -131,7 +131,7 @@ impl Start {
         let mut words = self.wrapper.iter().cloned().chain([binary.display().to_string()]);
         let mut command = Command::new(words.next().expect("a program"));
         command.args(words).arg(self.command).args(&self.arguments).arg("--data-dir").arg(&data_dir);
-        command.env("RUST_LOG", "info").envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command.env("RUST_LOG", "info,sqlx=warn").envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("the log file")).stderr(file);
         // What an earlier process wrote about its ports must not be taken for this one's.
         let _ = fs::remove_file(data_dir.join("ports.json"));

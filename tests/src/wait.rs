@@ -20,7 +20,7 @@ where
             Err(error) if start.elapsed() > DEADLINE => {
                 panic!("{what}: not within {DEADLINE:?}; the last attempt said: {error:?}")
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
 }

@@ -23,12 +23,17 @@ fn answer(gateway: &str) -> String {
     )
 }
 
-/// A condition of an object, as `(status, reason, message)`.
-async fn condition(fairway: &Fairway, path: &str, kind: &str) -> Option<(String, String, String)> {
-    let (_, object) = fairway.api().get(path).await;
-    let condition = object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)?.clone();
-    let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-    Some((text("status"), text("reason"), text("message")))
+/// Waits until a condition of an object has this status, and answers its reason and message.
+async fn condition(fairway: &Fairway, path: &str, kind: &str, status: &str) -> (String, String) {
+    eventually(&format!("{path}: {kind} is {status}"), async || {
+        let (_, object) = fairway.api().get(path).await;
+        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        let condition = conditions.clone().find(|c| c["type"] == kind).cloned().unwrap_or_default();
+        let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+        let settled = text("status") == status && text("reason") != "Pending";
+        if settled { Ok((text("reason"), text("message"))) } else { Err(condition) }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -91,12 +96,10 @@ async fn a_port_that_another_program_holds_leaves_the_others_serving() {
     fairway.api().apply(&yaml).await;
     let base = format!("http://{}", fairway.listener(8080).await);
     assert_eq!(reqwest::get(base).await.unwrap().status(), StatusCode::OK);
-    let (status, reason, message) =
-        condition(&fairway, &format!("{GATEWAYS}/blocked"), "Programmed").await.expect("the condition");
-    assert_eq!((status.as_str(), reason.as_str()), ("False", "PortInUse"), "{message}");
+    let (reason, message) = condition(&fairway, &format!("{GATEWAYS}/blocked"), "Programmed", "False").await;
+    assert_eq!(reason, "PortInUse", "{message}");
     assert!(message.contains(&port.to_string()), "{message}");
-    let (status, _, message) = condition(&fairway, &format!("{GATEWAYS}/edge"), "Programmed").await.expect("it");
-    assert_eq!(status, "True", "{message}");
+    condition(&fairway, &format!("{GATEWAYS}/edge"), "Programmed", "True").await;
 }
 
 #[tokio::test]
@@ -111,9 +114,8 @@ async fn a_missing_secret_fails_its_handshakes_and_nothing_else() {
     let secure = format!("https://{}", fairway.listener(8443).await);
     let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap();
     assert!(client.get(secure).send().await.is_err(), "there is no certificate to shake hands with");
-    let (status, reason, message) =
-        condition(&fairway, &format!("{GATEWAYS}/secure"), "ResolvedRefs").await.expect("the condition");
-    assert!(status == "False" && message.contains("absent"), "{status} {reason} {message}");
+    let (reason, message) = condition(&fairway, &format!("{GATEWAYS}/secure"), "ResolvedRefs", "False").await;
+    assert!(message.contains("absent"), "{reason} {message}");
 }
 
 #[tokio::test]
@@ -146,9 +148,8 @@ async fn a_privileged_port_is_explained_to_an_unprivileged_user() {
     let fairway = Start::serve(&[8080]).program(&program).wrapped_by(&nobody).data_dir(&data).run().await;
     let yaml = [gateway("edge", 8080), answer("edge"), gateway("low", 80), answer("low")].join("---\n");
     fairway.api().apply(&yaml).await;
-    let (status, reason, message) =
-        condition(&fairway, &format!("{GATEWAYS}/low"), "Programmed").await.expect("the condition");
-    assert_eq!((status.as_str(), reason.as_str()), ("False", "PortForbidden"), "{message}");
+    let (reason, message) = condition(&fairway, &format!("{GATEWAYS}/low"), "Programmed", "False").await;
+    assert_eq!(reason, "PortForbidden", "{message}");
     assert!(message.contains("--port-map"), "it says what to do: {message}");
     let base = format!("http://{}", fairway.listener(8080).await);
     assert_eq!(reqwest::get(base).await.unwrap().status(), StatusCode::OK);

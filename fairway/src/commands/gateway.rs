@@ -3,6 +3,7 @@
 use gateway::logging::LogArgs;
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     gateway: gateway::Args,
