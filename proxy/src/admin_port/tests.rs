@@ -105,7 +105,7 @@ fn table() -> (Arc<RouteTable>, String) {
         load_balancer: LoadBalancer::RoundRobin,
         protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(2),
-        idle_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_mins(1),
         service_name: "tea".into(),
         service_namespace: "default".into(),
     };

@@ -89,7 +89,7 @@ impl Connection {
         facts: ConnectionFacts,
         tls: Option<TlsBinding>,
     ) -> Self {
-        let peer = Peer::new(facts.peer, facts.tls.is_some());
+        let peer = Peer::new(&facts);
         Self { worker, facts, peer, member, listener, tls, tunnel: RefCell::default(), place: Cell::new(None) }
     }
 

@@ -4,8 +4,9 @@
 //! - RFC 9110 section 7.6.1: fields of one hop (Connection and what it names, Keep-Alive, Proxy-Connection, TE,
 //!   Transfer-Encoding, Upgrade) do not travel. `TE: trailers` does, as gRPC asks for it.
 //! - A client's Connection header cannot make the proxy remove fields that identify the request or its sender.
-//! - As Envoy does at an edge: `x-envoy-*` and `x-forwarded-client-cert` are dropped, `x-request-id` is always new,
-//!   the peer is appended to X-Forwarded-For, X-Forwarded-Proto is replaced unless a trusted hop set it.
+//! - As Envoy does at an edge: `x-envoy-*` are dropped, `x-forwarded-client-cert` is dropped and tells of the client
+//!   certificate that this proxy verified, `x-request-id` is always new, the peer is appended to X-Forwarded-For,
+//!   X-Forwarded-Proto is replaced unless a trusted hop set it.
 //! - Underscores in names are allowed, but an alias of a guarded name (`X_Forwarded_For`, `Transfer_Encoding`) is
 //!   dropped: servers that put headers into environment variables cannot tell the two apart.
 
@@ -20,8 +21,11 @@ use http::header::{
 use http::{HeaderMap, header};
 use smallvec::SmallVec;
 
+use super::facts::ConnectionFacts;
+
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 pub const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -35,6 +39,8 @@ pub struct Peer {
     /// The address as X-Forwarded-For writes it.
     value: HeaderValue,
     tls: bool,
+    /// What `x-forwarded-client-cert` says of its certificate.
+    certificate: Option<HeaderValue>,
 }
 
 /// What a request's headers say once only the believable part is left.
@@ -49,10 +55,10 @@ pub struct Admitted {
 }
 
 impl Peer {
-    /// `tls`: whether the connection is encrypted.
-    pub fn new(address: SocketAddr, tls: bool) -> Self {
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        Self { value: ip_value(address.ip()), address, tls }
+    pub fn new(connection: &ConnectionFacts) -> Self {
+        let address = SocketAddr::new(connection.peer.ip().to_canonical(), connection.peer.port());
+        let certificate = connection.tls.as_ref().and_then(|tls| tls.peer.as_ref()?.forwarded.clone());
+        Self { value: ip_value(address.ip()), address, tls: connection.tls.is_some(), certificate }
     }
 
     /// Cleans the headers of a request from this peer and adds what upstreams are to know of it.
@@ -72,6 +78,9 @@ impl Peer {
         self.append_forwarded_for(headers, seen.forwarded_for);
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
         headers.insert(X_REQUEST_ID, new_request_id());
+        if let Some(certificate) = &self.certificate {
+            headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone());
+        }
         Admitted { client: client.map_or(self.address, |ip| SocketAddr::new(ip, 0)), scheme, upgrade }
     }
 
@@ -296,6 +305,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tls::facts::{PeerCertificate, TlsFacts};
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -309,8 +319,12 @@ mod tests {
         headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
     }
 
+    fn connection(peer: &str, tls: Option<TlsFacts>) -> ConnectionFacts {
+        ConnectionFacts { peer: peer.parse().unwrap(), local: "192.0.2.1:80".parse().unwrap(), tls: tls.map(Box::new) }
+    }
+
     fn peer() -> Peer {
-        Peer::new("192.0.2.9:5000".parse().unwrap(), false)
+        Peer::new(&connection("192.0.2.9:5000", None))
     }
 
     #[test]
@@ -390,6 +404,18 @@ mod tests {
     }
 
     #[test]
+    fn upstreams_hear_of_the_certificate_that_was_verified_and_of_no_other() {
+        let verified = PeerCertificate { forwarded: Some(HeaderValue::from_static("Hash=1")), ..Default::default() };
+        let with = TlsFacts { peer: Some(Box::new(verified)), ..TlsFacts::default() };
+        for (facts, told) in [(with, &["Hash=1"][..]), (TlsFacts::default(), &[])] {
+            let mut headers = map(&[("x-forwarded-client-cert", "Hash=2"), ("x_forwarded_client_cert", "Hash=3")]);
+            Peer::new(&connection("192.0.2.9:5000", Some(facts))).admit(&mut headers, 1);
+            assert_eq!(values(&headers, "x-forwarded-client-cert"), told);
+            assert!(!headers.contains_key("x_forwarded_client_cert"));
+        }
+    }
+
+    #[test]
     fn the_client_address_is_as_far_back_as_hops_are_trusted() {
         let table: &[(u32, &[&str], &str, &str)] = &[
             (0, &[], "192.0.2.9:5000", "192.0.2.9"),
@@ -425,7 +451,7 @@ mod tests {
         ] {
             let fields: Vec<_> = sent.iter().map(|value| ("x-forwarded-proto", *value)).collect();
             let mut headers = map(&fields);
-            let admitted = Peer::new("[::1]:1".parse().unwrap(), tls).admit(&mut headers, hops);
+            let admitted = Peer::new(&connection("[::1]:1", tls.then(TlsFacts::default))).admit(&mut headers, hops);
             assert_eq!(admitted.scheme, scheme, "{hops} {tls} {sent:?}");
             assert_eq!(values(&headers, "x-forwarded-proto"), [scheme]);
         }

@@ -1,6 +1,9 @@
 //! What a finished handshake says about a connection and its client.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
 use rustls::server::ServerConnection;
 use rustls::{ProtocolVersion, SupportedCipherSuite};
 use rustls_pki_types::CertificateDer;
@@ -33,6 +36,8 @@ pub struct PeerCertificate {
     pub dns_sans: Vec<Box<str>>,
     /// SHA-256 of the certificate, in lower-case hex.
     pub sha256: Box<str>,
+    /// All of it as upstreams are told in `x-forwarded-client-cert`; `None` if it cannot be written as a header.
+    pub forwarded: Option<HeaderValue>,
 }
 
 impl TlsFacts {
@@ -67,8 +72,29 @@ impl PeerCertificate {
                 }
             }
         }
+        facts.forwarded = facts.forwarded_value(der);
         facts
     }
+
+    /// The elements and their order are Envoy's, those that an Istio gateway sets.
+    fn forwarded_value(&self, der: &CertificateDer<'_>) -> Option<HeaderValue> {
+        let mut value = format!("Hash={};Cert=\"{}\";Subject=\"{}\"", self.sha256, escaped_pem(der), self.subject);
+        for (key, names) in [("URI", &self.uri_sans), ("DNS", &self.dns_sans)] {
+            for name in names {
+                // A name that could be taken for another element is left out.
+                if !name.contains([',', ';', '=', '"', '\\']) {
+                    value.push_str(&format!(";{key}={name}"));
+                }
+            }
+        }
+        HeaderValue::from_str(&value).ok()
+    }
+}
+
+/// PEM with what a header cannot bear, and what query strings give a meaning, as %XX.
+fn escaped_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der).replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    format!("-----BEGIN%20CERTIFICATE-----%0A{text}%0A-----END%20CERTIFICATE-----%0A")
 }
 
 fn hex(bytes: &[u8]) -> Box<str> {

@@ -346,6 +346,12 @@ async fn client_certificates_are_judged_by_mode_chain_date_and_name() {
                 assert_eq!(peer.uri_sans, ["spiffe://mesh/ns/a/sa/b".into()]);
                 assert_eq!(peer.dns_sans, ["client.example".into()]);
                 assert_eq!(*peer.sha256, *hex(sha(&good.der)).replace(':', "").to_lowercase());
+                let told = peer.forwarded.unwrap();
+                let (head, tail) = told.to_str().unwrap().split_once(";Cert=\"-----BEGIN%20CERTIFICATE").unwrap();
+                assert_eq!(head, format!("Hash={}", peer.sha256));
+                let rest =
+                    ";Subject=\"CN=client.example,O=Acme\\, Inc.\";URI=spiffe://mesh/ns/a/sa/b;DNS=client.example";
+                assert!(tail.ends_with(rest), "{tail}");
             }
         }
     }
