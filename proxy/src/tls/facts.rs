@@ -83,7 +83,7 @@ impl PeerCertificate {
             for name in names {
                 // A name that could be taken for another element is left out.
                 if !name.contains([',', ';', '=', '"', '\\']) {
-                    value.push_str(&format!(";{key}={name}"));
+                    value.extend([";", key, "=", name]);
                 }
             }
         }
