@@ -171,6 +171,8 @@ impl<'a> Reached<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use route_model::compile::{ProxyRole, compile};
     use route_model::table::{Action, HttpRoutes, ListenerProtocol, RouteTable};
     use serde_json::{Value, json};
@@ -321,12 +323,12 @@ mod tests {
         let (table, _) = compile(set, &edge());
         let mut text = format!("{:?}\n", table.settings);
         for listener in &table.listeners {
-            text.push_str(&format!("{:?} {}: {:?}\n", listener.bind, listener.port, listener.servers));
+            writeln!(text, "{:?} {}: {:?}", listener.bind, listener.port, listener.servers).unwrap();
             match &listener.protocol {
                 ListenerProtocol::Http(routes) => text.push_str(&routes_meaning(&table, routes)),
                 ListenerProtocol::Tls(tls) => {
                     for server in &tls.servers {
-                        text.push_str(&format!("{:?} {:?}\n", server.server, server.terms));
+                        writeln!(text, "{:?} {:?}", server.server, server.terms).unwrap();
                         text.push_str(&routes_meaning(&table, &server.routes));
                     }
                 }
@@ -340,12 +342,12 @@ mod tests {
         hosts.sort_by_key(|(pattern, _)| pattern.as_str().to_owned());
         let mut text = String::new();
         for (pattern, host) in hosts {
-            text.push_str(&format!("  {}\n", pattern.as_str()));
+            writeln!(text, "  {}", pattern.as_str()).unwrap();
             for route in host.routes() {
-                text.push_str(&format!("    {:?}\n", route.origin));
+                writeln!(text, "    {:?}", route.origin).unwrap();
                 if let Action::Forward(forward) = &route.action {
                     for destination in &forward.destinations {
-                        text.push_str(&format!("      {:?}\n", table.cluster(destination.cluster)));
+                        writeln!(text, "      {:?}", table.cluster(destination.cluster)).unwrap();
                     }
                 }
             }
