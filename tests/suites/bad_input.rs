@@ -82,7 +82,11 @@ async fn a_bad_document_is_refused_with_its_reason_and_changes_nothing() {
     assert!(status == 409 && text.contains("modified"), "stale resourceVersion: {status} {text}");
 
     let (_, after) = api.get(VIRTUAL_SERVICES).await;
-    assert_eq!(before["items"], after["items"], "nothing was stored");
+    let stored = |list: &Value| -> Vec<(Value, Value)> {
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.into_iter().map(|item| (item["metadata"].clone(), item["spec"].clone())).collect()
+    };
+    assert_eq!(stored(&before), stored(&after), "nothing was stored");
     let base = format!("http://{}", fairway.listener(8080).await);
     assert_eq!(reqwest::get(base).await.unwrap().status(), StatusCode::OK, "and traffic did not notice");
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -19,6 +19,8 @@ use super::protobuf;
 pub(crate) const MAX_OBJECT: usize = 1024 * 1024;
 /// Largest body with a list of objects, in bytes.
 pub(crate) const MAX_LIST: usize = 8 * 1024 * 1024;
+/// So much of a body beyond its limit is read and dropped before the refusal.
+const MAX_DROPPED: usize = 32 * 1024 * 1024;
 /// A client that takes longer to send its body is refused.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 
@@ -30,13 +32,27 @@ pub(crate) struct Document {
     pub(crate) duplicates: Vec<String>,
 }
 
-/// The bytes of a body.
-pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let collected = tokio::time::timeout(READ_WITHIN, Limited::new(body, limit).collect()).await;
-    match collected {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
-        Ok(Err(error)) => Err(ApiError::bad_request(format!("the request body cannot be read: {error}"))),
+/// The bytes of a body. What is too large is read on for a while, and dropped: a client that is still sending would
+/// see a broken connection instead of the answer.
+pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let mut collected = BytesMut::new();
+    let mut received = 0;
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| ApiError::bad_request(format!("the request body cannot be read: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            received += data.len();
+            if received <= limit {
+                collected.extend_from_slice(&data);
+            } else if received > limit + MAX_DROPPED {
+                break;
+            }
+        }
+        if received > limit { Err(ApiError::too_large(limit)) } else { Ok(collected.freeze()) }
+    };
+    match tokio::time::timeout(READ_WITHIN, reading).await {
+        Ok(result) => result,
         Err(_) => {
             Err(ApiError::timeout(format!("the request body did not arrive within {} seconds", READ_WITHIN.as_secs())))
         }

@@ -78,6 +78,7 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     make_data_dir(&options.data_dir)?;
     let store = open_store(&options).await?;
     crate::api::ensure_initial_namespaces(&*store).await?;
+    crate::api::ensure_initial_namespaces(&*store).await?;
     let snapshot = Snapshot::load(store.clone()).await?;
     let authority = authority(&*store).await?;
     write_file(&options.data_dir, "ca.crt", authority.root_pem().as_bytes(), 0o644)?;
@@ -103,8 +104,6 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     spawn(admin, None);
     spawn(admin_tls, Some(admin_tls_acceptor));
     tasks.spawn(until_shutdown(snapshot.clone().run(), stopping.clone()));
-    // After the tail runs: a commit waits until it shows.
-    crate::api::ensure_initial_namespaces(&snapshot).await?;
     tasks.spawn(until_shutdown(api.keep_status(), stopping.clone()));
     tasks.spawn(service.clone().serve(push, push_tls, stopping));
     info!(admin = %bound.admin, admin_tls = %bound.admin_tls, push = %bound.push, store = store.location(), "control plane started");
