@@ -379,6 +379,18 @@ async fn upgrade_hands_over_the_stream_and_what_was_read() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_is_small_whatever_the_service() {
+    let (_client, server) = duplex(64);
+    let (options, drain) = (options(), Drain::new());
+    let serving = serve(server, BytesMut::new(), &options, &drain, async |_request| {
+        let large = [0_u8; 10_000];
+        tokio::task::yield_now().await;
+        response(StatusCode::OK, Full::new(Bytes::copy_from_slice(&large)))
+    });
+    assert!(size_of_val(&serving) <= 1536, "{} bytes", size_of_val(&serving));
+}
+
+#[tokio::test]
 async fn what_was_read_ahead_is_served() {
     let (mut client, server) = duplex(1024);
     let (options, drain) = (options(), Drain::new());
