@@ -1,5 +1,6 @@
 //! The connection of the client commands to a control plane: where it is, how it is trusted, who is asking.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -140,17 +141,11 @@ fn describe_error(answer: &Answer) -> String {
     if message.is_empty() {
         message = format!("the server answered {}", answer.status);
     }
-    let errors = body.get("errors").and_then(Value::as_array).into_iter().flatten();
-    for error in errors {
-        match error {
-            Value::String(line) => message.push_str(&format!("\n  {line}")),
-            Value::Object(fields) => {
-                let field = |key: &str| fields.get(key).and_then(Value::as_str).unwrap_or_default();
-                let place = [field("resource"), field("path")].into_iter().filter(|part| !part.is_empty());
-                message.push_str(&format!("\n  {}: {}", place.collect::<Vec<_>>().join(" "), field("message")));
-            }
-            _ => {}
-        }
+    // The sentence tells of a single error all there is to tell.
+    let errors = body.get("errors").and_then(Value::as_array).filter(|errors| errors.len() > 1);
+    for error in errors.into_iter().flatten() {
+        let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+        let _ = write!(message, "\n  {}: {}", text("field"), text("message"));
     }
     message
 }
@@ -207,8 +202,9 @@ mod tests {
     fn errors_are_told_in_the_servers_words() {
         let answer = |body| Answer { status: StatusCode::CONFLICT, body, warnings: Vec::new() };
         assert_eq!(describe_error(&answer(json!({"message": "it exists"}))), "it exists");
-        let problem = json!({"title": "t", "detail": "d", "errors": [{"resource": "Gateway a/b", "path": "spec.x", "message": "bad"}]});
-        assert_eq!(describe_error(&answer(problem)), "d\n  Gateway a/b spec.x: bad");
+        let problem = json!({"title": "t", "detail": "d", "errors": [
+            {"field": "spec.x", "message": "bad"}, {"field": "spec.y", "message": "worse"}]});
+        assert_eq!(describe_error(&answer(problem)), "d\n  spec.x: bad\n  spec.y: worse");
         assert_eq!(describe_error(&answer(json!(""))), "the server answered 409 Conflict");
     }
 }

@@ -1,5 +1,7 @@
 //! The one binary people start. Each command is a file in `commands/`; this one only chooses.
 
+use std::process::ExitCode;
+
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod client;
@@ -61,9 +63,18 @@ enum Command {
     Version(version::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    match cli.command {
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Serve(args) => serve::run(*args),
         Command::Admin(args) => admin::run(*args),
         Command::Gateway(args) => gateway::run(*args),

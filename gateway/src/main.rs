@@ -1,5 +1,7 @@
 //! `fairway-gateway`: the gateway without the control plane.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use gateway::logging::LogArgs;
 
@@ -18,8 +20,14 @@ struct Cli {
     log: LogArgs,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.log.init();
-    gateway::process::run(cli.args)
+    match gateway::process::run(cli.args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
