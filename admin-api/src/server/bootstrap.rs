@@ -22,7 +22,7 @@ use crate::auth::{self, Authenticator};
 use crate::ca::{self, Authority, Root, ServerCertificate};
 use crate::push_service::PushService;
 use crate::store::seal::MasterKey;
-use crate::store::{PostgresOptions, PostgresStore, Snapshot, SqliteOptions, SqliteStore, Store};
+use crate::store::{PostgresOptions, PostgresStore, Snapshot, SqliteOptions, SqliteStore, Store, Upkeep};
 
 /// Which database, and the key that its secrets are sealed under.
 #[derive(Clone, Debug)]
@@ -105,6 +105,7 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     spawn(admin_tls, Some(admin_tls_acceptor));
     tasks.spawn(until_shutdown(snapshot.clone().run(), stopping.clone()));
     tasks.spawn(until_shutdown(api.keep_status(), stopping.clone()));
+    tasks.spawn(until_shutdown(Upkeep::default().run(snapshot.clone()), stopping.clone()));
     tasks.spawn(service.clone().serve(push, push_tls, stopping));
     info!(admin = %bound.admin, admin_tls = %bound.admin_tls, push = %bound.push, store = store.location(), "control plane started");
     Ok(ControlPlane { bound, snapshot, api, push: service, shutdown, tasks })
@@ -132,12 +133,13 @@ async fn until_shutdown(work: impl Future<Output = ()>, mut stopping: watch::Rec
 async fn open_store(options: &Options) -> Result<Arc<dyn Store>, StartError> {
     Ok(match &options.database {
         Database::Sqlite { master_key } => {
+            let file = options.data_dir.join("fairway.db");
             let key = match master_key {
                 Some(source) => source.read()?,
-                None => MasterKey::from_file_or_new(&options.data_dir.join("master.key"))
+                None => MasterKey::from_file_or_new(&options.data_dir.join("master.key"), &file)
                     .map_err(crate::store::StoreError::from)?,
             };
-            Arc::new(SqliteStore::open(SqliteOptions::new(options.data_dir.join("fairway.db")), key).await?)
+            Arc::new(SqliteStore::open(SqliteOptions::new(file), key).await?)
         }
         Database::Postgres { url, master_key } => {
             let key = master_key.as_ref().ok_or(StartError::MasterKeyRequired)?.read()?;

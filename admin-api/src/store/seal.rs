@@ -29,6 +29,11 @@ pub enum MasterKeyError {
     #[error("the master key file {path} cannot be made: {source}")]
     Make { path: PathBuf, source: io::Error },
     #[error(
+        "the database {database} was made with a master key, but there is none in {path}: restore that file, or give \
+         the key by --master-key-file or FAIRWAY_MASTER_KEY"
+    )]
+    Lost { path: PathBuf, database: PathBuf },
+    #[error(
         "the master key in {origin} is not 32 bytes in base64 or hex; make one with `openssl rand -base64 32` (a new \
          key opens no existing database)"
     )]
@@ -66,8 +71,12 @@ impl MasterKey {
         Self::parse(&text, &path.display().to_string())
     }
 
-    /// Reads the key from `path`, or makes one there (mode 0600) when there is no such file.
-    pub fn from_file_or_new(path: &Path) -> Result<Self, MasterKeyError> {
+    /// Reads the key from `path`, or makes one there (mode 0600) when there is no such file and no database yet that
+    /// another key would be the wrong one for.
+    pub fn from_file_or_new(path: &Path, database: &Path) -> Result<Self, MasterKeyError> {
+        if !path.exists() && database.metadata().is_ok_and(|file| file.len() > 0) {
+            return Err(MasterKeyError::Lost { path: path.to_owned(), database: database.to_owned() });
+        }
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let mut file = match made {
             Ok(file) => file,
@@ -178,9 +187,17 @@ mod tests {
     fn a_key_file_is_made_once_and_only_the_owner_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("master.key");
-        let made = MasterKey::from_file_or_new(&path).unwrap();
+        let database = dir.path().join("fairway.db");
+        let made = MasterKey::from_file_or_new(&path, &database).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(MasterKey::from_file_or_new(&path).unwrap().fingerprint(), made.fingerprint());
+        assert_eq!(MasterKey::from_file_or_new(&path, &database).unwrap().fingerprint(), made.fingerprint());
+
+        std::fs::write(&database, "not empty").unwrap();
+        assert!(MasterKey::from_file_or_new(&path, &database).is_ok());
+        std::fs::remove_file(&path).unwrap();
+        let lost = MasterKey::from_file_or_new(&path, &database);
+        assert!(matches!(lost, Err(MasterKeyError::Lost { .. })), "{lost:?}");
+        assert!(!path.exists(), "a new key would be the wrong one");
     }
 
     #[test]
