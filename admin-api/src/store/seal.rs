@@ -38,11 +38,6 @@ pub enum MasterKeyError {
          key opens no existing database)"
     )]
     Malformed { origin: String },
-    #[error(
-        "Postgres needs a master key to seal secrets under: give --master-key-file or FAIRWAY_MASTER_KEY (32 bytes in \
-         base64 or hex, `openssl rand -base64 32`), the same to every replica"
-    )]
-    Missing,
 }
 
 /// The key that everything secret in the database is sealed under.
