@@ -72,18 +72,20 @@ fn everything() -> Vec<Listed> {
             });
         }
     }
-    all.extend(Review::ALL.map(|review| Listed {
-        group: review.group(),
-        version: "v1",
-        kind: review.kind(),
-        plural: review.plural(),
-        singular: review.plural().strip_suffix('s').unwrap_or_default(),
-        short_names: &[],
-        categories: &[],
-        namespaced: false,
-        verbs: &["create"],
-        has_status: false,
-    }));
+    for review in Review::ALL {
+        all.extend(review.versions().iter().map(|version| Listed {
+            group: review.group(),
+            version,
+            kind: review.kind(),
+            plural: review.plural(),
+            singular: review.plural().strip_suffix('s').unwrap_or_default(),
+            short_names: &[],
+            categories: &[],
+            namespaced: false,
+            verbs: &["create"],
+            has_status: false,
+        }));
+    }
     all
 }
 

@@ -36,7 +36,8 @@ pub(crate) enum Path {
     Collection(Target),
     Object(Target, String),
     Status(Target, String),
-    Review(Review),
+    /// With its version.
+    Review(Review, &'static str),
 }
 
 /// Questions that a client asks about itself.
@@ -57,6 +58,14 @@ impl Review {
         match self {
             Self::Access | Self::Rules => "authorization.k8s.io",
             Self::Subject => "authentication.k8s.io",
+        }
+    }
+
+    /// The preferred one first; kubectl 1.27 knows no later `whoami` than v1beta1.
+    pub(crate) fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Access | Self::Rules => &["v1"],
+            Self::Subject => &["v1", "v1beta1"],
         }
     }
 
@@ -96,9 +105,10 @@ impl Path {
         if rest.is_empty() {
             return Some(Self::Resources { group: group.to_owned(), version: version.to_owned() });
         }
-        if let Some(review) = Review::ALL.into_iter().find(|r| r.group() == group) {
-            let review = Review::ALL.into_iter().find(|r| r.group() == review.group() && rest == [r.plural()])?;
-            return (version == "v1").then_some(Self::Review(review));
+        if Review::ALL.iter().any(|review| review.group() == group) {
+            let review = Review::ALL.into_iter().find(|r| r.group() == group && rest == [r.plural()])?;
+            let version = review.versions().iter().find(|served| **served == version)?;
+            return Some(Self::Review(review, version));
         }
         let target = |plural: &str, namespace: Option<&str>| {
             let kind = Kind::from_plural(group, plural)?;
@@ -177,7 +187,7 @@ mod tests {
             ),
             ("/apis/fairway.dev/v1/meshconfigs/x", Some(Path::Object(target(Kind::MeshConfig, "v1", None), name()))),
             ("/apis/fairway.dev/v1/namespaces/a/meshconfigs", None),
-            ("/apis/authentication.k8s.io/v1/selfsubjectreviews", Some(Path::Review(Review::Subject))),
+            ("/apis/authentication.k8s.io/v1/selfsubjectreviews", Some(Path::Review(Review::Subject, "v1"))),
             ("/apis/authentication.k8s.io/v1/selfsubjectrulesreviews", None),
             ("/", None),
             ("/apiss", None),

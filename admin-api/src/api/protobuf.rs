@@ -166,7 +166,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, String> {
             let spec = RulesReview::decode(raw).map_err(broken)?.spec.unwrap_or_default();
             json!({"spec": {"namespace": spec.namespace}})
         }
-        ("authentication.k8s.io/v1", "SelfSubjectReview") => json!({}),
+        ("authentication.k8s.io/v1" | "authentication.k8s.io/v1beta1", "SelfSubjectReview") => json!({}),
         _ => return Err(format!("{api_version} {kind} is not read from protobuf; send application/json")),
     };
     object["apiVersion"] = Value::String(api_version);

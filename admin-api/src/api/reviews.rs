@@ -9,12 +9,12 @@ use super::error::ApiError;
 use super::path::Review;
 use crate::auth::Access;
 
-pub(super) async fn review(call: &Call, review: Review, body: Body) -> Result<Answer, ApiError> {
+pub(super) async fn review(call: &Call, review: Review, version: &str, body: Body) -> Result<Answer, ApiError> {
     let mut object = call.document(body).await?.value;
     if !object.is_object() {
         return Err(ApiError::bad_request("the body must be an object"));
     }
-    object["apiVersion"] = json!(format!("{}/v1", review.group()));
+    object["apiVersion"] = json!(format!("{}/{version}", review.group()));
     object["kind"] = json!(review.kind());
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});

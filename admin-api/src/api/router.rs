@@ -84,8 +84,8 @@ async fn dispatch(state: ApiState, request: Request) -> Result<Response, ApiErro
         Path::Collection(target) => resources::collection(call, method, target, body).await,
         Path::Object(target, name) => resources::object(call, method, target, &name, body).await,
         Path::Status(target, name) => resources::status(call, method, target, &name, body).await,
-        Path::Review(review) if method == http::Method::POST => {
-            reviews::review(&call, review, body).await.map(IntoResponse::into_response)
+        Path::Review(review, version) if method == http::Method::POST => {
+            reviews::review(&call, review, version, body).await.map(IntoResponse::into_response)
         }
         Path::CoreVersions if reads => Ok(discovery::core_versions(&call.headers)),
         Path::Groups if reads => Ok(discovery::group_list(&call.headers)),
