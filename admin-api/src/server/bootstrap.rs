@@ -78,7 +78,6 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     make_data_dir(&options.data_dir)?;
     let store = open_store(&options).await?;
     crate::api::ensure_initial_namespaces(&*store).await?;
-    crate::api::ensure_initial_namespaces(&*store).await?;
     let snapshot = Snapshot::load(store.clone()).await?;
     let authority = authority(&*store).await?;
     write_file(&options.data_dir, "ca.crt", authority.root_pem().as_bytes(), 0o644)?;
@@ -151,12 +150,11 @@ async fn open_store(options: &Options) -> Result<Arc<dyn Store>, StartError> {
 /// The CA that all replicas share: the first to start makes it.
 async fn authority(store: &dyn Store) -> Result<Authority, StartError> {
     const NAME: &str = "ca/root";
-    let kept = match store.secret(NAME).await? {
-        Some(kept) => kept,
-        None => {
-            let candidate = serde_json::to_vec(&Root::generate()?).map_err(|e| ca::CaError::Damaged(e.to_string()))?;
-            store.secret_or(NAME, &candidate).await?
-        }
+    let kept = if let Some(kept) = store.secret(NAME).await? {
+        kept
+    } else {
+        let candidate = serde_json::to_vec(&Root::generate()?).map_err(|e| ca::CaError::Damaged(e.to_string()))?;
+        store.secret_or(NAME, &candidate).await?
     };
     let root: Root = serde_json::from_slice(&kept).map_err(|e| ca::CaError::Damaged(e.to_string()))?;
     Ok(Authority::new(&root)?)
