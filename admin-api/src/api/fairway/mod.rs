@@ -2,6 +2,7 @@
 
 mod applied;
 mod changes;
+mod explain;
 mod problem;
 
 use axum::Router;
@@ -13,11 +14,15 @@ use super::state::ApiState;
 
 /// The description of these calls; kinds and their paths are added by the generator.
 #[derive(Debug, OpenApi)]
-#[openapi(paths(changes::change, applied::applied), components(schemas(Problem)))]
+#[openapi(
+    paths(changes::change, applied::applied, explain::explain_query, explain::explain_body),
+    components(schemas(Problem))
+)]
 pub(crate) struct OwnCalls;
 
 pub(super) fn router() -> Router<ApiState> {
     Router::new()
         .route("/api/fairway/v1/changes", post(changes::change))
         .route("/api/fairway/v1/revisions/{revision}/applied", get(applied::applied))
+        .route("/api/fairway/v1/explain", get(explain::explain_query).post(explain::explain_body))
 }

@@ -1,5 +1,6 @@
 mod changes;
 mod documents;
+mod explanations;
 mod metadata;
 mod reads;
 mod server_side_apply;

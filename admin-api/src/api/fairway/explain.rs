@@ -1,0 +1,174 @@
+//! Why a request goes where it goes, on the live table.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use route_model::explain::{Entrance, Explanation, explain as explain_request};
+use route_model::table::RequestHead;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use crate::api::call::Call;
+use crate::api::error::ApiError;
+use crate::api::state::ApiState;
+use crate::auth::Access;
+
+/// More headers than this are not taken.
+const MAX_HEADERS: usize = 200;
+
+/// A request to explain.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ExplainRequest {
+    /// `http://bookinfo.example/reviews/1?x=y`. Its path is taken as the gateway sees it after normalisation.
+    url: String,
+    /// Default: GET.
+    #[serde(default = "get")]
+    method: String,
+    /// The header fields beside Host.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    /// The port of the Gateway's server. Default: the one of the URL, else 80 or 443.
+    port: Option<u16>,
+    /// The address of the listener, where a port has several.
+    #[schema(value_type = Option<String>)]
+    bind: Option<IpAddr>,
+    /// The server name of the TLS connection. Default: the host of the URL.
+    sni: Option<String>,
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+/// Explain where a request goes, and why.
+///
+/// The answer lists the rules that were looked at, the first predicate that failed of each, and what becomes of the
+/// request: the destinations with rewrites and header operations, a redirect, an answer, or why it is refused.
+#[utoipa::path(
+    post,
+    path = "/api/fairway/v1/explain",
+    tag = "explain",
+    request_body = ExplainRequest,
+    responses(
+        (status = 200, description = "The explanation", body = Object),
+        (status = 400, description = "No such request can be made", body = Problem),
+    ),
+)]
+pub(crate) async fn explain_body(State(state): State<ApiState>, request: Request) -> Result<Response, Problem> {
+    let (parts, sent) = request.into_parts();
+    let call = Call::new(state, parts)?;
+    let document = call.document(sent).await?;
+    let asked = ExplainRequest::deserialize(document.value)
+        .map_err(|error| ApiError::bad_request(format!("the body is no request to explain: {error}")))?;
+    Ok(answer(&call, asked).await?)
+}
+
+/// Explain where a request goes, and why, with the request in the query.
+#[utoipa::path(
+    get,
+    path = "/api/fairway/v1/explain",
+    tag = "explain",
+    params(
+        ("url" = String, Query, description = "`http://bookinfo.example/reviews/1?x=y`"),
+        ("method" = Option<String>, Query, description = "Default: GET"),
+        ("header" = Option<Vec<String>>, Query, description = "`name: value`, as often as needed"),
+        ("port" = Option<u16>, Query, description = "The port of the Gateway's server; default: the one of the URL"),
+        ("sni" = Option<String>, Query, description = "The server name of the TLS connection; default: the host"),
+    ),
+    responses(
+        (status = 200, description = "The explanation", body = Object),
+        (status = 400, description = "No such request can be made", body = Problem),
+    ),
+)]
+pub(crate) async fn explain_query(State(state): State<ApiState>, request: Request) -> Result<Response, Problem> {
+    let (parts, _) = request.into_parts();
+    let call = Call::new(state, parts)?;
+    Ok(answer(&call, from_query(&call)?).await?)
+}
+
+fn from_query(call: &Call) -> Result<ExplainRequest, ApiError> {
+    let query = &call.query;
+    let url = query.get("url").ok_or_else(|| ApiError::bad_request("the parameter url is required"))?;
+    let mut headers = BTreeMap::new();
+    for line in query.all("header") {
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| ApiError::bad_request(format!("{line:?} is no header; write name: value")))?;
+        headers.insert(name.trim().to_owned(), value.trim().to_owned());
+    }
+    let port = query.number("port")?.map(u16::try_from).transpose();
+    Ok(ExplainRequest {
+        url: url.to_owned(),
+        method: query.get("method").unwrap_or("GET").to_owned(),
+        headers,
+        port: port.map_err(|_| ApiError::bad_request("a port is a number up to 65535"))?,
+        bind: None,
+        sni: query.get("sni").map(str::to_owned),
+    })
+}
+
+async fn answer(call: &Call, asked: ExplainRequest) -> Result<Response, ApiError> {
+    let access = Access { verb: "get", group: "fairway.dev", resource: "explanations", namespace: "" };
+    if !call.state.authorizer().allows(&call.identity, &access) {
+        return Err(ApiError::forbidden_call(format!("{} may not ask for explanations", call.identity.name)));
+    }
+    let asked = Asked::of(asked)?;
+    let (compilation, view) = (call.state.compilation().clone(), call.state.snapshot().view());
+    let explanation = tokio::task::spawn_blocking(move || asked.explain(&compilation.of(&view).table))
+        .await
+        .map_err(|error| ApiError::internal(&format!("explaining a request failed: {error}")))?;
+    Ok(axum::Json(explanation).into_response())
+}
+
+/// A request that can be made.
+struct Asked {
+    method: Method,
+    url: Uri,
+    headers: HeaderMap,
+    port: u16,
+    bind: Option<IpAddr>,
+    sni: Option<String>,
+}
+
+impl Asked {
+    fn of(asked: ExplainRequest) -> Result<Self, ApiError> {
+        let url: Uri =
+            asked.url.parse().map_err(|error| ApiError::bad_request(format!("{:?} is no URL: {error}", asked.url)))?;
+        let standard_port = match url.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => return Err(ApiError::bad_request(format!("{:?} is no http or https URL with a host", asked.url))),
+        };
+        let method = Method::from_bytes(asked.method.as_bytes())
+            .map_err(|_| ApiError::bad_request(format!("{:?} is no method", asked.method)))?;
+        if asked.headers.len() > MAX_HEADERS {
+            return Err(ApiError::bad_request(format!("at most {MAX_HEADERS} headers are taken")));
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &asked.headers {
+            let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
+            let (name, value) = header.ok_or_else(|| ApiError::bad_request(format!("{name:?} is no header")))?;
+            headers.append(name, value);
+        }
+        let port = asked.port.or_else(|| url.port_u16()).unwrap_or(standard_port);
+        Ok(Self { method, headers, port, bind: asked.bind, sni: asked.sni, url })
+    }
+
+    fn explain(&self, table: &route_model::table::RouteTable) -> Explanation {
+        let entrance = Entrance { port: self.port, bind: self.bind, sni: self.sni.as_deref() };
+        let head = RequestHead {
+            method: self.method.as_str(),
+            scheme: self.url.scheme_str().unwrap_or("http"),
+            authority: self.url.authority().map_or("", |authority| authority.as_str()),
+            path: self.url.path(),
+            query: self.url.query(),
+            headers: &self.headers,
+        };
+        explain_request(table, entrance, &head)
+    }
+}
