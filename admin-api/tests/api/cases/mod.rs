@@ -1,6 +1,7 @@
 mod changes;
 mod documents;
 mod explanations;
+mod findings;
 mod metadata;
 mod reads;
 mod server_side_apply;
