@@ -211,7 +211,8 @@ fn explain_routes(
 
 fn list_rules(host: &VirtualHost, head: &RequestHead<'_>, winner: Option<&Route>, explanation: &mut Explanation) {
     let routes = host.routes();
-    let end = winner.and_then(|winner| routes.iter().position(|route| std::ptr::eq(&**route, winner)));
+    let end =
+        winner.and_then(|winner| routes.iter().position(|route| std::ptr::eq(std::sync::Arc::as_ptr(route), winner)));
     let looked_at = end.map_or(routes.len(), |end| end + 1);
     let positions: Vec<usize> = if looked_at <= MAX_LISTED {
         (0..looked_at).collect()

@@ -120,8 +120,9 @@ fn takes_all_of(wide: &UriMatch, narrow: &UriMatch) -> bool {
     let case_fits = |text: &str| wide.ignore_case || !narrow.ignore_case || !has_case(text);
     match (&wide.pattern, &narrow.pattern) {
         (UriPattern::Regex(wide), UriPattern::Regex(narrow)) if wide == narrow => true,
-        (_, UriPattern::Exact(path)) => case_fits(path) && wide.is_match(path),
-        (UriPattern::Prefix(_), UriPattern::Prefix(path)) => case_fits(path) && wide.is_match(path),
+        (_, UriPattern::Exact(path)) | (UriPattern::Prefix(_), UriPattern::Prefix(path)) => {
+            case_fits(path) && wide.is_match(path)
+        }
         (UriPattern::Regex(regex), UriPattern::Prefix(path)) => {
             case_fits(path) && matches!(regex.shape(), Shape::Prefix(prefix) if path.as_bytes().starts_with(prefix))
         }

@@ -14,6 +14,7 @@ use super::mesh::Mesh;
 use super::names::namespace_of;
 use super::services::{ServedPort, Service, Services, Workload};
 use super::targets::{Target, TargetPort, Targets};
+use crate::kinds::TextDuration;
 use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
 use crate::kinds::protocol::Protocol;
 use crate::kinds::service_entry::Resolution;
@@ -22,7 +23,7 @@ use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, L
 use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
 
 /// How long an unused connection to an upstream is kept, unless a DestinationRule says otherwise.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 const UNIX: &str = "unix://";
 
 /// What is wrong with a target; every rule that names it has this finding.
@@ -225,18 +226,19 @@ fn subset<'a>(
             "no DestinationRule for `{host}` is in force here, so subset `{name}` does not exist and requests are \
              answered 503; create one that declares it"
         )),
-        Some(rule) => match rule.subset(name) {
-            Some(subset) => Ok(Some(subset)),
-            None => {
+        Some(rule) => {
+            if let Some(subset) = rule.subset(name) {
+                Ok(Some(subset))
+            } else {
                 let names: Vec<_> = rule.subset_names().collect();
                 let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
                 unresolved(format!(
                     "{}, which is in force for `{host}`, declares no subset `{name}`, so requests are answered 503; it \
-                     declares: {known}",
+                 declares: {known}",
                     rule.key()
                 ))
             }
-        },
+        }
     }
 }
 
@@ -389,8 +391,8 @@ fn cluster(
     let name = format!("outbound|{}|{subset}|{}", key.port, key.host).into();
     let tcp = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
     let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
-    let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout.as_ref()).map(|timeout| timeout.get());
-    let idle_timeout = http.and_then(|http| http.idle_timeout.as_ref()).map(|timeout| timeout.get());
+    let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout.as_ref()).map(TextDuration::get);
+    let idle_timeout = http.and_then(|http| http.idle_timeout.as_ref()).map(TextDuration::get);
     let load_balancer = match policy.load_balancer.map(|block| *block.simple) {
         Some(SimpleLoadBalancer::Random) => LoadBalancer::Random,
         Some(SimpleLoadBalancer::RoundRobin) => LoadBalancer::RoundRobin,

@@ -184,24 +184,24 @@ fn merge_rule(
     let mut merged = leaf.clone();
     merged.r#match = Written::new(matches);
     merged.name = joined_name(&root.name, &leaf.name);
-    fill(&mut merged.rewrite, &root.rewrite);
-    fill(&mut merged.direct_response, &root.direct_response);
-    fill(&mut merged.timeout, &root.timeout);
-    fill(&mut merged.retries, &root.retries);
-    fill(&mut merged.fault, &root.fault);
-    fill(&mut merged.mirror, &root.mirror);
-    fill(&mut merged.mirror_percentage, &root.mirror_percentage);
-    fill(&mut merged.cors_policy, &root.cors_policy);
-    fill(&mut merged.headers, &root.headers);
+    fill(&mut merged.rewrite, root.rewrite.as_ref());
+    fill(&mut merged.direct_response, root.direct_response.as_ref());
+    fill(&mut merged.timeout, root.timeout.as_ref());
+    fill(&mut merged.retries, root.retries.as_ref());
+    fill(&mut merged.fault, root.fault.as_ref());
+    fill(&mut merged.mirror, root.mirror.as_ref());
+    fill(&mut merged.mirror_percentage, root.mirror_percentage.as_ref());
+    fill(&mut merged.cors_policy, root.cors_policy.as_ref());
+    fill(&mut merged.headers, root.headers.as_ref());
     if merged.mirrors.is_empty() {
         merged.mirrors = root.mirrors.clone();
     }
     Some((merged, indexes))
 }
 
-fn fill<T: Clone>(field: &mut Option<T>, from: &Option<T>) {
+fn fill<T: Clone>(field: &mut Option<T>, from: Option<&T>) {
     if field.is_none() {
-        field.clone_from(from);
+        *field = from.cloned();
     }
 }
 
@@ -224,10 +224,10 @@ fn merge_match(root: &HttpMatch, leaf: &HttpMatch) -> HttpMatch {
     }
     let mut merged = leaf.clone();
     merged.name = joined_name(&root.name, &leaf.name);
-    fill(&mut merged.uri, &root.uri);
-    fill(&mut merged.scheme, &root.scheme);
-    fill(&mut merged.method, &root.method);
-    fill(&mut merged.authority, &root.authority);
+    fill(&mut merged.uri, root.uri.as_ref());
+    fill(&mut merged.scheme, root.scheme.as_ref());
+    fill(&mut merged.method, root.method.as_ref());
+    fill(&mut merged.authority, root.authority.as_ref());
     merged.headers = union(&root.headers, &leaf.headers);
     merged.without_headers = union(&root.without_headers, &leaf.without_headers);
     merged.query_params = union(&root.query_params, &leaf.query_params);
@@ -271,13 +271,12 @@ fn conflict(root: &HttpMatch, leaf: &HttpMatch) -> bool {
 fn texts_conflict(root: Option<&StringMatch>, leaf: Option<&StringMatch>) -> bool {
     use StringMatch::{Exact, Prefix, Present, Regex};
     match (root, leaf) {
-        (None | Some(Present), _) | (_, None) => false,
+        (None | Some(Present), _) | (_, None) | (Some(Prefix(_)), Some(Present)) => false,
         // A regex is neither narrowed nor narrows.
         (Some(Regex(_)), Some(leaf)) => *leaf != Present,
         (Some(_), Some(Regex(_))) => true,
         (Some(Exact(root)), Some(leaf)) => !matches!(leaf, Exact(leaf) if leaf == root),
         (Some(Prefix(root)), Some(Exact(leaf) | Prefix(leaf))) => !leaf.starts_with(root.as_str()),
-        (Some(Prefix(_)), Some(Present)) => false,
     }
 }
 
@@ -337,7 +336,7 @@ mod tests {
         let (merged, indexes) = merge_rule(&root, "rootns", &leaf, "leafns").expect("no conflict");
         assert_eq!(indexes, [0, 1]);
         assert_eq!(*merged.name, "root-leaf");
-        assert_eq!(merged.timeout.as_ref().map(|t| t.as_str()), Some("5s"));
+        assert_eq!(merged.timeout.as_ref().map(crate::kinds::TextDuration::as_str), Some("5s"));
         assert_eq!(merged.headers, leaf.headers);
         assert_eq!(merged.r#match[0].uri, Some(StringMatch::Prefix("/b/c".to_owned())));
         assert_eq!(merged.r#match[1].headers.keys().collect::<Vec<_>>(), ["x", "y"]);

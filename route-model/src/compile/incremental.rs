@@ -267,27 +267,26 @@ impl Compiler {
                 let places = places(&self.plan, &self.groups, &attached.gateways, &hosts, &key.namespace);
                 for place in places {
                     let known = attached.compiled.iter().find(|compiled| compiled.binding == place.binding);
-                    let compiled = match known {
-                        Some(known) => known.clone(),
-                        None => {
-                            let previous = before.iter().find(|compiled| compiled.binding == place.binding);
-                            let compiled = match previous {
-                                Some(previous) if !recompile => {
-                                    previous.target_ids().for_each(|id| self.targets.retain(id));
-                                    previous.clone()
-                                }
-                                previous => Arc::new(CompiledVirtualService::new(
-                                    resource,
-                                    spec,
-                                    place.binding,
-                                    &context,
-                                    &mut self.targets,
-                                    previous.map(Arc::as_ref),
-                                )),
-                            };
-                            attached.compiled.push(compiled.clone());
-                            compiled
-                        }
+                    let compiled = if let Some(known) = known {
+                        known.clone()
+                    } else {
+                        let previous = before.iter().find(|compiled| compiled.binding == place.binding);
+                        let compiled = match previous {
+                            Some(previous) if !recompile => {
+                                previous.target_ids().for_each(|id| self.targets.retain(id));
+                                previous.clone()
+                            }
+                            previous => Arc::new(CompiledVirtualService::new(
+                                resource,
+                                spec,
+                                place.binding,
+                                &context,
+                                &mut self.targets,
+                                previous.map(Arc::as_ref),
+                            )),
+                        };
+                        attached.compiled.push(compiled.clone());
+                        compiled
                     };
                     // A VirtualService without a rule for this gateway and port makes no host here.
                     if compiled.routes().next().is_none() {

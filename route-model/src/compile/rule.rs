@@ -12,6 +12,7 @@ use super::matches::{MatchScope, is_catch_all, predicates};
 use super::names::{is_short, qualify_host};
 use super::targets::{Target, TargetPort, Targets};
 use crate::field::FieldPath;
+use crate::kinds::TextDuration;
 use crate::kinds::virtual_service::{
     DirectResponse, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPortSelection,
 };
@@ -228,7 +229,7 @@ fn forward(
         total_weight: destinations.iter().map(|destination| u64::from(destination.weight)).sum(),
         destinations: destinations.into(),
         path_rewrite,
-        timeout: http.timeout.as_ref().map(|timeout| timeout.get()).filter(|timeout| !timeout.is_zero()),
+        timeout: http.timeout.as_ref().map(TextDuration::get).filter(|timeout| !timeout.is_zero()),
         local_reply_headers,
     })
 }

@@ -53,15 +53,12 @@ impl Targets {
             return id;
         }
         let slot = Slot { target: Some(target.clone()), uses: 1 };
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.slots[id.index()] = slot;
-                id
-            }
-            None => {
-                self.slots.push(slot);
-                ClusterId(self.slots.len() as u32 - 1)
-            }
+        let id = if let Some(id) = self.free.pop() {
+            self.slots[id.index()] = slot;
+            id
+        } else {
+            self.slots.push(slot);
+            ClusterId(self.slots.len() as u32 - 1)
         };
         self.ids.insert(target, id);
         self.renewed.push(id);

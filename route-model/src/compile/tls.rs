@@ -68,11 +68,11 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn certificates(&mut self, tls: &ServerTls) -> Vec<CertificateSource> {
-        let names: Vec<(String, &str)> = if !tls.credential_name.is_empty() {
-            vec![("credentialName".to_owned(), tls.credential_name.as_str())]
-        } else {
+        let names: Vec<(String, &str)> = if tls.credential_name.is_empty() {
             let names = tls.credential_names.iter().enumerate();
             names.map(|(i, name)| (format!("credentialNames[{i}]"), name.as_str())).collect()
+        } else {
+            vec![("credentialName".to_owned(), tls.credential_name.as_str())]
         };
         if !names.is_empty() {
             let credentials: Vec<_> =

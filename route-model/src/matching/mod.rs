@@ -61,6 +61,15 @@ impl Predicates {
     }
 }
 
+impl<'a> IntoIterator for &'a Predicates {
+    type Item = &'a Predicate;
+    type IntoIter = std::slice::Iter<'a, Predicate>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 impl Predicate {
     pub fn holds(&self, head: &RequestHead<'_>) -> bool {
         match self {

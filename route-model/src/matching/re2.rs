@@ -304,13 +304,14 @@ impl Translator<'_> {
                 self.chars.next();
                 let (to_at, c) = self.chars.next().ok_or_else(open)?;
                 let to = match c {
-                    '\\' => match self.escape(to_at)? {
-                        Escape::Char(c) => c,
-                        _ => {
+                    '\\' => {
+                        if let Escape::Char(c) = self.escape(to_at)? {
+                            c
+                        } else {
                             let message = "a range in a class must end with a character".to_owned();
                             return Err(RegexError::syntax(to_at, message));
                         }
-                    },
+                    }
                     c => c,
                 };
                 self.out.push('-');

@@ -59,7 +59,7 @@ impl Default for ProxySettings {
         Self {
             num_trusted_proxies: 0,
             connect_timeout: Duration::from_secs(10),
-            dns_refresh_rate: Duration::from_secs(60),
+            dns_refresh_rate: Duration::from_mins(1),
         }
     }
 }

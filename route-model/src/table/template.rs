@@ -349,16 +349,16 @@ pub(super) mod test_context {
     }
 
     impl FormatContext for Context {
-        fn method(&self) -> &str {
+        fn method(&self) -> &'static str {
             "GET"
         }
-        fn scheme(&self) -> &str {
+        fn scheme(&self) -> &'static str {
             "https"
         }
-        fn authority(&self) -> &str {
+        fn authority(&self) -> &'static str {
             "shop.example:8443"
         }
-        fn path_and_query(&self) -> &str {
+        fn path_and_query(&self) -> &'static str {
             "/cart?item=1"
         }
         fn request_headers(&self) -> &HeaderMap {

@@ -332,7 +332,7 @@ fn policies_are_inherited_block_by_block() {
          subsets: [{name: plain}, {name: own, trafficPolicy: {connectionPool: {http: {useClientProtocol: true}}}},
            {name: port, trafficPolicy: {loadBalancer: {simple: RANDOM}, portLevelSettings: [{port: {number: 80}, connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}]}}]",
     );
-    let (default, hour) = (Duration::from_secs(10), Duration::from_secs(3600));
+    let (default, hour) = (Duration::from_secs(10), Duration::from_hours(1));
     let (three, seven) = (Duration::from_secs(3), Duration::from_secs(7));
     use LoadBalancer::{LeastRequest, Random, RoundRobin};
     use UpstreamProtocol::{Client, Http1, Http2};
