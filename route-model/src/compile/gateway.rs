@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::ProxyScope;
 use super::finding::{Finding, Severity};
 use super::names::{Seniority, qualified_name};
+use super::virtual_service::Binding;
 use crate::field::FieldPath;
 use crate::kinds::gateway::{Gateway, Server, ServerTlsMode};
 use crate::kinds::protocol::Protocol;
@@ -20,7 +21,19 @@ pub(super) struct Plan {
     pub(super) listeners: Vec<PlannedListener>,
     /// The `namespace/name` of every Gateway that selects the proxy.
     pub(super) gateways: HashMap<Arc<str>, Arc<Resource>, foldhash::fast::RandomState>,
+    /// The servers of each Gateway that are in force.
+    servers: HashMap<Arc<str>, Vec<ServerPlace>, foldhash::fast::RandomState>,
     pub(super) findings: Vec<Finding>,
+}
+
+/// Where a server's routes are, and what VirtualServices are compiled for there.
+#[derive(Clone, Debug)]
+pub(super) struct ServerPlace {
+    /// The name of the route group.
+    pub(super) group: Arc<str>,
+    /// Index in the group.
+    pub(super) index: usize,
+    pub(super) binding: Binding,
 }
 
 /// One socket address.
@@ -104,7 +117,21 @@ impl Plan {
         }
         plan.listeners = merger.listeners;
         plan.listeners.sort_by_key(|listener| (listener.port, listener.bind));
+        let mut servers: HashMap<Arc<str>, Vec<ServerPlace>, _> = HashMap::default();
+        for group in plan.groups() {
+            for (index, server) in group.servers.iter().enumerate() {
+                let binding = Binding { gateway: server.gateway.clone(), port: server.port, tls: server.tls };
+                let place = ServerPlace { group: group.name.clone(), index, binding };
+                servers.entry(server.gateway.clone()).or_default().push(place);
+            }
+        }
+        plan.servers = servers;
         plan
+    }
+
+    /// The servers of a Gateway (`namespace/name`) that are in force.
+    pub(super) fn servers_of(&self, gateway: &str) -> &[ServerPlace] {
+        self.servers.get(gateway).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn groups(&self) -> impl Iterator<Item = &RouteGroup> {

@@ -83,6 +83,13 @@ impl Group {
         found
     }
 
+    /// Whether a server lets VirtualServices of a namespace serve a host, or a part of it.
+    pub(super) fn admits(&self, server: usize, host: &HostPattern, namespace: &str) -> bool {
+        let mut found = Vec::new();
+        self.hosts_of_servers[server].intersect(host, namespace, &mut found);
+        !found.is_empty()
+    }
+
     /// Adds a VirtualService's routes to a host.
     pub(super) fn attach(&mut self, domain: &HostPattern, server: usize, compiled: &Arc<CompiledVirtualService>) {
         self.touch(domain).members.push(Member { server, compiled: compiled.clone() });

@@ -1,6 +1,6 @@
 //! The compiler: everything the stages know, kept from one set to the next.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -8,14 +8,14 @@ use foldhash::fast::RandomState;
 use super::clusters::{Clusters, DirtyTargets, Sources};
 use super::destination_rule::DestinationRules;
 use super::finding::{Finding, Severity};
-use super::gateway::Plan;
+use super::gateway::{Plan, ServerPlace};
 use super::groups::Group;
 use super::listeners::Listeners;
 use super::mesh::Mesh;
 use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
 use super::services::Services;
 use super::targets::Targets;
-use super::virtual_service::{Binding, CompiledVirtualService, Context};
+use super::virtual_service::{CompiledVirtualService, Context};
 use super::{Changed, Compiled, ProxyScope, delegate, virtual_service};
 use crate::analyze;
 use crate::field::FieldPath;
@@ -58,6 +58,8 @@ struct Attached {
     compiled: Vec<Arc<CompiledVirtualService>>,
     /// The route configurations and hosts that it adds routes to.
     places: Vec<(Arc<str>, HostPattern)>,
+    /// Some of its hosts are served nowhere.
+    has_homeless_host: bool,
     gateways: Vec<Arc<str>>,
     delegates: Vec<ResourceKey>,
 }
@@ -69,8 +71,10 @@ struct Dirty {
     mesh: bool,
     /// To be compiled again.
     virtual_services: BTreeSet<ResourceKey>,
-    /// The `namespace/name` of Gateways whose VirtualServices are to be attached again.
+    /// The `namespace/name` of Gateways that were added, changed or removed.
     gateways: BTreeSet<Arc<str>>,
+    /// To be reported on again.
+    reports: BTreeSet<ResourceKey>,
     targets: DirtyTargets,
 }
 
@@ -114,14 +118,16 @@ impl Compiler {
         if dirty.plan {
             self.replan(&mut dirty);
         }
-        self.attach_all(&dirty);
+        for key in &dirty.virtual_services {
+            self.attach(key);
+        }
         let routes_changed = self.build_groups();
         if dirty.plan || routes_changed {
             let groups = &self.groups;
             self.listeners.update(&self.plan, |group| Some(groups.get(&group.name)?.routes().clone()));
         }
         let mut to_report = dirty.virtual_services;
-        to_report.extend(dirty.gateways.iter().filter_map(|gateway| self.bound.get(gateway)).flatten().cloned());
+        to_report.append(&mut dirty.reports);
         let sources = Sources { services: &self.services, rules: &self.rules, mesh: &self.mesh, proxy: &self.scope };
         for id in self.clusters.update(&mut self.targets, sources, &dirty.targets) {
             to_report.extend(self.users.get(&id).into_iter().flatten().cloned());
@@ -203,50 +209,49 @@ impl Compiler {
         }
     }
 
-    /// Merges the Gateways anew. Route configurations whose servers did not change keep their hosts.
+    /// Merges the Gateways anew. Route groups whose servers did not change keep their hosts; the VirtualServices of all
+    /// others are attached again.
     fn replan(&mut self, dirty: &mut Dirty) {
-        self.plan = Plan::new(&self.set, &self.scope);
+        let before = std::mem::replace(&mut self.plan, Plan::new(&self.set, &self.scope));
         self.plan_findings = std::mem::take(&mut self.plan.findings);
         self.plan_findings.extend(self.listeners.read_terms(&self.plan, &self.set, &self.scope));
-        let mut before = std::mem::take(&mut self.groups);
+        let appeared = |gateway: &&Arc<str>| {
+            before.gateways.contains_key(*gateway) != self.plan.gateways.contains_key(*gateway)
+                || !self.plan.gateways.contains_key(*gateway)
+        };
+        let of_gateway = |gateway: &Arc<str>| self.bound.get(gateway).into_iter().flatten().cloned();
+        dirty.reports.extend(dirty.gateways.iter().filter(appeared).flat_map(of_gateway));
+
+        let mut groups_before = std::mem::take(&mut self.groups);
+        let mut regrouped = HashSet::default();
         let mut affected = BTreeSet::new();
         for planned in self.plan.groups() {
-            let known = before.remove(&planned.name);
+            let known = groups_before.remove(&planned.name);
             let group = match known {
                 Some(known) if known.plan == *planned => known,
                 known => {
                     let servers = known.iter().flat_map(|known| &known.plan.servers).chain(&planned.servers);
                     affected.extend(servers.map(|server| server.gateway.clone()));
+                    regrouped.insert(planned.name.clone());
                     Group::new(planned.clone(), known)
                 }
             };
             self.groups.insert(planned.name.clone(), group);
         }
-        for gone in before.into_values() {
+        for (name, gone) in groups_before {
             affected.extend(gone.plan.servers.iter().map(|server| server.gateway.clone()));
+            regrouped.insert(name);
         }
-        dirty.gateways.extend(affected);
-    }
-
-    fn attach_all(&mut self, dirty: &Dirty) {
-        let reattached: BTreeSet<ResourceKey> = dirty
-            .gateways
-            .iter()
-            .filter_map(|gateway| self.bound.get(gateway))
-            .flatten()
-            .filter(|key| !dirty.virtual_services.contains(*key))
-            .cloned()
-            .collect();
-        for key in &reattached {
-            self.attach(key, false);
-        }
-        for key in &dirty.virtual_services {
-            self.attach(key, true);
+        let reattached: BTreeSet<_> = affected.iter().flat_map(of_gateway).collect();
+        for key in reattached.difference(&dirty.virtual_services) {
+            if self.reattach(key, &regrouped) {
+                dirty.reports.insert(key.clone());
+            }
         }
     }
 
-    /// Puts a VirtualService where it belongs now.
-    fn attach(&mut self, key: &ResourceKey, recompile: bool) {
+    /// Compiles a VirtualService again and puts it where it belongs now.
+    fn attach(&mut self, key: &ResourceKey) {
         let mut attached = self.virtual_services.remove(key).unwrap_or_default();
         for (group, domain) in attached.places.drain(..) {
             if let Some(group) = self.groups.get_mut(&group) {
@@ -254,63 +259,111 @@ impl Compiler {
             }
         }
         let before = std::mem::take(&mut attached.compiled);
-        let resource = self.set.get(key).cloned();
-        if let Some((resource, spec)) = resource.as_ref().and_then(|r| Some((r, r.spec::<VirtualService>()?))) {
-            let context = Context {
-                proxy: &self.scope,
-                set: &self.set,
-                default_export_to: self.mesh.virtual_service_export_to(),
-            };
-            let visible = is_visible(&spec.export_to, context.default_export_to, &key.namespace, &self.scope.namespace);
-            if visible && !spec.hosts.is_empty() {
-                let hosts = hosts(spec, &key.namespace);
-                let places = places(&self.plan, &self.groups, &attached.gateways, &hosts, &key.namespace);
-                for place in places {
-                    let known = attached.compiled.iter().find(|compiled| compiled.binding == place.binding);
-                    let compiled = if let Some(known) = known {
-                        known.clone()
-                    } else {
-                        let previous = before.iter().find(|compiled| compiled.binding == place.binding);
-                        let compiled = match previous {
-                            Some(previous) if !recompile => {
-                                previous.target_ids().for_each(|id| self.targets.retain(id));
-                                previous.clone()
-                            }
-                            previous => Arc::new(CompiledVirtualService::new(
-                                resource,
-                                spec,
-                                place.binding,
-                                &context,
-                                &mut self.targets,
-                                previous.map(Arc::as_ref),
-                            )),
-                        };
-                        attached.compiled.push(compiled.clone());
-                        compiled
-                    };
-                    // A VirtualService without a rule for this gateway and port makes no host here.
-                    if compiled.routes().next().is_none() {
-                        continue;
-                    }
-                    let Some(group) = self.groups.get_mut(&place.group) else { continue };
-                    for domain in place.domains {
-                        group.attach(&domain, place.server, &compiled);
-                        attached.places.push((place.group.clone(), domain));
-                    }
+        let servers: Vec<_> = self.servers(&attached).cloned().collect();
+        self.place(key, &mut attached, &servers, &before);
+        self.drop_compiled(key, before, &attached);
+        if self.set.get(key).is_some() {
+            self.virtual_services.insert(key.clone(), attached);
+        }
+    }
+
+    /// Puts a VirtualService that did not change into groups that did, which are empty or gone. Whether there may be
+    /// something else to say about it now.
+    fn reattach(&mut self, key: &ResourceKey, regrouped: &HashSet<Arc<str>, RandomState>) -> bool {
+        let Some(mut attached) = self.virtual_services.remove(key) else { return false };
+        let places_before = attached.places.clone();
+        let compiled_before: Vec<_> = attached.compiled.iter().map(Arc::as_ptr).collect();
+        attached.places.retain(|(group, _)| !regrouped.contains(group));
+        let servers: Vec<_> =
+            self.servers(&attached).filter(|server| regrouped.contains(&server.group)).cloned().collect();
+        self.place(key, &mut attached, &servers, &[]);
+        let spec = self.set.get(key).and_then(|resource| resource.spec::<VirtualService>());
+        let hosts = spec.map(|spec| hosts(spec, &key.namespace)).unwrap_or_default();
+        let in_force = |compiled: &Arc<CompiledVirtualService>| {
+            let servers = self.plan.servers_of(&compiled.binding.gateway);
+            servers.iter().filter(|server| server.binding == compiled.binding).any(|server| {
+                let group = self.groups.get(&server.group);
+                group.is_some_and(|group| hosts.iter().any(|host| group.admits(server.index, host, &key.namespace)))
+            })
+        };
+        let (kept, dropped) = std::mem::take(&mut attached.compiled).into_iter().partition(in_force);
+        attached.compiled = kept;
+        self.drop_compiled(key, dropped, &attached);
+        let moved = attached.has_homeless_host
+            || attached.places != places_before
+            || !attached.compiled.iter().map(Arc::as_ptr).eq(compiled_before);
+        self.virtual_services.insert(key.clone(), attached);
+        moved
+    }
+
+    /// The servers of a VirtualService's Gateways.
+    fn servers<'a>(&'a self, attached: &'a Attached) -> impl Iterator<Item = &'a ServerPlace> {
+        attached.gateways.iter().flat_map(|gateway| self.plan.servers_of(gateway))
+    }
+
+    /// Adds a VirtualService's routes to the hosts of servers, compiled for each binding once. What `before` holds is
+    /// compiled from the VirtualService as it was.
+    fn place(
+        &mut self,
+        key: &ResourceKey,
+        attached: &mut Attached,
+        servers: &[ServerPlace],
+        before: &[Arc<CompiledVirtualService>],
+    ) {
+        let Some(resource) = self.set.get(key).cloned() else { return };
+        let Some(spec) = resource.spec::<VirtualService>() else { return };
+        let context =
+            Context { proxy: &self.scope, set: &self.set, default_export_to: self.mesh.virtual_service_export_to() };
+        if spec.hosts.is_empty()
+            || !is_visible(&spec.export_to, context.default_export_to, &key.namespace, &self.scope.namespace)
+        {
+            return;
+        }
+        let hosts = hosts(spec, &key.namespace);
+        for server in servers {
+            let Some(group) = self.groups.get_mut(&server.group) else { continue };
+            let domains = group.intersect(server.index, &hosts, &key.namespace);
+            if domains.is_empty() {
+                continue;
+            }
+            let known = attached.compiled.iter().find(|compiled| compiled.binding == server.binding);
+            let compiled = if let Some(known) = known {
+                known.clone()
+            } else {
+                let previous = before.iter().find(|compiled| compiled.binding == server.binding).map(Arc::as_ref);
+                let binding = server.binding.clone();
+                let compiled =
+                    CompiledVirtualService::new(&resource, spec, binding, &context, &mut self.targets, previous);
+                for id in compiled.target_ids() {
+                    self.users.entry(id).or_default().insert(key.clone());
                 }
+                let compiled = Arc::new(compiled);
+                attached.compiled.push(compiled.clone());
+                compiled
+            };
+            // A VirtualService without a rule for this gateway and port makes no host here.
+            if compiled.routes().next().is_none() {
+                continue;
+            }
+            for domain in domains {
+                group.attach(&domain, server.index, &compiled);
+                attached.places.push((server.group.clone(), domain));
             }
         }
-        for compiled in &before {
-            for id in compiled.target_ids() {
+        attached.places.sort();
+        let has_home = |host: &HostPattern| attached.places.iter().any(|(_, domain)| domain.narrower(host).is_some());
+        attached.has_homeless_host = !hosts.iter().all(has_home);
+    }
+
+    /// Ends the uses of what is not in force any more.
+    fn drop_compiled(&mut self, key: &ResourceKey, dropped: Vec<Arc<CompiledVirtualService>>, attached: &Attached) {
+        let kept: HashSet<ClusterId, RandomState> =
+            attached.compiled.iter().flat_map(|compiled| compiled.target_ids()).collect();
+        for compiled in dropped {
+            for id in compiled.target_ids().filter(|id| !kept.contains(id)) {
                 forget(&mut self.users, &id, key);
             }
             compiled.release(&mut self.targets);
-        }
-        for id in attached.compiled.iter().flat_map(|compiled| compiled.target_ids()) {
-            self.users.entry(id).or_default().insert(key.clone());
-        }
-        if resource.is_some() {
-            self.virtual_services.insert(key.clone(), attached);
         }
     }
 
@@ -380,16 +433,16 @@ impl Compiler {
             );
             return findings;
         }
-        for (index, host) in spec.hosts.iter().enumerate() {
-            let pattern = HostPattern::new(&qualify_host(host, &key.namespace));
-            let servers = self.plan.groups().flat_map(|group| &group.servers);
-            let mut own = servers.filter(|server| attached.gateways.contains(&server.gateway)).peekable();
-            let serves = |server: &super::gateway::PlannedServer| {
-                let admitted = server.hosts.iter().filter(|host| host.admits(&key.namespace));
-                admitted.into_iter().any(|host| host.pattern.narrower(&pattern).is_some())
+        let homeless = |pattern: &HostPattern| {
+            let admitted = |server: &ServerPlace| {
+                self.groups.get(&server.group).is_some_and(|group| group.admits(server.index, pattern, &key.namespace))
             };
-            if own.peek().is_some() && !attached.places.iter().any(|(_, domain)| *domain == pattern) && !own.any(serves)
-            {
+            // A Gateway without any server in force has findings of its own.
+            self.servers(attached).next().is_some() && !self.servers(attached).any(admitted)
+        };
+        for (index, host) in spec.hosts.iter().enumerate().filter(|_| attached.has_homeless_host) {
+            let pattern = HostPattern::new(&qualify_host(host, &key.namespace));
+            if homeless(&pattern) {
                 let gateways: Vec<_> = selected().map(|gateway| &**gateway).collect();
                 add(
                     FieldPath::new("spec").field("hosts").index(index),
@@ -446,39 +499,6 @@ impl Compiler {
     pub(super) fn target(&self, id: ClusterId) -> Option<&super::targets::Target> {
         self.targets.get(id)
     }
-}
-
-/// A server that a VirtualService is attached to.
-struct Place {
-    group: Arc<str>,
-    server: usize,
-    binding: Binding,
-    domains: Vec<HostPattern>,
-}
-
-/// The servers of the VirtualService's Gateways that admit it, and the hosts there.
-fn places(
-    plan: &Plan,
-    groups: &HashMap<Arc<str>, Group, RandomState>,
-    gateways: &[Arc<str>],
-    hosts: &[HostPattern],
-    namespace: &str,
-) -> Vec<Place> {
-    let mut places = Vec::new();
-    for planned in plan.groups() {
-        let Some(group) = groups.get(&planned.name) else { continue };
-        for (index, server) in planned.servers.iter().enumerate() {
-            if !gateways.contains(&server.gateway) {
-                continue;
-            }
-            let domains = group.intersect(index, hosts, namespace);
-            if !domains.is_empty() {
-                let binding = Binding { gateway: server.gateway.clone(), port: server.port, tls: server.tls };
-                places.push(Place { group: planned.name.clone(), server: index, binding, domains });
-            }
-        }
-    }
-    places
 }
 
 /// The Gateways that a VirtualService names, `mesh` aside.

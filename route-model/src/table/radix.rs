@@ -23,13 +23,12 @@ pub(super) struct Entry<V> {
 /// key that the text is.
 ///
 /// Nodes lie in one array, siblings side by side, with the first bytes of their labels in an array beside it: choosing
-/// a child scans a few adjacent bytes.
+/// a child scans a few adjacent bytes. The labels follow in the same array, so that a small tree is few cache lines.
 #[derive(Clone)]
 pub(super) struct RadixTree<V> {
     nodes: Box<[Node]>,
-    /// The first byte of each node's label.
-    first_bytes: Box<[u8]>,
-    labels: Box<[u8]>,
+    /// The first byte of each node's label, then the labels.
+    bytes: Box<[u8]>,
     values: Box<[V]>,
 }
 
@@ -79,12 +78,12 @@ impl<V: Copy> RadixTree<V> {
                 open.push_back(child);
             }
         }
-        Self {
-            nodes: tree.nodes.into(),
-            first_bytes: tree.first_bytes.into(),
-            labels: tree.labels.into(),
-            values: tree.values.into(),
+        let first_bytes = tree.first_bytes.len() as u32;
+        for node in &mut tree.nodes {
+            node.label.start += first_bytes;
         }
+        tree.first_bytes.append(&mut tree.labels);
+        Self { nodes: tree.nodes.into(), bytes: tree.first_bytes.into(), values: tree.values.into() }
     }
 
     /// Shows the values that a text meets, list by list, shortest key first.
@@ -119,9 +118,9 @@ impl<V: Copy> RadixTree<V> {
                 }
                 return;
             };
-            let Some(child) = memchr::memchr(fold(next), node.children.of(&self.first_bytes)) else { return };
+            let Some(child) = memchr::memchr(fold(next), node.children.of(&self.bytes)) else { return };
             node = &self.nodes[node.children.start as usize + child];
-            let label = node.label.of(&self.labels);
+            let label = node.label.of(&self.bytes);
             match text.split_at_checked(label.len()) {
                 Some((start, rest)) if equal(start, label) => text = rest,
                 _ => return,
@@ -132,12 +131,7 @@ impl<V: Copy> RadixTree<V> {
 
 impl<V> Default for RadixTree<V> {
     fn default() -> Self {
-        Self {
-            nodes: Box::new([Node::default()]),
-            first_bytes: Box::new([0]),
-            labels: Box::default(),
-            values: Box::default(),
-        }
+        Self { nodes: Box::new([Node::default()]), bytes: Box::new([0]), values: Box::default() }
     }
 }
 

@@ -229,8 +229,11 @@ proptest! {
             let mut fresh = Compiler::new(scope());
             let compiled = fresh.update(&set, &Changed::Everything);
             let (updated, compiled) = (dump_of(&compiler, &updated), dump_of(&fresh, &compiled));
-            let difference = updated.lines().zip(compiled.lines()).find(|(a, b)| a != b);
-            prop_assert!(updated == compiled, "after batch {}: {:#?}", n, difference);
+            if let Some(at) = updated.lines().zip(compiled.lines()).position(|(a, b)| a != b) {
+                let part = |text: &str| text.lines().skip(at).take(12).collect::<Vec<_>>().join("\n");
+                prop_assert!(false, "batch {}: updated\n{}\n\nfrom scratch\n{}", n, part(&updated), part(&compiled));
+            }
+            prop_assert_eq!(updated.len(), compiled.len());
         }
     }
 
