@@ -231,6 +231,14 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
 
+    /// A bound on something that costs memory for as long as it lasts.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self {
+            details: Some(Box::new(Details { retry_after_seconds: Some(1), ..Details::default() })),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message)
+        }
+    }
+
     pub(crate) fn timeout(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }

@@ -9,6 +9,7 @@ use tower::ServiceExt;
 
 use super::call::{Answer, Call};
 use super::error::ApiError;
+use super::fairway::Problem;
 use super::path::Path;
 use super::query::Query;
 use super::state::ApiState;
@@ -26,7 +27,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/openapi/v3/{*path}", get(openapi_document))
         .route("/openapi/fairway.json", get(openapi_merged))
         .fallback(resource_api)
-        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .method_not_allowed_fallback(|uri: Uri| async move { refusal(&uri, ApiError::method_not_allowed()) })
         .with_state(state);
     // Clients write some paths with a slash at the end, and axum tells these apart.
     Router::new().fallback(|request: Request| async move { inner.oneshot(without_trailing_slash(request)).await })
@@ -71,7 +72,13 @@ async fn openapi_merged(State(state): State<ApiState>, headers: HeaderMap) -> Re
 
 /// Everything under `/api` and `/apis`, and what is nowhere.
 async fn resource_api(State(state): State<ApiState>, request: Request) -> Response {
-    dispatch(state, request).await.unwrap_or_else(IntoResponse::into_response)
+    let uri = request.uri().clone();
+    dispatch(state, request).await.unwrap_or_else(|error| refusal(&uri, error))
+}
+
+/// Our own calls answer problem documents, all others `Status` objects.
+fn refusal(uri: &Uri, error: ApiError) -> Response {
+    if uri.path().starts_with("/api/fairway/") { Problem::from(error).into_response() } else { error.into_response() }
 }
 
 async fn dispatch(state: ApiState, request: Request) -> Result<Response, ApiError> {

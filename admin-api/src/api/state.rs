@@ -5,14 +5,19 @@ use std::future::Future;
 use std::sync::Arc;
 
 use route_model::compile::ProxyScope;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::compilation::Compilation;
+use super::error::ApiError;
 use super::events::EventLog;
 use super::openapi::Documents;
 use super::status::Acks;
 use super::status_book::{self, StatusBook};
 use crate::auth::Authorizer;
 use crate::store::Snapshot;
+
+/// Watches that are open at a time.
+const MAX_WATCHES: usize = 4096;
 
 /// What the handlers share; clones share it too.
 #[derive(Clone)]
@@ -27,6 +32,7 @@ struct Shared {
     events: Arc<EventLog>,
     documents: Documents,
     ending: tokio::sync::watch::Sender<bool>,
+    watches: Arc<Semaphore>,
 }
 
 impl ApiState {
@@ -42,6 +48,7 @@ impl ApiState {
             events: Arc::new(EventLog::new()),
             documents: Documents::new(),
             ending: tokio::sync::watch::Sender::new(false),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
         }))
     }
 
@@ -54,6 +61,15 @@ impl ApiState {
     /// Ends all watches and waits, so that a graceful shutdown of the server need not wait for them.
     pub fn end_streams(&self) {
         self.0.ending.send_replace(true);
+    }
+
+    /// The right to one watch, for as long as it is held.
+    pub(crate) fn open_watch(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.0
+            .watches
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| ApiError::too_many(format!("{MAX_WATCHES} watches are open, more are not served at a time")))
     }
 
     /// Returns when streams are to end.

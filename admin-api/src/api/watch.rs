@@ -80,6 +80,7 @@ pub(super) async fn watch(call: Call, target: Target) -> Result<Response, ApiErr
     let include = IncludeObject::of(&call.query)?;
     let start = Start::of(&call.query)?;
     let lasts = bounded_seconds(&call.query, "timeoutSeconds", LONGEST)?.unwrap_or(LONGEST);
+    let permit = call.state.open_watch()?;
     let snapshot = call.state.snapshot();
     if let Some(after) = start.after {
         catch_up(&call, after).await?;
@@ -103,7 +104,10 @@ pub(super) async fn watch(call: Call, target: Target) -> Result<Response, ApiErr
         selection,
     };
     let initial = Initial { objects: initial, marked: start.marked };
-    tokio::spawn(watcher.run(initial, statuses, bookmarks, lasts));
+    tokio::spawn(async move {
+        watcher.run(initial, statuses, bookmarks, lasts).await;
+        drop(permit);
+    });
     let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<Bytes, std::convert::Infallible>));
     Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache, private")], body)
         .into_response())

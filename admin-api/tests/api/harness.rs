@@ -28,7 +28,7 @@ pub(crate) struct Api {
     pub(crate) snapshot: Snapshot,
     pub(crate) state: ApiState,
     proxies: watch::Sender<Arc<[ProxyAck]>>,
-    _folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 /// An answer with its body read.
@@ -62,6 +62,15 @@ impl Api {
         let options = SqliteOptions::new(folder.path().join("fairway.db"));
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options, MasterKey::random()).await.unwrap());
         ensure_initial_namespaces(&*store).await.unwrap();
+        Self::over(store, Arc::new(folder)).await
+    }
+
+    /// Another server over the same store, with nothing of this one's memory.
+    pub(crate) async fn restarted(&self) -> Self {
+        Self::over(self.snapshot.store().clone(), self.folder.clone()).await
+    }
+
+    async fn over(store: Arc<dyn Store>, folder: Arc<TempDir>) -> Self {
         let snapshot = Snapshot::load(store).await.unwrap();
         tokio::spawn(snapshot.clone().run());
         let (proxies, acks): (_, Acks) = watch::channel(Arc::from([]));
@@ -73,7 +82,7 @@ impl Api {
         let state = ApiState::new(snapshot.clone(), scope, acks);
         tokio::spawn(state.keep_status());
         let router = router(state.clone()).layer(axum::Extension(Identity::admin()));
-        Self { router, snapshot, state, proxies, _folder: folder }
+        Self { router, snapshot, state, proxies, folder }
     }
 
     /// Sends a request as it is.

@@ -96,7 +96,9 @@ async fn deletion_by_file_label_and_all() {
     for user in users {
         let names = ["a", "b", "c", "d"];
         let files = names.map(|name| user.virtual_service(name, &format!("{name}.{}.example", user.namespace), 200));
-        files.iter().for_each(|file| drop(user.ok(&["apply", "-f", file])));
+        for file in &files {
+            user.ok(&["apply", "-f", file]);
+        }
         contains(&user.ok(&["delete", "-f", &files[0]]), &[r#""a" deleted"#]);
         contains(&user.ok(&["delete", "vs", "-l", "app=b"]), &[r#""b" deleted"#]);
         let all = user.ok(&["delete", "vs", "--all"]);

@@ -74,7 +74,7 @@ pub(crate) struct AppliedIssue {
 )]
 pub(crate) async fn applied(
     State(state): State<ApiState>,
-    Path(revision): Path<u64>,
+    Path(revision): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, _) = request.into_parts();
@@ -83,6 +83,9 @@ pub(crate) async fn applied(
     if !call.state.authorizer().allows(&call.identity, &access) {
         return Err(ApiError::forbidden_call("reading which proxies run a revision is not allowed").into());
     }
+    let revision: u64 = revision
+        .parse()
+        .map_err(|_| ApiError::bad_request(format!("{revision:?} is no revision; a whole number is expected")))?;
     let timeout = timeout(&call.query)?;
     Ok(axum::Json(wait(&call.state, Revision(revision), timeout).await).into_response())
 }

@@ -22,7 +22,7 @@ pub(super) fn collection(call: Call, target: Target) -> Result<Response, ApiErro
     call.authorize(if watches { "watch" } else { "list" }, &target, "")?;
     let selection = Selection::of(&call.query, &target)?;
     if watches {
-        return Ok(watch(call, target, selection));
+        return watch(call, target, selection);
     }
     let form = Form::of(&call.headers)?;
     let events = call.state.events().all();
@@ -44,7 +44,8 @@ fn covers(target: &Target, event: &Value) -> bool {
 }
 
 /// New events as they come; with `resourceVersion` 0 or none those that are there first.
-fn watch(call: Call, target: Target, selection: Selection) -> Response {
+fn watch(call: Call, target: Target, selection: Selection) -> Result<Response, ApiError> {
+    let permit = call.state.open_watch()?;
     let mut added = call.state.events().added();
     let old = match call.query.get("resourceVersion") {
         None | Some("0") => call.state.events().all(),
@@ -52,6 +53,7 @@ fn watch(call: Call, target: Target, selection: Selection) -> Response {
     };
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
+        let _permit = permit;
         let line = |event: &Arc<Value>| {
             let wanted = covers(&target, event) && selection.matches_value(event);
             wanted.then(|| Bytes::from(format!("{}\n", json!({"type": "ADDED", "object": &**event}))))
@@ -81,5 +83,5 @@ fn watch(call: Call, target: Target, selection: Selection) -> Response {
         }
     });
     let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<Bytes, std::convert::Infallible>));
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }

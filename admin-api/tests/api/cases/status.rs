@@ -57,4 +57,9 @@ async fn applied_answers_when_every_proxy_runs_the_revision() {
     let bad = api.get("/api/fairway/v1/revisions/4/applied?timeout=soon").await;
     assert_eq!(bad.headers["content-type"], "application/problem+json");
     assert_eq!(bad.expect(400)["title"], "BadRequest");
+    for (path, status) in [("revisions/x/applied", 400), ("nothing", 404), ("changes", 405)] {
+        let refused = api.get(&format!("/api/fairway/v1/{path}")).await;
+        assert_eq!(refused.headers["content-type"], "application/problem+json", "{path}");
+        assert_eq!(refused.expect(status)["status"], status);
+    }
 }

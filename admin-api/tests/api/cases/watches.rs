@@ -90,3 +90,24 @@ async fn a_version_that_is_not_known_is_gone() {
     assert_eq!(gone["reason"], "Expired");
     api.get(&format!("{VS}?watch=1&resourceVersion=x")).await.expect(400);
 }
+
+#[tokio::test]
+async fn what_was_compacted_is_gone_and_a_new_list_goes_on() {
+    let api = Api::start().await;
+    for host in ["a.example.com", "b.example.com", "c.example.com"] {
+        let changed = json!({"changes": [{"op": "apply", "object": virtual_service("a", &[host])}]});
+        api.post("/api/fairway/v1/changes?force=true", &changed).await.expect(200);
+    }
+    api.snapshot.store().compact(jiff::Timestamp::now(), &[]).await.unwrap();
+    // Only what has left memory is asked of the database, as after a restart.
+    let restarted = api.restarted().await;
+    let gone = restarted.get(&format!("{VS}?watch=1&resourceVersion=1")).await.expect(410);
+    assert_eq!((&gone["reason"], &gone["code"]), (&json!("Expired"), &json!(410)));
+    let list = restarted.get(VS).await.expect(200);
+    let rv = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut watch = restarted.watch(&format!("{VS}?watch=1&resourceVersion={rv}&labelSelector=new")).await;
+    let mut new = virtual_service("new", &["new.example.com"]);
+    new["metadata"]["labels"] = json!({"new": ""});
+    restarted.post(VS, &new).await.expect(201);
+    watch.expect("ADDED", "new").await;
+}
