@@ -10,7 +10,9 @@ mod demo;
 mod documents;
 mod output;
 
-use commands::{admin, apply, completions, delete, gateway, get, join_token, kubeconfig, serve, validate, version};
+use commands::{
+    admin, apply, completions, delete, explain, gateway, get, join_token, kubeconfig, serve, validate, version,
+};
 
 /// jemalloc keeps the memory of a long-running proxy flat where the system's allocator fragments.
 #[global_allocator]
@@ -52,6 +54,8 @@ enum Command {
     Delete(delete::Args),
     /// Check files without a server: field errors, dangling references, exit code 1 if any is wrong
     Validate(validate::Args),
+    /// Tell which route takes a request, which ones it missed and why
+    Explain(explain::Args),
     /// Print a kubeconfig with the server's address, its CA and the admin token
     Kubeconfig(kubeconfig::Args),
     /// Make and list the tokens by which proxies join
@@ -82,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Get(args) => client_runtime()?.block_on(get::run(args)),
         Command::Delete(args) => client_runtime()?.block_on(delete::run(args)),
         Command::Validate(args) => validate::run(&args),
+        Command::Explain(args) => client_runtime()?.block_on(explain::run(args)),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::JoinToken(command) => client_runtime()?.block_on(join_token::run(command)),
         Command::Completions(args) => {

@@ -3,12 +3,15 @@
 //! The verdicts come out of the matcher that requests run on: this room only asks it rule by rule and puts the answers
 //! into words.
 
+mod request;
+
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::request::{ExplainRequest, RequestError};
 use crate::field::FieldPath;
 use crate::meta::{ResourceKey, Revision};
 use crate::table::headers::HeaderOps;

@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod completions;
 pub(crate) mod control_plane;
 pub(crate) mod delete;
+pub(crate) mod explain;
 pub(crate) mod gateway;
 pub(crate) mod get;
 pub(crate) mod join_token;
