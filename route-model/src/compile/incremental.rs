@@ -60,6 +60,7 @@ struct Attached {
     places: Vec<(Arc<str>, HostPattern)>,
     /// Some of its hosts are served nowhere.
     has_homeless_host: bool,
+    hosts: Vec<HostPattern>,
     gateways: Vec<Arc<str>>,
     delegates: Vec<ResourceKey>,
 }
@@ -199,6 +200,7 @@ impl Compiler {
             forget(&mut self.delegating, &delegate, key);
         }
         let Some(spec) = new.and_then(|resource| resource.spec::<VirtualService>()) else { return };
+        attached.hosts = hosts(spec, &key.namespace);
         attached.gateways = gateways(spec, &key.namespace);
         attached.delegates = delegate::delegates(key, spec).map(|(_, delegate)| delegate).collect();
         for gateway in &attached.gateways {
@@ -242,12 +244,31 @@ impl Compiler {
             affected.extend(gone.plan.servers.iter().map(|server| server.gateway.clone()));
             regrouped.insert(name);
         }
-        let reattached: BTreeSet<_> = affected.iter().flat_map(of_gateway).collect();
-        for key in reattached.difference(&dirty.virtual_services) {
-            if self.reattach(key, &regrouped) {
-                dirty.reports.insert(key.clone());
+        let bound = affected.iter().filter_map(|gateway| self.bound.get(gateway)).flatten();
+        let concerned = bound.filter(|key| !dirty.virtual_services.contains(*key) && self.concerns(key, &regrouped));
+        let concerned: BTreeSet<_> = concerned.cloned().collect();
+        for key in concerned {
+            if self.reattach(&key, &regrouped) {
+                dirty.reports.insert(key);
             }
         }
+    }
+
+    /// Whether a VirtualService has anything to do with route groups, as they were or as they are. Of ten thousand that
+    /// hang on a Gateway most have not, so this comes before any work.
+    fn concerns(&self, key: &ResourceKey, groups: &HashSet<Arc<str>, RandomState>) -> bool {
+        self.virtual_services.get(key).is_some_and(|attached| {
+            attached.has_homeless_host
+                || attached.places.iter().any(|(group, _)| groups.contains(group))
+                // One without routes leaves no trace in any group.
+                || attached.compiled.iter().any(|compiled| compiled.routes().next().is_none())
+                || self.servers(attached).any(|server| {
+                    groups.contains(&server.group)
+                        && self.groups.get(&server.group).is_some_and(|group| {
+                            attached.hosts.iter().any(|host| group.admits(server.index, host, &key.namespace))
+                        })
+                })
+        })
     }
 
     /// Compiles a VirtualService again and puts it where it belongs now.
@@ -277,16 +298,16 @@ impl Compiler {
         let servers: Vec<_> =
             self.servers(&attached).filter(|server| regrouped.contains(&server.group)).cloned().collect();
         self.place(key, &mut attached, &servers, &[]);
-        let spec = self.set.get(key).and_then(|resource| resource.spec::<VirtualService>());
-        let hosts = spec.map(|spec| hosts(spec, &key.namespace)).unwrap_or_default();
         let in_force = |compiled: &Arc<CompiledVirtualService>| {
             let servers = self.plan.servers_of(&compiled.binding.gateway);
             servers.iter().filter(|server| server.binding == compiled.binding).any(|server| {
                 let group = self.groups.get(&server.group);
-                group.is_some_and(|group| hosts.iter().any(|host| group.admits(server.index, host, &key.namespace)))
+                group.is_some_and(|group| {
+                    attached.hosts.iter().any(|host| group.admits(server.index, host, &key.namespace))
+                })
             })
         };
-        let (kept, dropped) = std::mem::take(&mut attached.compiled).into_iter().partition(in_force);
+        let (kept, dropped) = attached.compiled.iter().cloned().partition(in_force);
         attached.compiled = kept;
         self.drop_compiled(key, dropped, &attached);
         let moved = attached.has_homeless_host
@@ -319,10 +340,9 @@ impl Compiler {
         {
             return;
         }
-        let hosts = hosts(spec, &key.namespace);
         for server in servers {
             let Some(group) = self.groups.get_mut(&server.group) else { continue };
-            let domains = group.intersect(server.index, &hosts, &key.namespace);
+            let domains = group.intersect(server.index, &attached.hosts, &key.namespace);
             if domains.is_empty() {
                 continue;
             }
@@ -352,7 +372,7 @@ impl Compiler {
         }
         attached.places.sort();
         let has_home = |host: &HostPattern| attached.places.iter().any(|(_, domain)| domain.narrower(host).is_some());
-        attached.has_homeless_host = !hosts.iter().all(has_home);
+        attached.has_homeless_host = !attached.hosts.iter().all(has_home);
     }
 
     /// Ends the uses of what is not in force any more.
