@@ -1,7 +1,6 @@
 //! Compiling: 10,000 VirtualServices within a second, an edit within 10 ms among 10,000 hosts and within 30 ms among
 //! 10,000 routes of one host.
 
-#[path = "support.rs"]
 mod support;
 
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! Finding the route of a request with random keys: at most 250 ns and no allocation, among 10,000 routes of one host
 //! and among 10,000 hosts.
 
-#[path = "support.rs"]
 mod support;
 
 use std::hint::black_box;
@@ -57,8 +56,14 @@ fn main() {
 
     let regexes: Vec<_> = (0..COUNT).map(|n| rule(&json!({"regex": format!("/api/r{n}/[0-9]+(/.*)?")}), 0)).collect();
     let hits = (0..LOOKUPS).map(|_| format!("/api/r{}/42/x", random.usize(..COUNT))).collect();
-    // Automata have their price; the index only keeps their number down.
-    measure("10,000 regexes with distinct beginnings", &one_host(&regexes), &at_shop(hits), true);
+    // Automata have their price; the index keeps their number down to the one that fits.
+    ok &= measure_within(
+        "10,000 regexes with distinct beginnings",
+        BUDGET * 40,
+        &one_host(&regexes),
+        &at_shop(hits),
+        true,
+    );
 
     let hosts = table(&support::many_hosts(COUNT).iter().cloned().collect::<Vec<_>>());
     let requests = |authority: fn(usize) -> String, random: &mut fastrand::Rng| -> Vec<Request> {
@@ -93,6 +98,10 @@ fn table(resources: &[std::sync::Arc<route_model::resource::Resource>]) -> Route
 }
 
 fn measure(what: &str, table: &RouteTable, requests: &[Request], hits: bool) -> bool {
+    measure_within(what, BUDGET, table, requests, hits)
+}
+
+fn measure_within(what: &str, budget: Duration, table: &RouteTable, requests: &[Request], hits: bool) -> bool {
     let ListenerProtocol::Http(routes) = &table.listeners[0].protocol else { panic!("a plain listener") };
     let mut headers = HeaderMap::new();
     for (name, value) in [("accept", "*/*"), ("user-agent", "bench"), ("x-tenant", "blue"), ("x-other", "1")] {
@@ -111,5 +120,5 @@ fn measure(what: &str, table: &RouteTable, requests: &[Request], hits: bool) -> 
     let best = best_of(15, || timed(run).0);
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
     assert_eq!(allocations, 0, "{what}: a look-up allocated");
-    report(what, best / requests.len() as u32, BUDGET)
+    report(what, best / requests.len() as u32, budget)
 }

@@ -29,7 +29,7 @@ const UNIX: &str = "unix://";
 /// What is wrong with a target; every rule that names it has this finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// Below the destination; empty: the destination.
+    /// Below the destination.
     pub(super) field: &'static str,
     pub(super) severity: Severity,
     pub(super) reason: &'static str,

@@ -90,10 +90,6 @@ impl ServerHost {
         };
         Self { pattern: HostPattern::new(host), namespace }
     }
-
-    pub(super) fn admits(&self, namespace: &str) -> bool {
-        self.namespace.as_deref().is_none_or(|admitted| admitted == namespace)
-    }
 }
 
 impl Plan {

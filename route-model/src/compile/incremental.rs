@@ -1,5 +1,7 @@
 //! The compiler: everything the stages know, kept from one set to the next.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use foldhash::fast::RandomState;
 
 use super::clusters::{Clusters, DirtyTargets, Sources};
 use super::destination_rule::DestinationRules;
-use super::finding::{Finding, Severity};
+use super::finding::Finding;
 use super::gateway::{Plan, ServerPlace};
 use super::groups::Group;
 use super::listeners::Listeners;
@@ -16,9 +18,7 @@ use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
 use super::services::Services;
 use super::targets::Targets;
 use super::virtual_service::{CompiledVirtualService, Context};
-use super::{Changed, Compiled, ProxyScope, delegate, virtual_service};
-use crate::analyze;
-use crate::field::FieldPath;
+use super::{Changed, Compiled, ProxyScope, delegate};
 use crate::kind::Kind;
 use crate::kinds::VirtualService;
 use crate::meta::ResourceKey;
@@ -395,123 +395,6 @@ impl Compiler {
             changed |= !Arc::ptr_eq(group.build(), &before);
         }
         changed
-    }
-
-    /// Finds out what there is to say about a VirtualService.
-    fn report(&mut self, key: &ResourceKey) {
-        let findings = self.virtual_service_findings(key);
-        if findings.is_empty() {
-            self.findings.remove(key);
-        } else {
-            self.findings.insert(key.clone(), findings);
-        }
-    }
-
-    fn virtual_service_findings(&self, key: &ResourceKey) -> Vec<Finding> {
-        let Some(resource) = self.set.get(key) else { return Vec::new() };
-        let (Some(spec), Some(attached)) = (resource.spec::<VirtualService>(), self.virtual_services.get(key)) else {
-            return Vec::new();
-        };
-        if spec.hosts.is_empty() || attached.gateways.is_empty() {
-            return Vec::new();
-        }
-        let mut findings = Vec::new();
-        let mut add = |path: FieldPath, severity, reason, message: String| {
-            findings.push(Finding { resource: key.clone(), path, severity, reason, message });
-        };
-        for (index, name) in spec.gateways.iter().enumerate().filter(|(_, name)| *name != MESH) {
-            let qualified = qualify_gateway(name, &key.namespace);
-            let exists = qualified
-                .split_once('/')
-                .is_some_and(|(ns, name)| self.set.get(&ResourceKey::new(Kind::Gateway, ns, name)).is_some());
-            if !exists {
-                add(
-                    FieldPath::new("spec").field("gateways").index(index),
-                    Severity::Unresolved,
-                    "GatewayNotFound",
-                    format!(
-                        "Gateway {qualified} does not exist, so nothing is routed from it; create it or correct the name"
-                    ),
-                );
-            }
-        }
-        let selected = || attached.gateways.iter().filter(|gateway| self.plan.gateways.contains_key(*gateway));
-        if selected().next().is_none() {
-            return findings;
-        }
-        let default_export_to = self.mesh.virtual_service_export_to();
-        if !is_visible(&spec.export_to, default_export_to, &key.namespace, &self.scope.namespace) {
-            let namespace = &self.scope.namespace;
-            add(
-                FieldPath::new("spec").field("exportTo"),
-                Severity::Rejected,
-                "NotVisible",
-                format!(
-                    "the gateway runs in namespace {namespace}, which this VirtualService is not exported to, so it is \
-                     not used; add `{namespace}` or `*` to exportTo"
-                ),
-            );
-            return findings;
-        }
-        let homeless = |pattern: &HostPattern| {
-            let admitted = |server: &ServerPlace| {
-                self.groups.get(&server.group).is_some_and(|group| group.admits(server.index, pattern, &key.namespace))
-            };
-            // A Gateway without any server in force has findings of its own.
-            self.servers(attached).next().is_some() && !self.servers(attached).any(admitted)
-        };
-        for (index, host) in spec.hosts.iter().enumerate().filter(|_| attached.has_homeless_host) {
-            let pattern = HostPattern::new(&qualify_host(host, &key.namespace));
-            if homeless(&pattern) {
-                let gateways: Vec<_> = selected().map(|gateway| &**gateway).collect();
-                add(
-                    FieldPath::new("spec").field("hosts").index(index),
-                    Severity::Unresolved,
-                    "HostNotServed",
-                    format!(
-                        "no server of Gateway {} admits host `{pattern}` from namespace {}, so its requests are answered \
-                         404; add the host to a server",
-                        gateways.join(", "),
-                        key.namespace
-                    ),
-                );
-            }
-        }
-        let context =
-            Context { proxy: &self.scope, set: &self.set, default_export_to: self.mesh.virtual_service_export_to() };
-        let rules = virtual_service::rules(key, spec, &context);
-        findings.extend(virtual_service::delegation_findings(key, spec, &context));
-        findings.extend(analyze::prefix::findings(&rules, key));
-        findings.extend(analyze::shadow::behind_catch_all(
-            &rules,
-            key,
-            attached.compiled.iter().map(|c| c.rule_count()),
-        ));
-        for compiled in &attached.compiled {
-            findings.extend(compiled.findings().cloned());
-            for (id, place) in compiled.targets() {
-                if let Some(problem) = self.clusters.problem(id) {
-                    let path = place.path();
-                    findings.push(Finding {
-                        resource: place.resource.clone(),
-                        path: if problem.field.is_empty() { path } else { path.field(problem.field) },
-                        severity: problem.severity,
-                        reason: problem.reason,
-                        message: problem.message.clone(),
-                    });
-                }
-            }
-        }
-        findings
-    }
-
-    fn all_findings(&self) -> Vec<Finding> {
-        let of_hosts = self.groups.values().flat_map(Group::findings);
-        let own = self.findings.values().flatten();
-        let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(of_hosts).cloned().collect();
-        all.sort();
-        all.dedup();
-        all
     }
 
     /// What a cluster id stands for, for tests that compare tables of different compilers.

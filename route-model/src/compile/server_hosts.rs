@@ -82,7 +82,7 @@ mod tests {
         ) {
             let server: Vec<_> = server.into_iter().map(|(host, namespace)| ServerHost { pattern: HostPattern::new(&host), namespace: namespace.map(Into::into) }).collect();
             let wanted = HostPattern::new(&wanted);
-            let mut naive: Vec<_> = server.iter().filter(|host| host.admits("x")).filter_map(|host| host.pattern.narrower(&wanted)).cloned().collect();
+            let mut naive: Vec<_> = server.iter().filter(|host| host.namespace.as_deref().is_none_or(|namespace| namespace == "x")).filter_map(|host| host.pattern.narrower(&wanted)).cloned().collect();
             naive.sort();
             naive.dedup();
             let mut found = Vec::new();

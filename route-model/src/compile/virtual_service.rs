@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ProxyScope;
-use super::delegate::{Rule, delegates, expand};
+use super::delegate::{delegates, expand};
 use super::finding::Finding;
 use super::matches::MatchScope;
 use super::names::Seniority;
@@ -142,14 +142,4 @@ impl std::fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Context").field("proxy", self.proxy).finish_non_exhaustive()
     }
-}
-
-/// Findings about delegation, which are the same for every binding.
-pub(super) fn delegation_findings(key: &ResourceKey, spec: &VirtualService, context: &Context<'_>) -> Vec<Finding> {
-    expand(key, spec, context.set, context.default_export_to).findings
-}
-
-/// The rules of a VirtualService with delegations replaced, for analyses that look at what was written.
-pub(super) fn rules<'a>(key: &'a ResourceKey, spec: &'a VirtualService, context: &'a Context<'_>) -> Vec<Rule<'a>> {
-    expand(key, spec, context.set, context.default_export_to).rules
 }

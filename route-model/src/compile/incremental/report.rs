@@ -1,0 +1,137 @@
+//! What there is to say about the resources of a set.
+
+use super::{Attached, Compiler};
+use crate::analyze;
+use crate::compile::delegate;
+use crate::compile::finding::{Finding, Severity};
+use crate::compile::gateway::ServerPlace;
+use crate::compile::groups::Group;
+use crate::compile::names::{MESH, is_visible, qualify_gateway};
+use crate::field::FieldPath;
+use crate::kind::Kind;
+use crate::kinds::VirtualService;
+use crate::meta::ResourceKey;
+use crate::table::HostPattern;
+
+impl Compiler {
+    /// Finds out what there is to say about a VirtualService.
+    pub(super) fn report(&mut self, key: &ResourceKey) {
+        let findings = self.virtual_service_findings(key);
+        if findings.is_empty() {
+            self.findings.remove(key);
+        } else {
+            self.findings.insert(key.clone(), findings);
+        }
+    }
+
+    /// What there is to say about all resources, sorted.
+    pub(super) fn all_findings(&self) -> Vec<Finding> {
+        let of_hosts = self.groups.values().flat_map(Group::findings);
+        let own = self.findings.values().flatten();
+        let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(of_hosts).cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn virtual_service_findings(&self, key: &ResourceKey) -> Vec<Finding> {
+        let spec = self.set.get(key).and_then(|resource| resource.spec::<VirtualService>());
+        let (Some(spec), Some(attached)) = (spec, self.virtual_services.get(key)) else { return Vec::new() };
+        // A delegate is reported on with its roots; one of the mesh alone is none of a gateway's business.
+        if spec.hosts.is_empty() || attached.gateways.is_empty() {
+            return Vec::new();
+        }
+        let mut findings = self.missing_gateways(key, spec);
+        if !attached.gateways.iter().any(|gateway| self.plan.gateways.contains_key(gateway)) {
+            return findings;
+        }
+        let default_export_to = self.mesh.virtual_service_export_to();
+        let namespace = &self.scope.namespace;
+        if !is_visible(&spec.export_to, default_export_to, &key.namespace, namespace) {
+            findings.push(Finding {
+                resource: key.clone(),
+                path: FieldPath::new("spec").field("exportTo"),
+                severity: Severity::Rejected,
+                reason: "NotVisible",
+                message: format!(
+                    "the gateway runs in namespace {namespace}, which this VirtualService is not exported to, so it is \
+                     not used; add `{namespace}` or `*` to exportTo"
+                ),
+            });
+            return findings;
+        }
+        findings.extend(self.homeless_hosts(key, attached));
+        let expanded = delegate::expand(key, spec, &self.set, default_export_to);
+        findings.extend(expanded.findings);
+        findings.extend(analyze::prefix::findings(&expanded.rules, key));
+        let counts = attached.compiled.iter().map(|compiled| compiled.rule_count());
+        findings.extend(analyze::shadow::behind_catch_all(&expanded.rules, key, counts));
+        findings.extend(attached.compiled.iter().flat_map(|compiled| compiled.findings()).cloned());
+        findings.extend(self.target_problems(attached));
+        findings
+    }
+
+    fn missing_gateways(&self, key: &ResourceKey, spec: &VirtualService) -> Vec<Finding> {
+        let named = spec.gateways.iter().enumerate().filter(|(_, name)| *name != MESH);
+        let missing = named.filter_map(|(index, name)| {
+            let qualified = qualify_gateway(name, &key.namespace);
+            let gateway = qualified.split_once('/').map(|(ns, name)| ResourceKey::new(Kind::Gateway, ns, name));
+            if gateway.is_some_and(|gateway| self.set.get(&gateway).is_some()) {
+                return None;
+            }
+            Some(Finding {
+                resource: key.clone(),
+                path: FieldPath::new("spec").field("gateways").index(index),
+                severity: Severity::Unresolved,
+                reason: "GatewayNotFound",
+                message: format!(
+                    "Gateway {qualified} does not exist, so nothing is routed from it; create it or correct the name"
+                ),
+            })
+        });
+        missing.collect()
+    }
+
+    /// Hosts that no server of the VirtualService's Gateways admits. A Gateway without any server in force has findings
+    /// of its own.
+    fn homeless_hosts(&self, key: &ResourceKey, attached: &Attached) -> Vec<Finding> {
+        if !attached.has_homeless_host || self.servers(attached).next().is_none() {
+            return Vec::new();
+        }
+        let admits = |server: &ServerPlace, host: &HostPattern| {
+            self.groups.get(&server.group).is_some_and(|group| group.admits(server.index, host, &key.namespace))
+        };
+        let gateways = attached.gateways.iter().filter(|gateway| self.plan.gateways.contains_key(*gateway));
+        let gateways = gateways.map(|gateway| &**gateway).collect::<Vec<_>>().join(", ");
+        let hosts = attached.hosts.iter().enumerate();
+        hosts
+            .filter(|(_, host)| !self.servers(attached).any(|server| admits(server, host)))
+            .map(|(index, host)| Finding {
+                resource: key.clone(),
+                path: FieldPath::new("spec").field("hosts").index(index),
+                severity: Severity::Unresolved,
+                reason: "HostNotServed",
+                message: format!(
+                    "no server of Gateway {gateways} admits host `{host}` from namespace {}, so its requests are \
+                     answered 404; add the host to a server",
+                    key.namespace
+                ),
+            })
+            .collect()
+    }
+
+    /// What is wrong with the services that the rules name.
+    fn target_problems(&self, attached: &Attached) -> Vec<Finding> {
+        let uses = attached.compiled.iter().flat_map(|compiled| compiled.targets());
+        let problems = uses.filter_map(|(id, place)| Some((self.clusters.problem(id)?, place)));
+        problems
+            .map(|(problem, place)| Finding {
+                resource: place.resource.clone(),
+                path: place.path().field(problem.field),
+                severity: problem.severity,
+                reason: problem.reason,
+                message: problem.message.clone(),
+            })
+            .collect()
+    }
+}
