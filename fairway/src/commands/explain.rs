@@ -1,5 +1,6 @@
 //! `fairway explain`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -40,8 +41,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let mut request =
-        ExplainRequest { method: args.method, url: args.url, headers: Default::default(), port: args.port };
+    let mut request = ExplainRequest {
+        method: args.method,
+        url: args.url,
+        headers: BTreeMap::new(),
+        port: args.port,
+        bind: None,
+        sni: None,
+    };
     for header in &args.headers {
         let (name, value) =
             header.split_once(':').with_context(|| format!("`{header}` is not of the form name: value"))?;

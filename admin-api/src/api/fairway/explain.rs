@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use route_model::explain::{Entrance, Explanation, explain as explain_request};
-use route_model::table::RequestHead;
+use route_model::explain;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -16,9 +14,6 @@ use crate::api::call::Call;
 use crate::api::error::ApiError;
 use crate::api::state::ApiState;
 use crate::auth::Access;
-
-/// More headers than this are not taken.
-const MAX_HEADERS: usize = 200;
 
 /// A request to explain.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -39,6 +34,13 @@ pub(crate) struct ExplainRequest {
     bind: Option<IpAddr>,
     /// The server name of the TLS connection. Default: the host of the URL.
     sni: Option<String>,
+}
+
+impl ExplainRequest {
+    fn into_model(self) -> explain::ExplainRequest {
+        let Self { url, method, headers, port, bind, sni } = self;
+        explain::ExplainRequest { method, url, headers, port, bind, sni }
+    }
 }
 
 fn get() -> String {
@@ -117,58 +119,11 @@ async fn answer(call: &Call, asked: ExplainRequest) -> Result<Response, ApiError
     if !call.state.authorizer().allows(&call.identity, &access) {
         return Err(ApiError::forbidden_call(format!("{} may not ask for explanations", call.identity.name)));
     }
-    let asked = Asked::of(asked)?;
+    let asked = asked.into_model();
     let (compilation, view) = (call.state.compilation().clone(), call.state.snapshot().view());
     let explanation = tokio::task::spawn_blocking(move || asked.explain(&compilation.of(&view).table))
         .await
-        .map_err(|error| ApiError::internal(&format!("explaining a request failed: {error}")))?;
+        .map_err(|error| ApiError::internal(&format!("explaining a request failed: {error}")))?
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
     Ok(axum::Json(explanation).into_response())
-}
-
-/// A request that can be made.
-struct Asked {
-    method: Method,
-    url: Uri,
-    headers: HeaderMap,
-    port: u16,
-    bind: Option<IpAddr>,
-    sni: Option<String>,
-}
-
-impl Asked {
-    fn of(asked: ExplainRequest) -> Result<Self, ApiError> {
-        let url: Uri =
-            asked.url.parse().map_err(|error| ApiError::bad_request(format!("{:?} is no URL: {error}", asked.url)))?;
-        let standard_port = match url.scheme_str() {
-            Some("http") => 80,
-            Some("https") => 443,
-            _ => return Err(ApiError::bad_request(format!("{:?} is no http or https URL with a host", asked.url))),
-        };
-        let method = Method::from_bytes(asked.method.as_bytes())
-            .map_err(|_| ApiError::bad_request(format!("{:?} is no method", asked.method)))?;
-        if asked.headers.len() > MAX_HEADERS {
-            return Err(ApiError::bad_request(format!("at most {MAX_HEADERS} headers are taken")));
-        }
-        let mut headers = HeaderMap::new();
-        for (name, value) in &asked.headers {
-            let header = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(value).ok());
-            let (name, value) = header.ok_or_else(|| ApiError::bad_request(format!("{name:?} is no header")))?;
-            headers.append(name, value);
-        }
-        let port = asked.port.or_else(|| url.port_u16()).unwrap_or(standard_port);
-        Ok(Self { method, headers, port, bind: asked.bind, sni: asked.sni, url })
-    }
-
-    fn explain(&self, table: &route_model::table::RouteTable) -> Explanation {
-        let entrance = Entrance { port: self.port, bind: self.bind, sni: self.sni.as_deref() };
-        let head = RequestHead {
-            method: self.method.as_str(),
-            scheme: self.url.scheme_str().unwrap_or("http"),
-            authority: self.url.authority().map_or("", |authority| authority.as_str()),
-            path: self.url.path(),
-            query: self.url.query(),
-            headers: &self.headers,
-        };
-        explain_request(table, entrance, &head)
-    }
 }
