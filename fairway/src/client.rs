@@ -79,7 +79,7 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).timeout(Duration::from_secs(60))
+        self.http.request(method, format!("{}{path}", self.base)).timeout(Duration::from_mins(1))
     }
 
     /// Sends and reads the whole answer; an error status becomes an error with the server's own words.

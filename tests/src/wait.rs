@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 /// How long a condition may take to come true. Generous: a loaded machine is slow, not wrong.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Polls until `condition` answers `Ok`; panics with its last error at the deadline.
 pub async fn eventually<T, E, F, Fut>(what: &str, mut condition: F) -> T

@@ -1,5 +1,7 @@
 //! Bad input and bad surroundings: each gets a clear message, and nothing is lost.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::TcpListener;
 
 use e2e::{Fairway, Start, eventually};

@@ -1,5 +1,7 @@
 //! Istio's bookinfo sample, unchanged, through kubectl.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

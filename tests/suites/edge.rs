@@ -1,5 +1,7 @@
 //! The edge, as a newcomer meets it: write a route, send a request.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use e2e::{Fairway, Origin, Start, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};

@@ -69,13 +69,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Output::Yaml | Output::Json | Output::Name => {
             let answer = client.get(&path).await?;
             output::warn(&answer.warnings);
-            print_document(&answer.body, args.output, &target)?;
+            print_document(&answer.body, args.output, target)?;
         }
     }
     Ok(())
 }
 
-fn print_document(body: &Value, output: Output, target: &Target) -> anyhow::Result<()> {
+fn print_document(body: &Value, output: Output, target: Target) -> anyhow::Result<()> {
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(body)?),
         Output::Yaml => print!("{}", admin_api::yaml::to_string(body)?),

@@ -24,14 +24,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let address = match &args.admin_tls_addr {
-        Some(address) => address.clone(),
-        None => {
-            let ports = read_ports(&args.data_dir)?;
-            let bound =
-                ports["adminTls"].as_str().context("ports.json names no TLS admin port; was it switched off?")?;
-            reachable(bound)
-        }
+    let address = if let Some(address) = &args.admin_tls_addr {
+        address.clone()
+    } else {
+        let ports = read_ports(&args.data_dir)?;
+        reachable(ports["adminTls"].as_str().context("ports.json names no TLS admin port")?)
     };
     let read = |name: &str| {
         let path = args.data_dir.join(name);

@@ -1,6 +1,8 @@
 //! Which REST path a kind named on the command line, or a document, stands for.
 
-use anyhow::{Context, bail};
+use std::fmt::Write as _;
+
+use anyhow::Context;
 use route_model::kind::{Kind, KindInfo};
 use serde_json::Value;
 
@@ -23,13 +25,11 @@ impl Target {
                 || info.short_names.contains(&bare)
                 || info.kind.name().eq_ignore_ascii_case(bare)
         };
-        match Kind::ALL.iter().map(|kind| kind.info()).find(|info| known(info)) {
-            Some(info) => Ok(Self { info }),
-            None => {
-                let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.info().plural).collect();
-                bail!("there is no kind `{name}`; known are {}", names.join(", "))
-            }
-        }
+        let found = Kind::ALL.iter().map(|kind| kind.info()).find(|info| known(info));
+        found.map(|info| Self { info }).ok_or_else(|| {
+            let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.info().plural).collect();
+            anyhow::anyhow!("there is no kind `{name}`; known are {}", names.join(", "))
+        })
     }
 
     /// The kind of a document, by its apiVersion and kind.
@@ -43,7 +43,7 @@ impl Target {
     }
 
     /// `/apis/GROUP/VERSION/namespaces/NS/PLURAL/NAME`; all namespaces without one.
-    pub(crate) fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
+    pub(crate) fn path(self, namespace: Option<&str>, name: Option<&str>) -> String {
         let version = self.info.versions[0];
         let mut path = match self.info.group {
             "" => format!("/api/{version}"),
@@ -63,7 +63,7 @@ impl Target {
     }
 
     /// `virtualservice.networking.istio.io`, as kubectl prints it.
-    pub(crate) fn qualified_name(&self) -> String {
+    pub(crate) fn qualified_name(self) -> String {
         match self.info.group {
             "" => self.info.singular.to_owned(),
             group => format!("{}.{group}", self.info.singular),
@@ -87,7 +87,7 @@ pub(crate) fn path_segment(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(byte as char);
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded
