@@ -1,9 +1,9 @@
 //! From a [`ResourceSet`] to a [`RouteTable`]: the one definition of what the resources mean.
 //!
-//! The stages, each a room: [`gateway`] merges Gateways into listeners; [`virtual_service`], [`delegate`], [`rule`],
-//! [`matches`] and [`headers`] make routes that know their destinations by number only ([`targets`]); [`groups`] puts
-//! the routes of several VirtualServices together by host; [`services`], [`destination_rule`] and [`clusters`] find
-//! what the numbers stand for; [`tls`] reads certificates. [`incremental`] keeps all of it from set to set, so that an
+//! The stages, each a room: `gateway` merges Gateways into listeners; `virtual_service`, `delegate`, `rule`,
+//! `matches` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
+//! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
+//! what the numbers stand for; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
 //! edit costs what it touches.
 
 mod clusters;
