@@ -6,7 +6,7 @@ run: ## build and start Fairway with the demo (Ctrl-C stops it)
 	exec target/release/fairway serve --demo
 
 test: setup lint ## install what the tests need, lint, run all tests
-	cargo build --workspace --bins
+	cargo build --workspace --bins --tests
 	cargo nextest run --workspace --no-fail-fast
 
 lint: ## formatting and clippy, warnings are errors
