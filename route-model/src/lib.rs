@@ -16,6 +16,7 @@ pub mod kinds;
 pub mod matching;
 pub mod meta;
 pub mod names;
+pub mod request;
 pub mod resource;
 pub mod schema;
 pub mod table;

@@ -7,11 +7,11 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Uri, Version};
 use memchr::memchr;
+use route_model::request::path;
 
 use super::chunked::Length;
 use super::fields::{Lines, lists};
 use super::{Options, spare};
-use crate::http::normalise::is_escaped;
 use crate::http::validate::{self, Violation};
 
 /// A request head and what it says about the bytes behind it.
@@ -211,34 +211,8 @@ fn absolute_form(head: &Bytes, start: usize, end: usize, tls: bool) -> Result<Ta
     Ok(Target { uri, authority: Some(authority) })
 }
 
-/// A path with query. `Uri` refuses some bytes that Envoy lets through or escapes: those are escaped here, as
-/// normalisation would (in the query only what cannot be kept: `"`, `<` and `>`). A fragment is cut off.
+/// A path with query. What `Uri` refuses although Envoy does not is escaped; a fragment is cut off.
 fn origin_form(bytes: Bytes) -> Result<Uri, Violation> {
-    let mut in_query = false;
-    let mut escapes = false;
-    for &byte in &bytes {
-        match byte {
-            b'?' => in_query = true,
-            b'"' | b'<' | b'>' => escapes = true,
-            b'!'..=b'~' => escapes |= !in_query && is_escaped(byte),
-            _ => return Err(Violation::Target),
-        }
-    }
-    let bytes = if escapes { escaped(&bytes) } else { bytes };
-    Uri::from_maybe_shared(bytes).map_err(|_| Violation::Target)
-}
-
-fn escaped(bytes: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(bytes.len() + 32);
-    let mut in_query = false;
-    for &byte in bytes {
-        in_query |= byte == b'?';
-        if matches!(byte, b'"' | b'<' | b'>') || !in_query && is_escaped(byte) {
-            const HEX: [u8; 16] = *b"0123456789ABCDEF";
-            out.extend_from_slice(&[b'%', HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
-        } else {
-            out.push(byte);
-        }
-    }
-    out.into()
+    let escaped = path::escape(&bytes).map_err(|_| Violation::Target)?;
+    Uri::from_maybe_shared(escaped.map_or(bytes, Bytes::from)).map_err(|_| Violation::Target)
 }

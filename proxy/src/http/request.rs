@@ -7,6 +7,7 @@ use http::header::{LOCATION, SERVER};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri};
+use route_model::request::path::normalise;
 use route_model::table::headers::HeaderOps;
 use route_model::table::{Action, Lookup, RequestHead};
 
@@ -15,7 +16,6 @@ use super::context::{Connection, Exchange};
 use super::facts::RequestFacts;
 use super::forward::{self, Inbound};
 use super::local_reply::{LocalReply, text_response};
-use super::normalise::normalise;
 use super::redirect::{self, Target};
 use super::validate::{Violation, authority};
 use crate::telemetry::flags::ResponseFlags;

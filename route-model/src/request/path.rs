@@ -20,10 +20,46 @@ use thiserror::Error;
 pub enum PathError {
     #[error("the request target does not start with a slash")]
     NotAbsolute,
-    #[error("the path holds an escaped NUL byte")]
+    #[error("the path holds %00, an escaped NUL byte")]
     NulByte,
-    #[error("the path holds a control, space or non-ASCII byte at offset {0}")]
+    #[error("the request target holds a control, space or non-ASCII byte at offset {0}; write it as %XX")]
     ForbiddenByte(usize),
+}
+
+/// Checks the bytes of `path[?query]` as they stand on the wire, and escapes what [`http::Uri`] refuses although Envoy
+/// lets it through: in the path what [`normalise`] escapes anyway, in the query only `"`, `<` and `>`. `None`: nothing
+/// is to be escaped.
+///
+/// # Errors
+/// The request is malformed: 400.
+pub fn escape(target: &[u8]) -> Result<Option<Vec<u8>>, PathError> {
+    let mut in_query = false;
+    let mut escapes = false;
+    for (at, &byte) in target.iter().enumerate() {
+        match byte {
+            b'?' => in_query = true,
+            b'!'..=b'~' => escapes |= is_escaped(byte, in_query),
+            _ => return Err(PathError::ForbiddenByte(at)),
+        }
+    }
+    if !escapes {
+        return Ok(None);
+    }
+    let mut out = Vec::with_capacity(target.len() + 32);
+    let mut in_query = false;
+    for &byte in target {
+        in_query |= byte == b'?';
+        if is_escaped(byte, in_query) { push_escaped(byte, &mut out) } else { out.push(byte) }
+    }
+    Ok(Some(out))
+}
+
+fn is_escaped(byte: u8, in_query: bool) -> bool {
+    if in_query { matches!(byte, b'"' | b'<' | b'>') } else { CLASS[byte as usize] == Class::Escape }
+}
+
+fn push_escaped(byte: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[b'%', HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
 }
 
 /// Normalises `path[?query]`. `*` (of `OPTIONS *`) passes: it is no path and matches no route.
@@ -53,12 +89,6 @@ pub fn normalise(path_and_query: &str) -> Result<Cow<'_, str>, PathError> {
         }
     }
     Ok(Cow::Borrowed(path_and_query))
-}
-
-/// Whether normalising would escape this byte of a path. HTTP/1 heads are escaped with it on arrival, because
-/// [`http::Uri`] refuses some of these bytes.
-pub(crate) fn is_escaped(byte: u8) -> bool {
-    matches!(CLASS[byte as usize], Class::Escape)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,10 +194,10 @@ fn push_segment(segment: &[u8], offset: usize, out: &mut Vec<u8>) -> Result<(), 
         match CLASS[byte as usize] {
             Class::Forbidden => return Err(PathError::ForbiddenByte(offset + at)),
             Class::Escape => {
-                out.extend_from_slice(&[b'%', HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
+                push_escaped(byte, out);
                 at += 1;
             }
-            Class::Percent => match escape(&segment[at..]) {
+            Class::Percent => match escaped_value(&segment[at..]) {
                 Some(0) => return Err(PathError::NulByte),
                 Some(value) if is_unreserved(value) => {
                     out.push(value);
@@ -192,7 +222,7 @@ fn push_segment(segment: &[u8], offset: usize, out: &mut Vec<u8>) -> Result<(), 
         }
         if let Some(percent) = lone
             && let [_, high, low] = out[percent..]
-            && escape(&[b'%', high, low]).is_some()
+            && escaped_value(&[b'%', high, low]).is_some()
         {
             out.truncate(percent);
             out.extend_from_slice(&[b'%', b'2', b'5', high, low]);
@@ -205,7 +235,7 @@ fn push_segment(segment: &[u8], offset: usize, out: &mut Vec<u8>) -> Result<(), 
 const HEX: [u8; 16] = *b"0123456789ABCDEF";
 
 /// The value of the `%XX` that `bytes` begins with.
-fn escape(bytes: &[u8]) -> Option<u8> {
+fn escaped_value(bytes: &[u8]) -> Option<u8> {
     match bytes {
         [b'%', high, low, ..] => Some(hex(*high)? << 4 | hex(*low)?),
         _ => None,
@@ -299,7 +329,24 @@ mod tests {
         }
     }
 
-    fn paths() -> impl Strategy<Value = String> {
+    #[test]
+    fn what_a_uri_refuses_is_escaped_on_arrival() {
+        for (given, expected) in [
+            ("/a?b", None),
+            ("/%zz\\x?^`{|}", None),
+            ("/<\"^`{|}>", Some("/%3C%22%5E%60%7B%7C%7D%3E")),
+            ("/a?\"<>{", Some("/a?%22%3C%3E{")),
+            ("/a#<", Some("/a#%3C")),
+        ] {
+            let escaped = escape(given.as_bytes()).expect("well formed");
+            assert_eq!(escaped.as_deref(), expected.map(str::as_bytes), "{given}");
+        }
+        for (given, at) in [("/a b", 2), ("/a?\u{e9}", 3), ("/\u{7f}", 1), ("/#\r", 2)] {
+            assert_eq!(escape(given.as_bytes()), Err(PathError::ForbiddenByte(at)), "{given:?}");
+        }
+    }
+
+    pub(crate) fn paths() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("/".to_owned()),
             Just("..".to_owned()),
@@ -344,6 +391,15 @@ mod tests {
         #[test]
         fn any_string_is_answered(path in "\\PC*") {
             let _ = normalise(&path);
+        }
+
+        #[test]
+        fn escaping_first_leaves_a_uri_and_the_same_path(path in paths()) {
+            let Ok(escaped) = escape(path.as_bytes()) else { return Ok(()) };
+            let escaped = escaped.map_or(path.clone(), |bytes| String::from_utf8(bytes).expect("ASCII"));
+            prop_assert!(escaped.parse::<http::Uri>().is_ok(), "{escaped}");
+            let path_of = |target: &str| normalise(target).map(|target| target.split('?').next().map(str::to_owned));
+            prop_assert_eq!(path_of(&escaped), path_of(&path));
         }
     }
 }
