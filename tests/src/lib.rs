@@ -4,10 +4,13 @@ pub mod api;
 pub mod kubectl;
 pub mod origin;
 pub mod process;
+pub mod python;
+pub mod resources;
 pub mod wait;
 
 pub use api::Api;
 pub use kubectl::Kubectl;
 pub use origin::Origin;
 pub use process::{Fairway, Start};
+pub use resources::Resources;
 pub use wait::eventually;

@@ -380,6 +380,7 @@ impl Exchange {
                 upstream_cluster: self.cluster.as_ref().map(|cluster| &*cluster.state.cluster.name),
                 upstream_local: None,
                 route_name: self.route_name(),
+                grpc_status: self.grpc_status,
             });
         }
     }

@@ -115,11 +115,7 @@ impl LocalReply {
         }
     }
 
-    /// The reply as a client of plain HTTP or of gRPC understands it.
-    pub(crate) fn response(self, grpc: bool) -> Response<Bytes> {
-        if grpc {
-            return grpc_response(self.status(), self.body());
-        }
+    pub(crate) fn response(self) -> Response<Bytes> {
         text_response(self.status(), Bytes::from_static(self.body().as_bytes()))
     }
 }
@@ -146,16 +142,39 @@ pub(crate) fn text_response(status: StatusCode, body: Bytes) -> Response<Bytes> 
     response
 }
 
-/// A gRPC error in headers alone ("trailers only").
-fn grpc_response(status: StatusCode, message: &'static str) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from_static(grpc_status(status)));
-    if !message.is_empty() {
-        headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(message));
+/// What a reply becomes for a client that speaks gRPC: an error in headers alone ("trailers only") whose message is the
+/// reply's body. Other headers stay, as in Envoy.
+pub(crate) fn grpc_response(response: Response<Bytes>) -> Response<Bytes> {
+    let (mut head, body) = response.into_parts();
+    let status = grpc_status(head.status);
+    head.status = StatusCode::OK;
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    head.headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from_static(status));
+    if !body.is_empty()
+        && let Ok(message) = HeaderValue::from_maybe_shared(grpc_message(body))
+    {
+        head.headers.insert(HeaderName::from_static("grpc-message"), message);
     }
-    response
+    Response::from_parts(head, Bytes::new())
+}
+
+/// A text as `grpc-message` carries it: percent-encoded outside of printable ASCII.
+fn grpc_message(text: Bytes) -> Bytes {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
+    if text.iter().all(|byte| plain(*byte)) {
+        return text;
+    }
+    let mut encoded = Vec::with_capacity(text.len() + 16);
+    for &byte in &text {
+        if plain(byte) {
+            encoded.push(byte);
+        } else {
+            encoded.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0x0f)]]);
+        }
+    }
+    encoded.into()
 }
 
 /// The gRPC code for an HTTP status, by gRPC's own table (`doc/http-grpc-status-mapping.md`).
@@ -187,20 +206,23 @@ mod tests {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             assert_eq!(is_grpc(&headers), grpc, "{content_type}");
         }
-        let response = LocalReply::NoHealthyUpstream.response(true);
+        let response = grpc_response(LocalReply::NoHealthyUpstream.response());
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "14");
         assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
-        assert!(!response.headers().contains_key(CONTENT_LENGTH));
+        assert!(!response.headers().contains_key(CONTENT_LENGTH) && response.body().is_empty());
+        let response = grpc_response(text_response(StatusCode::FORBIDDEN, Bytes::from_static("né: 5 %\n".as_bytes())));
+        assert_eq!(response.headers()["grpc-status"], "7");
+        assert_eq!(response.headers()["grpc-message"], "n%C3%A9: 5 %25%0A");
     }
 
     #[test]
     fn plain_clients_get_a_status_and_a_text() {
-        let response = LocalReply::NoHealthyUpstream.response(false);
+        let response = LocalReply::NoHealthyUpstream.response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[CONTENT_LENGTH], "19");
         assert_eq!(&response.body()[..], b"no healthy upstream");
-        let response = LocalReply::NoRoute.response(false);
+        let response = LocalReply::NoRoute.response();
         assert_eq!(
             (response.headers()[CONTENT_LENGTH].as_bytes(), response.headers().get(CONTENT_TYPE)),
             (&b"0"[..], None)

@@ -15,7 +15,7 @@ use super::body::{RequestBody, ResponseBody, Source};
 use super::context::{Connection, Exchange};
 use super::facts::RequestFacts;
 use super::forward::{self, Inbound};
-use super::local_reply::{LocalReply, text_response};
+use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::redirect::{self, Target};
 use super::validate::{Violation, authority};
 use crate::telemetry::flags::ResponseFlags;
@@ -98,12 +98,15 @@ pub(crate) fn refuse(connection: &Rc<Connection>, violation: Violation) -> Respo
 pub(crate) fn reply(mut exchange: Box<Exchange>, reply: LocalReply) -> Response<ResponseBody> {
     exchange.flag(reply.flags());
     exchange.details = Some(reply.details());
-    let response = reply.response(exchange.grpc);
-    local(exchange, response)
+    local(exchange, reply.response())
 }
 
 /// Makes a response of the proxy's own ready to be sent.
 pub(crate) fn local(mut exchange: Box<Exchange>, mut response: Response<Bytes>) -> Response<ResponseBody> {
+    if exchange.grpc {
+        response = grpc_response(response);
+        exchange.note_grpc_status(response.headers());
+    }
     stamp(&mut response);
     exchange.status = Some(response.status());
     response.map(|body| ResponseBody::new(Source::Local(body), exchange, None))

@@ -209,6 +209,7 @@ mod tests {
             upstream_cluster: None,
             upstream_local: None,
             route_name,
+            grpc_status: None,
         });
     }
 

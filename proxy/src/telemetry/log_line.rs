@@ -92,6 +92,8 @@ pub struct LogEntry<'a> {
     pub upstream_local: Option<SocketAddr>,
     /// Empty for a route without a name.
     pub route_name: &'a str,
+    /// `grpc-status`; `None` for a request that is not gRPC, or ended without one.
+    pub grpc_status: Option<u8>,
 }
 
 impl LogEntry<'_> {
@@ -103,7 +105,8 @@ impl LogEntry<'_> {
         (!self.route_name.is_empty()).then_some(self.route_name)
     }
 
-    /// Appends Istio's default text line, with its line feed. Control bytes, quotes and backslashes that came from
+    /// Appends Istio's default text line, with its line feed; that of a gRPC request ends with its status beside, as
+    /// its HTTP status says nothing (`grpc_status:14`). Control bytes, quotes and backslashes that came from
     /// outside are written as `\xHH`, so that nobody can forge a line or a field.
     pub fn append_text(&self, out: &mut Vec<u8>) {
         let head = self.head;
@@ -155,6 +158,10 @@ impl LogEntry<'_> {
             out.push(b' ');
             text(value.map(str::as_bytes), out);
         }
+        if let Some(status) = self.grpc_status {
+            out.extend_from_slice(b" grpc_status:");
+            number(status.into(), out);
+        }
         out.push(b'\n');
     }
 
@@ -190,6 +197,7 @@ impl LogEntry<'_> {
         json_address("downstream_remote_address", Some(self.client), out);
         json_text("requested_server_name", self.server_name().map(str::as_bytes), out);
         json_text("route_name", self.route().map(str::as_bytes), out);
+        json_number("grpc_status", self.grpc_status.map(u64::from), out);
         out.extend_from_slice(b"}\n");
     }
 }
@@ -312,6 +320,7 @@ mod tests {
             upstream_cluster: Some("outbound|9080||reviews"),
             upstream_local: Some("10.0.0.1:4000".parse().unwrap()),
             route_name: "",
+            grpc_status: None,
         }
     }
 
@@ -333,6 +342,14 @@ mod tests {
     }
 
     #[test]
+    fn a_grpc_request_shows_its_status() {
+        let (head, connection) = (head(b"grpc"), connection());
+        let entry = LogEntry { grpc_status: Some(14), ..entry(&head, &connection) };
+        assert!(line(|out| entry.append_text(out)).ends_with(" shop.example - grpc_status:14\n"));
+        assert!(line(|out| entry.append_json(out)).ends_with(",\"grpc_status\":14}\n"));
+    }
+
+    #[test]
     fn json_has_the_same_fields_in_the_same_order() {
         let (head, connection) = (head(b"curl/8"), connection());
         let line = line(|out| entry(&head, &connection).append_json(out));
@@ -343,7 +360,8 @@ mod tests {
             "start_time method path protocol response_code response_flags response_code_details \
              connection_termination_details upstream_transport_failure_reason bytes_received bytes_sent duration \
              upstream_service_time x_forwarded_for user_agent request_id authority upstream_host upstream_cluster \
-             upstream_local_address downstream_local_address downstream_remote_address requested_server_name route_name"
+             upstream_local_address downstream_local_address downstream_remote_address requested_server_name route_name \
+             grpc_status"
         );
         assert_eq!(object["response_code"], 200);
         assert_eq!(object["duration"], 5);
