@@ -1,14 +1,15 @@
 //! Bodies: both ways, long, slow, and with what comes before and after them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::client::Http1;
+use crate::client::{Http1, connect_http2};
 use crate::origin::Scripted;
 use crate::table::{cluster, everything_to, http2};
 use crate::{addr, apply, start};
@@ -192,6 +193,56 @@ async fn the_origin_decides_whether_a_body_is_worth_sending() {
     assert_eq!(&body, b"body");
     upstream.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(client.reply().await.status, 201);
+}
+
+const EARLY: (&str, &str) = ("link", "</a.css>; rel=preload");
+
+/// Answers the next request on a connection of its own, with interim answers before.
+async fn answer_late(origin: &Scripted) {
+    let mut upstream = origin.accept().await;
+    upstream.request().await;
+    upstream.send(format!("HTTP/1.1 103 Early Hints\r\n{}: {}\r\n\r\n", EARLY.0, EARLY.1)).await;
+    upstream.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n").await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+}
+
+/// An origin that does the same over HTTP/2.
+async fn late_http2() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(request) = connection.accept().await {
+            let (_, mut respond) = request.unwrap();
+            for status in [103, 102] {
+                let interim = Response::builder().status(status).header(EARLY.0, EARLY.1);
+                respond.send_informational(interim.body(()).unwrap()).unwrap();
+            }
+            respond.send_response(Response::new(()), false).unwrap().send_data(Bytes::from("ok"), true).unwrap();
+        }
+    });
+    addr
+}
+
+/// As in Envoy, Early Hints and the like are between the origin and the proxy.
+#[tokio::test]
+async fn interim_answers_stay_at_the_proxy() {
+    let origin = Scripted::new().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (reply, ()) = tokio::join!(client.get("h", "/"), answer_late(&origin));
+    assert_eq!((reply.status, reply.header(EARLY.0), reply.text()), (200, None, "ok"));
+    let mut http2_client = connect_http2(addr(&proxy, 80)).await;
+    let request = Request::get("http://h/").body(Full::default()).unwrap();
+    let (response, ()) = tokio::join!(http2_client.send_request(request), answer_late(&origin));
+    let response = response.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get(EARLY.0)), (200, None));
+
+    apply(&proxy, everything_to(http2(cluster("two", &[late_http2().await])))).await;
+    let reply = client.get("h", "/").await;
+    assert_eq!((reply.status, reply.header(EARLY.0), reply.text()), (200, None, "ok"));
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
 //! Connections that leave HTTP.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::{Request, Version};
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::Http1;
-use crate::origin::Scripted;
+use crate::origin::{Origin, Scripted};
 use crate::table::{cluster, everything_to, http2};
 use crate::{addr, apply, start};
 
@@ -95,20 +98,27 @@ async fn http2_in_clear_text_is_not_offered_to_the_origin() {
     assert_eq!(client.reply().await.status, 200);
 }
 
+async fn over_http2(proxy: SocketAddr) -> SendRequest<Empty<Bytes>> {
+    let io = TokioIo::new(TcpStream::connect(proxy).await.unwrap());
+    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// A WebSocket over HTTP/2 (RFC 8441 section 5).
+fn extended_connect() -> Request<Empty<Bytes>> {
+    let request = Request::connect("http://h/ws").version(Version::HTTP_2);
+    let request = request.extension(hyper::ext::Protocol::from_static("websocket"));
+    request.header("sec-websocket-version", "13").body(Empty::new()).unwrap()
+}
+
 #[tokio::test]
 async fn extended_connect_becomes_an_upgrade() {
     let origin = Scripted::new().await;
     let proxy = start(1);
     apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let io = TokioIo::new(TcpStream::connect(addr(&proxy, 80)).await.unwrap());
-    let (mut client, connection) =
-        hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), io).await.unwrap();
-    tokio::spawn(connection);
-    let request = Request::connect("http://h/ws")
-        .version(Version::HTTP_2)
-        .extension(hyper::ext::Protocol::from_static("websocket"))
-        .header("sec-websocket-version", "13");
-    let response = tokio::spawn(client.send_request(request.body(Empty::new()).unwrap()));
+    let mut client = over_http2(addr(&proxy, 80)).await;
+    let response = tokio::spawn(client.send_request(extended_connect()));
     let mut upstream = origin.accept().await;
     let (line, fields) = upstream.request().await;
     assert_eq!(line, "GET /ws HTTP/1.1");
@@ -126,7 +136,7 @@ async fn extended_connect_becomes_an_upgrade() {
 }
 
 /// An origin over HTTP/2 that takes every extended CONNECT and sends back what it gets.
-async fn echoing_http2() -> std::net::SocketAddr {
+async fn echoing_http2() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -167,4 +177,52 @@ async fn upgrades_reach_origins_over_http2() {
     let mut text = [0; 5];
     client.io.read_exact(&mut text).await.unwrap();
     assert_eq!(&text, b"hello");
+}
+
+#[tokio::test]
+async fn extended_connect_reaches_origins_over_http2() {
+    let origin = echoing_http2().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(http2(cluster("o", &[origin])))).await;
+    let response = over_http2(addr(&proxy, 80)).await.send_request(extended_connect()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("sec-websocket-accept"), "there is no key to answer");
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    tunnel.write_all(b"hello").await.unwrap();
+    let mut text = [0; 5];
+    tunnel.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"hello");
+    // The end of one direction comes back as the end of the other.
+    tunnel.shutdown().await.unwrap();
+    assert_eq!(tunnel.read(&mut text).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_origin_over_http2_that_takes_no_upgrades_costs_one_request() {
+    let origin = Origin::http2("o").await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(http2(cluster("o", &[origin.addr])))).await;
+    let mut client = over_http2(addr(&proxy, 80)).await;
+    assert_eq!(client.send_request(extended_connect()).await.unwrap().status(), 503);
+    let mut http1 = Http1::connect(addr(&proxy, 80)).await;
+    http1.send("GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(http1.reply().await.status, 503);
+    // All three connections go on.
+    let response = client.send_request(Request::get("http://h/").body(Empty::new()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.into_body().collect().await.unwrap();
+    assert_eq!(http1.get("h", "/").await.status, 200);
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_proxy_is_not_asked_for_other_hosts() {
+    let origin = Origin::http1("o").await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let mut client = over_http2(addr(&proxy, 80)).await;
+    let connect = Request::connect("other.example:443").version(Version::HTTP_2).body(Empty::new()).unwrap();
+    let refused = client.send_request(connect).await.map(|response| response.status().as_u16());
+    assert!(refused.as_ref().is_ok_and(|status| (400..500).contains(status)), "{refused:?}");
+    assert_eq!(origin.connections(), 0);
 }
