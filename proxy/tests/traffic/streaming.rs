@@ -208,18 +208,19 @@ async fn answer_late(origin: &Scripted) {
 
 /// An origin that does the same over HTTP/2.
 async fn late_http2() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("an address");
     tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (stream, _) = listener.accept().await.expect("accepts");
+        let mut connection = h2::server::handshake(stream).await.expect("a handshake");
         while let Some(request) = connection.accept().await {
-            let (_, mut respond) = request.unwrap();
+            let (_, mut respond) = request.expect("a request");
             for status in [103, 102] {
                 let interim = Response::builder().status(status).header(EARLY.0, EARLY.1);
-                respond.send_informational(interim.body(()).unwrap()).unwrap();
+                respond.send_informational(interim.body(()).expect("a response")).expect("sends");
             }
-            respond.send_response(Response::new(()), false).unwrap().send_data(Bytes::from("ok"), true).unwrap();
+            let mut body = respond.send_response(Response::new(()), false).expect("sends");
+            body.send_data(Bytes::from("ok"), true).expect("sends");
         }
     });
     addr

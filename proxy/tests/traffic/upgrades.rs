@@ -99,8 +99,9 @@ async fn http2_in_clear_text_is_not_offered_to_the_origin() {
 }
 
 async fn over_http2(proxy: SocketAddr) -> SendRequest<Empty<Bytes>> {
-    let io = TokioIo::new(TcpStream::connect(proxy).await.unwrap());
-    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let io = TokioIo::new(TcpStream::connect(proxy).await.expect("connects"));
+    let (client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("a handshake");
     tokio::spawn(connection);
     client
 }
@@ -109,7 +110,7 @@ async fn over_http2(proxy: SocketAddr) -> SendRequest<Empty<Bytes>> {
 fn extended_connect() -> Request<Empty<Bytes>> {
     let request = Request::connect("http://h/ws").version(Version::HTTP_2);
     let request = request.extension(hyper::ext::Protocol::from_static("websocket"));
-    request.header("sec-websocket-version", "13").body(Empty::new()).unwrap()
+    request.header("sec-websocket-version", "13").body(Empty::new()).expect("a request")
 }
 
 #[tokio::test]
