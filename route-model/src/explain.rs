@@ -15,7 +15,8 @@ pub use self::request::{ExplainRequest, RequestError};
 use crate::field::FieldPath;
 use crate::meta::{ResourceKey, Revision};
 use crate::table::headers::HeaderOps;
-use crate::table::route::{Action, Destination, Forward, RedirectPort, RouteOrigin};
+use crate::table::redirect::https_location;
+use crate::table::route::{Action, Destination, Forward, RouteOrigin};
 use crate::table::{
     HttpRoutes, Listener, ListenerProtocol, Lookup, RequestHead, Route, RouteTable, ServerRef, VirtualHost,
 };
@@ -85,21 +86,11 @@ pub enum Outcome {
         timeout: Option<Duration>,
     },
     #[serde(rename_all = "camelCase")]
-    Redirect {
-        status: u16,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        scheme: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        authority: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        port: Option<u16>,
-        path: String,
-        response_headers: Vec<HeaderOperation>,
-    },
+    Redirect { status: u16, location: String, response_headers: Vec<HeaderOperation> },
     #[serde(rename_all = "camelCase")]
     Direct { status: u16, body_length: usize, response_headers: Vec<HeaderOperation> },
     /// 301: the server redirects plain HTTP to https.
-    HttpsRedirect,
+    HttpsRedirect { location: String },
     /// The request is answered with an error, or its connection is not accepted.
     #[serde(rename_all = "camelCase")]
     Refused {
@@ -146,7 +137,7 @@ pub fn explain(table: &RouteTable, entrance: Entrance<'_>, head: &RequestHead<'_
         host: None,
         rules: Vec::new(),
         skipped: 0,
-        outcome: Outcome::HttpsRedirect,
+        outcome: Outcome::Refused { status: None, reason: String::new() },
     };
     explanation.outcome = match find_routes(table, entrance, head) {
         Err(reason) => Outcome::Refused { status: None, reason },
@@ -197,7 +188,7 @@ fn explain_routes(
         Lookup::NoHost => not_found(format!("no VirtualService or redirect of {} has the request's host", routes.name)),
         Lookup::HttpsRedirect(host) => {
             explanation.host = Some(host.domain.to_string());
-            Outcome::HttpsRedirect
+            Outcome::HttpsRedirect { location: https_location(head) }
         }
         Lookup::NoRoute(host) => {
             explanation.host = Some(host.domain.to_string());
@@ -249,13 +240,7 @@ fn outcome(table: &RouteTable, route: &Route, head: &RequestHead<'_>) -> Outcome
         },
         Action::Redirect(redirect) => Outcome::Redirect {
             status: redirect.status.as_u16(),
-            scheme: redirect.scheme.as_deref().map(str::to_owned),
-            authority: redirect.authority.as_deref().map(str::to_owned),
-            port: match redirect.port {
-                RedirectPort::Number(port) => Some(port),
-                _ => None,
-            },
-            path: route.redirect_path(redirect, head.path),
+            location: route.location(redirect, head),
             response_headers: operations(std::slice::from_ref(&redirect.response_headers)),
         },
         Action::Direct(direct) => Outcome::Direct {
@@ -343,21 +328,17 @@ impl Outcome {
                     let _ = writeln!(text, "  timeout {timeout:?}");
                 }
             }
-            Self::Redirect { status, scheme, authority, port, path, response_headers } => {
-                let _ = write!(text, "=> {status} redirect to path {path}");
-                for (what, value) in [("scheme", scheme), ("host", authority), ("port", &port.map(|p| p.to_string()))] {
-                    if let Some(value) = value {
-                        let _ = write!(text, ", {what} {value}");
-                    }
-                }
-                text.push('\n');
+            Self::Redirect { status, location, response_headers } => {
+                let _ = writeln!(text, "=> {status} redirect to {location}");
                 headers(text, "response", response_headers);
             }
             Self::Direct { status, body_length, response_headers } => {
                 let _ = writeln!(text, "=> {status} direct response of {body_length} bytes");
                 headers(text, "response", response_headers);
             }
-            Self::HttpsRedirect => text.push_str("=> 301 redirect to https, as the server's httpsRedirect says\n"),
+            Self::HttpsRedirect { location } => {
+                let _ = writeln!(text, "=> 301 redirect to {location}, as the server's httpsRedirect says");
+            }
             Self::Refused { status, reason } => {
                 let status = status.map_or_else(String::new, |status| format!("{status} "));
                 let _ = writeln!(text, "=> {status}{reason}");

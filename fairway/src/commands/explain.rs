@@ -119,9 +119,9 @@ fn print(explanation: &Value) {
                 println!("path     {path}");
             }
         }
-        "redirect" => println!("redirect {} to {}", text(outcome, "status"), text(outcome, "path")),
+        "redirect" => println!("redirect {} to {}", text(outcome, "status"), text(outcome, "location")),
         "direct" => println!("direct   {}", text(outcome, "status")),
-        "httpsRedirect" => println!("redirect 301 to https"),
+        "httpsRedirect" => println!("redirect 301 to {}", text(outcome, "location")),
         _ => println!("refused  {} {}", text(outcome, "status"), text(outcome, "reason")),
     }
 }

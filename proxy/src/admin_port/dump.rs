@@ -1,7 +1,8 @@
 //! What is in force, as JSON for operators. Of secrets it shows the names only.
 
 use route_model::table::cluster::{Discovery, EndpointAddress, LoadBalancer, UpstreamProtocol};
-use route_model::table::route::{RedirectPath, RouteOrigin};
+use route_model::table::redirect::RedirectPath;
+use route_model::table::route::RouteOrigin;
 use route_model::table::tls::{CaSource, CertificateSource, TlsMode, TlsServer, TlsTerms, TlsVersion};
 use route_model::table::{
     Action, Cluster, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable, ServerRef, VirtualHost,
@@ -217,6 +218,7 @@ fn action(table: &RouteTable, action: &Action) -> Value {
             "redirect": redirect.status.as_u16(),
             "scheme": redirect.scheme,
             "authority": redirect.authority,
+            "port": redirect.port,
             "path": match &redirect.path {
                 RedirectPath::Keep => None,
                 RedirectPath::Full(path) | RedirectPath::Prefix(path) => Some(path),

@@ -93,12 +93,6 @@ impl Connection {
         Self { worker, facts, peer, member, listener, tls, tunnel: RefCell::default(), place: Cell::new(None) }
     }
 
-    /// The Gateway port of the listener.
-    pub(crate) fn listener_port(&self, table: &WorkerTable) -> u16 {
-        let listener = table.runtime().find_listener(self.listener);
-        listener.map_or(0, |position| table.runtime().listener_at(position).listener.port)
-    }
-
     /// The table that a request beginning now runs on.
     pub(crate) fn table(&self) -> Rc<WorkerTable> {
         match self.member.phase() {

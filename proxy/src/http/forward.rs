@@ -199,9 +199,6 @@ fn rewritten_authority(
 
 fn rewrite_path(head: &mut Parts, path: String) -> Result<(), ()> {
     let mut target = path.into_bytes();
-    if target.first() != Some(&b'/') {
-        target.insert(0, b'/');
-    }
     if let Some(query) = head.uri.query() {
         target.push(b'?');
         target.extend_from_slice(query.as_bytes());

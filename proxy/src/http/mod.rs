@@ -6,7 +6,6 @@ pub mod facts;
 pub(crate) mod forward;
 pub mod headers;
 pub(crate) mod local_reply;
-pub(crate) mod redirect;
 pub(crate) mod request;
 pub(crate) mod rewound;
 pub(crate) mod serve;

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::header::{LOCATION, SERVER};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use route_model::request::path::normalise;
 use route_model::table::headers::HeaderOps;
+use route_model::table::redirect::https_location;
 use route_model::table::{Action, Lookup, RequestHead};
 
 use super::body::{RequestBody, ResponseBody, Source};
@@ -16,7 +17,6 @@ use super::context::{Connection, Exchange};
 use super::facts::RequestFacts;
 use super::forward::{self, Inbound};
 use super::local_reply::{LocalReply, grpc_response, text_response};
-use super::redirect::{self, Target};
 use super::validate::{Violation, authority};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
@@ -41,20 +41,19 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
     let Some(routes) = connection.routes(&table).and_then(|routes| routes.for_authority(authority(&head))) else {
         return reply(exchange, LocalReply::Misdirected);
     };
-    let lookup = routes.lookup(&RequestHead {
+    let asked = RequestHead {
         method: head.method.as_str(),
         scheme: admitted.scheme,
         authority: authority(&head),
         path: head.uri.path(),
         query: head.uri.query(),
         headers: &head.headers,
-    });
-    let route = match lookup {
+    };
+    let route = match routes.lookup(&asked) {
         Lookup::Route(_, route) => route,
         Lookup::NoRoute(_) | Lookup::NoHost => return reply(exchange, LocalReply::NoRoute),
         Lookup::HttpsRedirect(_) => {
-            let target = target(&head, admitted.scheme, connection.listener_port(&table));
-            return redirected(exchange, http::StatusCode::MOVED_PERMANENTLY, &redirect::https_location(&target));
+            return redirected(exchange, StatusCode::MOVED_PERMANENTLY, &https_location(&asked));
         }
     };
     exchange.set_route(route);
@@ -64,9 +63,7 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
             forward::forward(exchange, &table, route, action, inbound).await
         }
         Action::Redirect(action) => {
-            let target = target(&head, admitted.scheme, connection.listener_port(&table));
-            let path = route.redirect_path(action, target.path);
-            let mut response = redirected(exchange, action.status, &redirect::location(action, &target, &path));
+            let mut response = redirected(exchange, action.status, &route.location(action, &asked));
             apply_to_local(&action.response_headers, &head, admitted.scheme, &mut response);
             response
         }
@@ -129,7 +126,7 @@ pub(crate) fn apply_to_local(ops: &HeaderOps, head: &Parts, scheme: &str, respon
     evaluation.apply(response.headers_mut());
 }
 
-fn redirected(mut exchange: Box<Exchange>, status: http::StatusCode, location: &str) -> Response<ResponseBody> {
+fn redirected(mut exchange: Box<Exchange>, status: StatusCode, location: &str) -> Response<ResponseBody> {
     exchange.details = Some("direct_response");
     let mut response = text_response(status, Bytes::new());
     // What a client sent in its Host or path and cannot be said in a header was refused long before.
@@ -137,10 +134,6 @@ fn redirected(mut exchange: Box<Exchange>, status: http::StatusCode, location: &
         response.headers_mut().insert(LOCATION, location);
     }
     local(exchange, response)
-}
-
-fn target<'a>(head: &'a Parts, scheme: &'a str, listener_port: u16) -> Target<'a> {
-    Target { scheme, authority: authority(head), path: head.uri.path(), query: head.uri.query(), listener_port }
 }
 
 /// Brings the path into its canonical form, which is what is matched, logged and sent on.

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
+use route_model::table::headers::HeaderOps;
+use route_model::table::redirect::{Redirect, RedirectPath};
 use route_model::table::route::PathRewrite;
-use route_model::table::{ClusterId, Forward};
+use route_model::table::{Action, ClusterId, Forward};
 
 use crate::client::{Http1, connect_http2};
 use crate::origin::Origin;
@@ -66,6 +68,23 @@ async fn a_rewritten_path_names_the_original() {
     let reply = Http1::connect(addr(&proxy, 80)).await.get("h", "/old/x?y").await;
     assert!(reply.text().starts_with("o GET /new/x?y\n"), "{}", reply.text());
     assert!(reply.text().contains("x-envoy-original-path: /old/x?y\n"));
+}
+
+#[tokio::test]
+async fn a_redirect_names_the_canonical_path_and_the_query() {
+    let proxy = start(1);
+    let redirect = Action::Redirect(Box::new(Redirect {
+        status: http::StatusCode::PERMANENT_REDIRECT,
+        scheme: Some("https".into()),
+        authority: None,
+        port: Some(8443),
+        path: RedirectPath::Prefix("/new".into()),
+        response_headers: HeaderOps::default(),
+    }));
+    let hosts = vec![("*", vec![route("/old", redirect)])];
+    apply(&proxy, table::table(vec![listener(80, hosts)], vec![])).await;
+    let reply = Http1::connect(addr(&proxy, 80)).await.get("H.test:80", "/a/../old/%78?y=/..").await;
+    assert_eq!((reply.status, reply.header("location")), (308, Some("https://H.test:8443/new/x?y=/..")));
 }
 
 #[tokio::test]

@@ -18,11 +18,10 @@ use crate::kinds::virtual_service::{
 };
 use crate::matching::regex;
 use crate::meta::ResourceKey;
-use crate::table::ClusterId;
 use crate::table::headers::{HeaderOps, ValueTemplate};
-use crate::table::route::{
-    self, Action, Destination, Forward, PathRewrite, RedirectPath, RedirectPort, Route, RouteOrigin,
-};
+use crate::table::redirect::RedirectPath;
+use crate::table::route::{self, Action, Destination, Forward, PathRewrite, Route, RouteOrigin};
+use crate::table::{self, ClusterId};
 
 /// What a rule is compiled for.
 #[derive(Clone, Copy, Debug)]
@@ -268,7 +267,7 @@ fn redirect(
     redirect: &Redirect,
     scope: &RuleScope<'_>,
     response_headers: HeaderOps,
-) -> Result<route::Redirect, Refused> {
+) -> Result<table::redirect::Redirect, Refused> {
     let code = if *redirect.redirect_code == 0 { 301 } else { *redirect.redirect_code };
     let status = match code {
         301 => StatusCode::MOVED_PERMANENTLY,
@@ -284,24 +283,24 @@ fn redirect(
     let text = |text: &str| (!text.is_empty()).then(|| text.into());
     let port = match (redirect.port.get(), redirect.derive_port.get()) {
         (Some(&port), _) if port != 0 => match u16::try_from(port) {
-            Ok(port) => RedirectPort::Number(port),
+            Ok(port) => Some(port),
             Err(_) => {
                 return Err(Refused::new("redirect.port", "InvalidPort", "a port is a number from 1 to 65535"));
             }
         },
-        (_, Some(RedirectPortSelection::FromRequestPort)) => {
-            let scheme = if scope.tls { "https" } else { "http" };
-            let scheme = if redirect.scheme.is_empty() { scheme } else { redirect.scheme.as_str() };
-            match (scheme, scope.matches.port) {
-                // The scheme's own port is not written, and one that stands in the Host is then kept.
-                ("http", 80) | ("https", 443) => RedirectPort::Keep,
-                (_, port) => RedirectPort::Number(port),
-            }
-        }
-        // FROM_PROTOCOL_DEFAULT is what Envoy does anyway.
-        _ => RedirectPort::Keep,
+        // A table is compiled for one listener, so that its port is known here.
+        (_, Some(RedirectPortSelection::FromRequestPort)) => Some(scope.matches.port),
+        // FROM_PROTOCOL_DEFAULT is what a redirect without a port does anyway.
+        _ => None,
     };
-    Ok(route::Redirect {
+    let scheme = match (redirect.scheme.as_str(), scope.tls) {
+        ("", true) => "https",
+        ("", false) => "http",
+        (scheme, _) => scheme,
+    };
+    // Istio does not write the scheme's own port; one that stands in the Host is then kept.
+    let port = port.filter(|port| !matches!((scheme, port), ("http", 80) | ("https", 443)));
+    Ok(table::redirect::Redirect {
         status,
         scheme: text(&redirect.scheme),
         authority: text(&redirect.authority),

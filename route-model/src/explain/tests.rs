@@ -101,7 +101,7 @@ fn it_reads_as_json() {
             "host": "shop.test",
             "rules": [{"position": 0, "resource": {"kind": "VirtualService", "namespace": "default", "name": "reviews"}, "path": "spec.http[0].match[0]"}],
             "skipped": 0,
-            "outcome": {"kind": "redirect", "status": 302, "path": "/new", "responseHeaders": []},
+            "outcome": {"kind": "redirect", "status": 302, "location": "http://shop.test/new", "responseHeaders": []},
         })
     );
 }

@@ -39,11 +39,12 @@ impl UriMatch {
         if self.ignore_case { path.eq_ignore_ascii_case(wanted) } else { path == wanted }
     }
 
-    /// How many bytes at the start of a path that matches a rewrite replaces: a matched prefix, otherwise all.
-    pub fn replaced_length(&self, path: &str) -> usize {
+    /// What a rewrite leaves of a path that matches: what follows a prefix, otherwise nothing.
+    pub fn rest<'p>(&self, path: &'p str) -> &'p str {
         match &self.pattern {
-            UriPattern::Prefix(prefix) => prefix.len().min(path.len()),
-            UriPattern::Exact(_) | UriPattern::Regex(_) => path.len(),
+            // A matched prefix ends at a character boundary, and paths are ASCII anyway.
+            UriPattern::Prefix(prefix) => path.get(prefix.len()..).unwrap_or_default(),
+            UriPattern::Exact(_) | UriPattern::Regex(_) => "",
         }
     }
 

@@ -14,6 +14,7 @@ pub mod headers;
 pub mod host;
 mod path_index;
 mod radix;
+pub mod redirect;
 pub mod route;
 mod template;
 pub mod tls;

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode};
 use super::RequestHead;
 use super::cluster::ClusterId;
 use super::headers::{HeaderOps, ValueTemplate};
+use super::redirect::Redirect;
 use crate::matching::{Predicates, UriMatch};
 use crate::meta::ResourceKey;
 
@@ -38,28 +39,23 @@ impl Route {
     /// The path, without the query, that a request for `path` goes upstream with; `None` if it goes as it is.
     pub fn rewrite_path(&self, path: &str) -> Option<String> {
         let Action::Forward(forward) = &self.action else { return None };
-        Some(match forward.path_rewrite.as_ref()? {
-            PathRewrite::Uri(to) => self.replace_matched(path, to),
+        let mut rewritten = match forward.path_rewrite.as_ref()? {
+            PathRewrite::Uri(to) => [to, self.uri.rest(path)].concat(),
             PathRewrite::Regex { pattern, replacement } => {
                 let rewritten = pattern.replace_all(path.as_bytes(), replacement.as_bytes());
                 String::from_utf8_lossy(&rewritten).into_owned()
             }
-        })
-    }
-
-    /// The path, without the query, that a redirect of a request for `path` leads to.
-    pub fn redirect_path(&self, redirect: &Redirect, path: &str) -> String {
-        match &redirect.path {
-            RedirectPath::Keep => path.to_owned(),
-            RedirectPath::Full(to) => to.to_string(),
-            RedirectPath::Prefix(to) => self.replace_matched(path, to),
+        };
+        // Anything else is no request target.
+        if !rewritten.starts_with('/') {
+            rewritten.insert(0, '/');
         }
+        Some(rewritten)
     }
 
-    fn replace_matched(&self, path: &str, to: &str) -> String {
-        // A matched prefix ends at a character boundary, and paths are ASCII anyway.
-        let rest = path.get(self.uri.replaced_length(path)..).unwrap_or_default();
-        [to, rest].concat()
+    /// The `location` that a redirect of this route answers a request with.
+    pub fn location(&self, redirect: &Redirect, head: &RequestHead<'_>) -> String {
+        redirect.location(&self.uri, head)
     }
 }
 
@@ -130,40 +126,7 @@ impl PartialEq for PathRewrite {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redirect {
-    /// 301, 302, 303, 307 or 308.
-    pub status: StatusCode,
-    pub scheme: Option<Box<str>>,
-    pub authority: Option<Box<str>>,
-    pub port: RedirectPort,
-    pub path: RedirectPath,
-    pub response_headers: HeaderOps,
-}
-
-impl Eq for HeaderOps {}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedirectPort {
-    /// Neither `port` nor `derivePort`: the Host's port stays, unless a scheme change drops its default.
-    Keep,
-    Number(u16),
-    /// `FROM_PROTOCOL_DEFAULT`.
-    ProtocolDefault,
-    /// `FROM_REQUEST_PORT`: the listener's (Gateway) port.
-    Request,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RedirectPath {
-    Keep,
-    /// Replaces the whole path.
-    Full(Box<str>),
-    /// Replaces the matched prefix.
-    Prefix(Box<str>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DirectResponse {
     /// 200–599.
     pub status: StatusCode,

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName};
 use super::{Compiled, Finding, ProxyRole, ProxyScope, compile};
 use crate::kind::Kind;
 use crate::resource::{Resource, ResourceSet};
-use crate::table::route::{Action, RedirectPath};
+use crate::table::route::Action;
 use crate::table::{ListenerProtocol, Lookup, RequestHead, Route, RouteTable};
 
 /// A Gateway on port 80 for every host, and the start of the documents that most cases need.
@@ -122,7 +122,7 @@ impl Edge {
             Lookup::NoHost => "404 no host".to_owned(),
             Lookup::NoRoute(host) => format!("404 no route in {}", host.domain),
             Lookup::HttpsRedirect(_) => "301 https".to_owned(),
-            Lookup::Route(_, route) => self.describe(route, head.path),
+            Lookup::Route(_, route) => self.describe(route, head),
         };
         head(scheme, request, headers, with_head)
     }
@@ -135,7 +135,7 @@ impl Edge {
         })
     }
 
-    fn describe(&self, route: &Route, path: &str) -> String {
+    fn describe(&self, route: &Route, head: &RequestHead<'_>) -> String {
         match &route.action {
             Action::Forward(forward) => {
                 let mut text = String::new();
@@ -148,24 +148,13 @@ impl Edge {
                         let _ = write!(text, "*{}", destination.weight);
                     }
                 }
-                if let Some(rewritten) = route.rewrite_path(path) {
+                if let Some(rewritten) = route.rewrite_path(head.path) {
                     let _ = write!(text, " as {rewritten}");
                 }
                 text
             }
             Action::Redirect(redirect) => {
-                let part = |text: &Option<Box<str>>| text.as_deref().unwrap_or("=").to_owned();
-                let path = match &redirect.path {
-                    RedirectPath::Keep => "=".to_owned(),
-                    _ => route.redirect_path(redirect, path),
-                };
-                format!(
-                    "{} {} {} {:?} {path}",
-                    redirect.status.as_u16(),
-                    part(&redirect.scheme),
-                    part(&redirect.authority),
-                    redirect.port
-                )
+                format!("{} {}", redirect.status.as_u16(), route.location(redirect, head))
             }
             Action::Direct(direct) => {
                 format!("{} {:?}", direct.status.as_u16(), String::from_utf8_lossy(&direct.body))
