@@ -85,8 +85,11 @@ pub(crate) fn parse(bytes: &[u8], headers: &HeaderMap) -> Result<Document, ApiEr
 /// One YAML document, or JSON, which YAML contains.
 pub(crate) fn parse_yaml(bytes: &[u8]) -> Result<Document, ApiError> {
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
-    if first == Some(&b'{') {
-        return parse_json(bytes);
+    // What begins like JSON may be a mapping in YAML's own flow style.
+    if first == Some(&b'{')
+        && let Ok(document) = parse_json(bytes)
+    {
+        return Ok(document);
     }
     let text = std::str::from_utf8(bytes).map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
     let value = crate::yaml::document(text)
@@ -207,6 +210,7 @@ mod tests {
         assert_eq!(parse(json, &typed("application/json; charset=utf-8")).unwrap().value, value);
         assert_eq!(parse(json, &typed("application/yaml")).unwrap().value, value);
         assert_eq!(parse(b"a: [1, -2, 1.5, x, null, true]\n", &typed("application/yaml")).unwrap().value, value);
+        assert_eq!(parse(b"{a: [1, -2, 1.5, x, null, true]}", &typed("text/yaml")).unwrap().value, value);
         assert_eq!(parse(json, &typed("text/plain")).unwrap_err().code, 415);
         assert_eq!(parse(b"{\"a\":1}}", &HeaderMap::new()).unwrap_err().code, 400);
     }

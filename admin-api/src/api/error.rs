@@ -59,9 +59,20 @@ fn qualified_kind(kind: Kind) -> String {
     if info.group.is_empty() { info.name.to_owned() } else { format!("{}.{}", info.name, info.group) }
 }
 
+/// Messages quote what clients sent, and a person has to read them: what is beyond so many bytes is left out.
+const MAX_MESSAGE: usize = 32 * 1024;
+
+fn bounded(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        message.push_str(" … (cut)");
+    }
+    message
+}
+
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: bounded(message.into()), details: None }
     }
 
     fn about(mut self, kind: Kind, name: &str) -> Self {

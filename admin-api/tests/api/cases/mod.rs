@@ -2,6 +2,7 @@ mod changes;
 mod documents;
 mod explanations;
 mod findings;
+mod hostile_bodies;
 mod metadata;
 mod reads;
 mod server_side_apply;
