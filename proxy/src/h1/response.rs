@@ -32,7 +32,8 @@ pub struct ResponseBody<I, B, R> {
 
 struct Exchange<I, B, R> {
     upstream: Box<Upstream<I>>,
-    sending: Sending<B>,
+    /// What is left of the request; mostly nothing is. Apart, because a response is moved about a lot.
+    sending: Option<Box<Sending<B>>>,
     keep_alive: bool,
     switching: bool,
     reclaim: R,
@@ -59,6 +60,7 @@ where
         switching: bool,
         reclaim: R,
     ) -> Self {
+        let sending = (!sending.is_done()).then(|| Box::new(sending));
         let exchange = Exchange { upstream, sending, keep_alive, switching, reclaim };
         let mut body = Self { exchange: Some(exchange), decoder };
         body.finish_if_done();
@@ -80,7 +82,7 @@ where
         }
         if let Some(Exchange { mut upstream, sending, keep_alive, reclaim, .. }) = self.exchange.take()
             && keep_alive
-            && sending.is_done()
+            && sending.is_none_or(|sending| sending.is_done())
             && upstream.input.buffer.is_empty()
         {
             upstream.input.reset();
@@ -94,7 +96,8 @@ where
             return Poll::Ready(None);
         }
         let Exchange { upstream, sending, .. } = exchange;
-        if !sending.is_over()
+        if let Some(sending) = sending
+            && !sending.is_over()
             && let Poll::Ready(Err(SendErrorKind::RequestBody(error))) = sending.poll(upstream, cx)
         {
             return Poll::Ready(Some(Err(BodyError::Request(error))));

@@ -93,8 +93,10 @@ where
             Ok(head) => head,
             Err(closed) => return Outcome::Closed(closed),
         };
-        // Boxed, because it is large and an idle connection has no use for it.
-        match Box::pin(answer(&mut connection, head, &service)).await {
+        // Boxed, because it is large and an idle connection has no use for it; made where it stays, because moving it
+        // there costs more than anything else that is done with it here.
+        let answering = Box::write(Box::new_uninit(), answer(&mut connection, head, &service));
+        match Box::into_pin(answering).await {
             Ok(Answered::KeepAlive) => {}
             Ok(Answered::Switched) => {
                 return Outcome::Upgraded(Upgraded { io: connection.io, read_ahead: connection.input.into_buffer() });
