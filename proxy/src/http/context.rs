@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use http_body::Body as _;
+use route_model::request::admission::Peer;
 use route_model::table::tls::TlsTerms;
 use route_model::table::{HttpRoutes, Route, TlsListener};
 use tokio::time::Instant;
 
 use super::body::RequestBody;
 use super::facts::ConnectionFacts;
-use super::headers::Peer;
 use super::local_reply::is_grpc;
 use super::upgrade::Tunnel;
 use super::validate::authority;
@@ -89,7 +89,8 @@ impl Connection {
         facts: ConnectionFacts,
         tls: Option<TlsBinding>,
     ) -> Self {
-        let peer = Peer::new(&facts);
+        let certificate = facts.tls.as_ref().and_then(|tls| tls.peer.as_ref()?.forwarded.clone());
+        let peer = Peer::new(facts.peer, facts.tls.is_some(), certificate);
         Self { worker, facts, peer, member, listener, tls, tunnel: RefCell::default(), place: Cell::new(None) }
     }
 

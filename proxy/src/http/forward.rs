@@ -32,8 +32,6 @@ pub(crate) struct Inbound {
     pub(crate) head: Parts,
     pub(crate) body: RequestBody,
     pub(crate) scheme: &'static str,
-    /// The protocols that the client offers to switch to.
-    pub(crate) upgrade: Option<HeaderValue>,
 }
 
 /// Sends a request to one of a route's destinations.
@@ -44,14 +42,10 @@ pub(crate) async fn forward(
     action: &Forward,
     inbound: Inbound,
 ) -> Response<ResponseBody> {
-    let Inbound { mut head, body, scheme, upgrade } = inbound;
+    let Inbound { mut head, body, scheme } = inbound;
     let destination = choose(action);
     let cluster = table.cluster(destination.cluster);
     exchange.cluster.clone_from(&cluster);
-    if let Some(protocol) = upgrade {
-        // Admission took it out with what belongs to one hop; this one may pass.
-        head.headers.insert(UPGRADE, protocol);
-    }
     let Some(cluster) = cluster else {
         return local(exchange, LocalReply::NoCluster, &action.local_reply_headers, &head, scheme);
     };

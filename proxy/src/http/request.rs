@@ -16,6 +16,7 @@ use super::body::{RequestBody, ResponseBody, Source};
 use super::context::{Connection, Exchange};
 use super::facts::RequestFacts;
 use super::forward::{self, Inbound};
+use super::headers::new_request_id;
 use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::validate::{Violation, authority};
 use crate::telemetry::flags::ResponseFlags;
@@ -32,7 +33,7 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
     let table = connection.table();
     let normalised = normalise_target(&mut head);
     let trusted_hops = table.runtime().table.settings.num_trusted_proxies;
-    let admitted = connection.peer.admit(&mut head.headers, trusted_hops);
+    let admitted = connection.peer.admit(&mut head.headers, trusted_hops, new_request_id());
     exchange.client = admitted.client;
     exchange.capture(&head);
     if normalised.is_err() {
@@ -59,7 +60,7 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
     exchange.set_route(route);
     match &route.action {
         Action::Forward(action) => {
-            let inbound = Inbound { head, body, scheme: admitted.scheme, upgrade: admitted.upgrade };
+            let inbound = Inbound { head, body, scheme: admitted.scheme };
             forward::forward(exchange, &table, route, action, inbound).await
         }
         Action::Redirect(action) => {

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 use http::header::{HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
+use route_model::request::admission::{X_FORWARDED_FOR, X_REQUEST_ID};
 
 use super::flags::ResponseFlags;
 use crate::http::facts::{ConnectionFacts, append_address, append_time, protocol_name};
-use crate::http::headers::{X_FORWARDED_FOR, X_REQUEST_ID};
 
 /// What a log line keeps of a request's head, which itself is gone by the time the line is written. Taken after the
-/// headers were judged ([`Peer::admit`](crate::http::headers::Peer::admit)) and before anything is rewritten.
+/// headers were judged ([`Peer::admit`](route_model::request::admission::Peer::admit)) and before anything is rewritten.
 #[derive(Clone, Debug)]
 pub struct LogHead {
     pub start: SystemTime,

@@ -1,18 +1,21 @@
 //! Connections that leave HTTP.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use route_model::matching::{HeaderField, HeaderPredicate, Predicate, Predicates, StringMatch, UriMatch, ValueMatch};
+use route_model::table::Route;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::Http1;
 use crate::origin::{Origin, Scripted};
-use crate::table::{cluster, everything_to, http2};
+use crate::table::{cluster, direct, everything_to, http2, listener, route, table};
 use crate::{addr, apply, start};
 
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -55,6 +58,26 @@ async fn websockets_pass_and_outlive_a_reload() {
     client.io.read_exact(&mut text).await.unwrap();
     assert_eq!(&text, b"later");
     assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn rules_may_ask_for_an_upgrade() {
+    let proxy = start(1);
+    let upgrade = HeaderPredicate {
+        field: HeaderField::parse("upgrade"),
+        value: ValueMatch::Text(StringMatch::Exact("websocket".into())),
+        inverted: false,
+    };
+    let (uri, plain) = (UriMatch::everything(), route("/", direct(200, "plain")));
+    let predicates = Predicates::new(vec![Predicate::Header(upgrade)]);
+    let sockets = Route::new("".into(), plain.origin.clone(), uri, predicates, direct(200, "sockets"));
+    let hosts = vec![("*", vec![Arc::new(sockets), plain])];
+    apply(&proxy, table(vec![listener(80, hosts)], vec![])).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    for (upgrade, answer) in [("websocket", "sockets"), ("other", "plain")] {
+        client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n")).await;
+        assert_eq!(client.reply().await.text(), answer);
+    }
 }
 
 #[tokio::test]

@@ -3,4 +3,6 @@
 //! The data plane runs every head through here before it looks up a route, and [`explain`](crate::explain) does too, so
 //! that both decide alike.
 
+pub mod admission;
+pub mod hop;
 pub mod path;
