@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use push::client::{Node, Status, Subscriber, SubscriberOptions, Token};
+use push::client::{Node, Subscriber, SubscriberOptions, Token};
 use push::message::Ack;
 use push::transport::Connect;
 use route_model::compile::{ProxyRole, ProxyScope};
@@ -134,19 +134,9 @@ async fn follow(
     shutdown: impl Future<Output = ()>,
 ) {
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut status = subscriber.status();
-    let mut was_connected = false;
     loop {
         tokio::select! {
             () = &mut shutdown => return,
-            Ok(()) = status.changed() => {
-                // The subscriber says why; this says what it means for the gateway.
-                let connected = *status.borrow_and_update() == Status::Connected;
-                if was_connected && !connected {
-                    warn!("without a control plane the gateway goes on serving what it has");
-                }
-                was_connected = connected;
-            }
             update = subscriber.next_update() => {
                 let began = Instant::now();
                 let revision = update.revision();

@@ -74,15 +74,3 @@ impl Default for Limits {
         }
     }
 }
-
-/// Raises this process's limit of open files to the most it may have: a connection needs two.
-pub(crate) fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
-}

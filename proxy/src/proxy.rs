@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin_port::{self, Port};
 use crate::control::Control;
-use crate::limits;
 use crate::listener::sockets::Sockets;
 use crate::options::Options;
 use crate::process::{Apply, Message, Process};
@@ -139,7 +138,6 @@ impl Proxy {
     /// Starts the worker threads and the control thread. Nothing is served until a table is applied.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let options = Options { workers: options.workers.max(1), ..options };
-        limits::raise_open_files();
         let mut bound = BoundPorts::default();
         let mut own_ports = Vec::new();
         for (port, address, shown) in [

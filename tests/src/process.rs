@@ -26,7 +26,10 @@ pub fn binary(name: &str) -> PathBuf {
 /// How to start a process.
 #[derive(Debug)]
 pub struct Start {
-    command: &'static str,
+    /// `None` for a binary without subcommands.
+    subcommand: Option<&'static str>,
+    /// Where it shows that it is ready: a key of `ports.json`, and a path.
+    ready_at: (&'static str, &'static str),
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
@@ -38,7 +41,7 @@ pub struct Start {
 impl Start {
     /// `fairway serve`: control plane and gateway; every gateway port in `ports` is bound to a free one.
     pub fn serve(ports: &[u16]) -> Self {
-        let mut start = Self::of("serve");
+        let mut start = Self::of("serve", ("admin", "/readyz"));
         start.admin_ports();
         start.proxy_ports(ports);
         start
@@ -46,21 +49,28 @@ impl Start {
 
     /// `fairway admin`: the control plane alone.
     pub fn admin() -> Self {
-        let mut start = Self::of("admin");
+        let mut start = Self::of("admin", ("admin", "/readyz"));
         start.admin_ports();
         start
     }
 
     /// `fairway gateway`: without its control plane, CA and token, which the test names.
     pub fn gateway(ports: &[u16]) -> Self {
-        let mut start = Self::of("gateway");
+        let mut start = Self::of("gateway", ("metrics", "/healthz"));
         start.proxy_ports(ports);
         start
     }
 
-    fn of(command: &'static str) -> Self {
+    /// The same from the binary `fairway-gateway` instead of `fairway gateway`.
+    pub fn standalone(mut self) -> Self {
+        assert_eq!(self.subcommand.take(), Some("gateway"), "only the gateway has a binary of its own");
+        self.program(&binary("fairway-gateway"))
+    }
+
+    fn of(subcommand: &'static str, ready_at: (&'static str, &'static str)) -> Self {
         Self {
-            command,
+            subcommand: Some(subcommand),
+            ready_at,
             arguments: Vec::new(),
             environment: vec![("FAIRWAY_ADMIN_TOKEN".into(), TOKEN.into())],
             data_dir: None,
@@ -130,7 +140,7 @@ impl Start {
         let binary = self.program.clone().unwrap_or_else(|| binary("fairway"));
         let mut words = self.wrapper.iter().cloned().chain([binary.display().to_string()]);
         let mut command = Command::new(words.next().expect("a program"));
-        command.args(words).arg(self.command).args(&self.arguments).arg("--data-dir").arg(&data_dir);
+        command.args(words).args(self.subcommand).args(&self.arguments).arg("--data-dir").arg(&data_dir);
         command.env("RUST_LOG", "info,sqlx=warn").envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("the log file")).stderr(file);
         // What an earlier process wrote about its ports must not be taken for this one's.
@@ -138,7 +148,7 @@ impl Start {
         let child = command.spawn().expect("the fairway binary starts");
         let mut fairway = Fairway { child, data_dir, log, _temporary: temporary };
         if self.expect_ready {
-            fairway.wait_ready(self.command).await;
+            fairway.wait_ready(self.ready_at).await;
         }
         fairway
     }
@@ -154,12 +164,11 @@ pub struct Fairway {
 }
 
 impl Fairway {
-    async fn wait_ready(&mut self, command: &str) {
-        let (port, path) = if command == "gateway" { ("metrics", "/healthz") } else { ("admin", "/readyz") };
+    async fn wait_ready(&mut self, (port, path): (&str, &str)) {
         let start = Instant::now();
         while start.elapsed() < crate::wait::DEADLINE {
             if let Some(status) = self.child.try_wait().expect("the state of the process") {
-                panic!("fairway {command} ended at once ({status}):\n{}", self.log());
+                panic!("the process ended at once ({status}):\n{}", self.log());
             }
             if let Some(address) = self.ports().ok().and_then(|ports| ports[port].as_str().map(str::to_owned))
                 && let Ok(response) = reqwest::get(format!("http://{address}{path}")).await
@@ -169,7 +178,7 @@ impl Fairway {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("fairway {command} was not ready in time:\n{}", self.log());
+        panic!("the process was not ready in time:\n{}", self.log());
     }
 
     /// What the process wrote into `ports.json`.

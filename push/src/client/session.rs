@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -89,8 +90,8 @@ pub(super) enum Command {
 #[derive(Debug, Error)]
 enum SessionError {
     #[error("cannot connect: {0}")]
-    Connect(#[from] std::io::Error),
-    #[error("the connection broke: {0}")]
+    Connect(#[from] io::Error),
+    #[error("the connection broke: {}", root_cause(.0).unwrap_or_else(|| .0.to_string()))]
     Http(#[from] hyper::Error),
     #[error("{}", explain(.0))]
     Status(#[from] tonic::Status),
@@ -106,8 +107,20 @@ fn explain(status: &tonic::Status) -> String {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => format!("the control plane refused: {}", status.message()),
         Code::Unavailable | Code::Aborted | Code::ResourceExhausted => status.message().to_owned(),
+        _ if let Some(cause) = root_cause(status) => format!("the connection broke: {cause}"),
         code => format!("the stream failed: {} ({code:?})", status.message()),
     }
+}
+
+/// What lies deepest under an error, in words: a stream that breaks off says no more than that.
+fn root_cause(error: &dyn std::error::Error) -> Option<String> {
+    let cause = std::iter::successors(error.source(), |error| error.source()).last()?;
+    let io = cause.downcast_ref().or_else(|| cause.downcast_ref::<h2::Error>()?.get_io());
+    let gone = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+    if io.is_some_and(|error: &io::Error| gone.contains(&error.kind())) {
+        return Some("the control plane is gone without a word".to_owned());
+    }
+    Some(cause.to_string())
 }
 
 impl SessionError {
@@ -161,10 +174,29 @@ impl Driver {
             }
             // The first failure is worth a line, the next ones at growing distance only.
             if failures.is_power_of_two() || error.is_refusal() {
-                warn!(origin = self.transport.origin(), %error, failures, "no connection to the control plane, trying again");
+                self.report(&error, failures, wait);
             }
             self.status.send_replace(Status::Waiting { reason: error.to_string(), wait });
             self.pause(wait).await;
+        }
+    }
+
+    /// Says what happened, what it means for traffic, and when it is tried again.
+    fn report(&self, error: &SessionError, failures: u32, wait: Duration) {
+        let what = if *self.status.borrow() == Status::Connected {
+            "lost the control plane"
+        } else if error.is_refusal() {
+            "the control plane does not take this proxy in"
+        } else {
+            "cannot reach the control plane"
+        };
+        let origin = self.transport.origin();
+        let retry_in = format!("{:.1} s", wait.as_secs_f64());
+        if let Some(Ack { revision, .. }) = &self.applied {
+            let meanwhile = "the configuration it sent last goes on serving";
+            warn!(%error, origin, revision, failures, retry_in, "{what}; {meanwhile}");
+        } else {
+            warn!(%error, origin, failures, retry_in, "{what}, and there is no configuration to serve yet");
         }
     }
 
