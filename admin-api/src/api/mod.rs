@@ -35,6 +35,7 @@ mod table;
 mod watch;
 mod writes;
 
+pub(crate) use self::body::{MAX_OBJECT, read as read_body};
 pub use self::error::ApiError;
 pub use self::fairway::Problem;
 pub use self::namespaces::ensure_initial as ensure_initial_namespaces;

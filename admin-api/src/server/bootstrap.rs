@@ -98,7 +98,8 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     let api = ApiState::new(snapshot.clone(), options.gateway.clone(), service.acks());
     let router = router(api.clone(), &service, Authenticator::new(&token));
     let mut spawn = |listener, tls| {
-        tasks.spawn(listen::serve(Listen { listener, tls, router: router.clone() }, stopping.clone()));
+        let listen = Listen { listener, tls, router: router.clone(), max_connections: listen::MAX_CONNECTIONS };
+        tasks.spawn(listen::serve(listen, stopping.clone()));
     };
     spawn(admin, None);
     spawn(admin_tls, Some(admin_tls_acceptor));
@@ -195,7 +196,11 @@ fn write_file(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<()
     write().map_err(|error| StartError::DataDir { path: path.clone(), error })
 }
 
-fn tls(flag: &'static str, certificate: ServerCertificate, alpn: &[&[u8]]) -> Result<TlsAcceptor, StartError> {
+pub(super) fn tls(
+    flag: &'static str,
+    certificate: ServerCertificate,
+    alpn: &[&[u8]],
+) -> Result<TlsAcceptor, StartError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let wrong = |error| StartError::Tls { flag, error };
     let mut config = ServerConfig::builder_with_provider(provider)

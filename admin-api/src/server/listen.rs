@@ -6,18 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 use tracing::{debug, warn};
 
-/// More connections than this at once wait in the kernel's queue. Watches hold theirs for long.
-const MAX_CONNECTIONS: usize = 4096;
+use super::activity::Activity;
+
+/// Connections of a port at a time. Watches hold theirs for long.
+pub(super) const MAX_CONNECTIONS: usize = 4096;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client has this long to send a request's head (slowloris).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +35,8 @@ pub(super) struct Listen {
     pub(super) listener: TcpListener,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) router: Router,
+    /// More connections than this at a time wait in the kernel's queue.
+    pub(super) max_connections: usize,
 }
 
 /// Binds an admin port; the error names the flag to change.
@@ -39,7 +46,7 @@ pub(super) async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpL
 
 /// Accepts until the shutdown; then lets open connections finish for a short while.
 pub(super) async fn serve(listen: Listen, mut shutdown: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(listen.max_connections));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         // The semaphore is never closed.
@@ -101,13 +108,23 @@ where
         .max_concurrent_streams(200)
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(Duration::from_secs(20));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
+    let activity = Activity::new();
+    let service = service_fn(|request: http::Request<Incoming>| {
+        let in_flight = activity.begin();
+        let answering = router.clone().oneshot(request.map(Body::new));
+        async move { answering.await.map(|response| response.map(|body| in_flight.answer(body))) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => result,
-        () = stopped(&mut shutdown) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            why = activity.over() => return Err(why.into()),
+            () = stopped(&mut shutdown), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The control plane as one thing: opens the store, starts its tasks, and serves its ports.
 
+mod activity;
 mod bootstrap;
 mod listen;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use http::StatusCode;
@@ -13,7 +14,7 @@ use utoipa::ToSchema;
 use super::super::PushService;
 use super::super::admission::{JoinScope, new_token};
 use super::allow;
-use crate::api::{ApiError, Problem};
+use crate::api::{ApiError, MAX_OBJECT, Problem, read_body};
 use crate::auth::Identity;
 use crate::store::Token;
 
@@ -105,9 +106,10 @@ fn time(at: Timestamp) -> String {
 pub(super) async fn create(
     State(service): State<Arc<PushService>>,
     Extension(identity): Extension<Identity>,
-    body: String,
+    body: Body,
 ) -> Result<(StatusCode, Json<CreatedJoinToken>), Problem> {
-    let wanted: NewJoinToken = serde_json::from_str(&body)
+    let bytes = read_body(body, MAX_OBJECT).await?;
+    let wanted: NewJoinToken = serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::bad_request(format!("the body is not valid: {error}")))?;
     allow(&identity, "create", "jointokens", &wanted.namespace)?;
     let ttl = duration(&wanted.ttl)?;
