@@ -4,11 +4,12 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use proxy::{BoundPorts, Proxy};
+use proxy::{ApplyReport, BoundPorts, Proxy};
 use push::client::{Held, Update};
-use push::message::{Issue, Key};
+use push::message::{Ack, Issue, Key};
 use route_model::compile::{Changed, Compiler, ProxyScope};
 use route_model::table::RouteTable;
+use tokio::sync::watch;
 use tracing::error;
 
 /// What became of a set.
@@ -24,6 +25,7 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Edge {
     proxy: Arc<Proxy>,
+    report: watch::Receiver<ApplyReport>,
     scope: ProxyScope,
     /// `None` after a failure: the next compilation starts from nothing.
     compiler: Option<Compiler>,
@@ -31,7 +33,7 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) fn new(proxy: Proxy, scope: ProxyScope) -> Self {
-        Self { proxy: Arc::new(proxy), scope, compiler: None }
+        Self { report: proxy.report(), proxy: Arc::new(proxy), scope, compiler: None }
     }
 
     /// Puts a set in force that was kept on disk.
@@ -45,6 +47,15 @@ impl Edge {
 
     pub(crate) fn bound(&self) -> BoundPorts {
         self.proxy.bound()
+    }
+
+    /// What the set in force now comes to, whenever that may have changed: with every set, and when a port that was
+    /// taken became free. May be dropped and called again without losing anything.
+    pub(crate) async fn next_report(&mut self) -> Ack {
+        // The sender lives in the proxy, so this cannot fail.
+        let _ = self.report.changed().await;
+        let ApplyReport { revision, issues } = self.report.borrow_and_update().clone();
+        Ack::new(revision, issues.into_iter().map(issue).collect())
     }
 
     pub(crate) async fn drain(&self) {

@@ -25,6 +25,7 @@ use push::client::{Node, Subscriber, SubscriberOptions, Token};
 use push::message::Ack;
 use push::transport::Connect;
 use route_model::compile::{ProxyRole, ProxyScope};
+use route_model::meta::Revision;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tracing::{error, info, warn};
@@ -116,8 +117,9 @@ pub async fn run(options: Options, transport: Transport, shutdown: impl Future<O
     }
 
     let saver = Saver::start(last_good);
+    let acked = subscription.applied.clone();
     let mut subscriber = Subscriber::start(subscription, transport.connect);
-    follow(&mut edge, &mut subscriber, &saver, &mut ports, shutdown).await;
+    follow(&mut edge, &mut subscriber, acked, &saver, &mut ports, shutdown).await;
     info!("draining");
     drop(subscriber);
     saver.finish().await;
@@ -129,6 +131,7 @@ pub async fn run(options: Options, transport: Transport, shutdown: impl Future<O
 async fn follow(
     edge: &mut Edge,
     subscriber: &mut Subscriber,
+    mut acked: Option<Ack>,
     saver: &Saver,
     ports: &mut PortsFile,
     shutdown: impl Future<Output = ()>,
@@ -144,6 +147,7 @@ async fn follow(
                 match edge.take(update).await {
                     Outcome::InForce(issues) => {
                         subscriber.ack(revision, issues.clone());
+                        acked = Some(Ack::new(revision, issues.clone()));
                         for issue in &issues {
                             warn!(%revision, %issue, "not in force");
                         }
@@ -156,6 +160,16 @@ async fn follow(
                         error!(%revision, %issue, "cannot be put in force, the revision before goes on serving");
                         subscriber.nack(revision, vec![issue]);
                     }
+                }
+            }
+            ack = edge.next_report() => {
+                // Nearly always what was acknowledged with the update.
+                if acked.as_ref() != Some(&ack) {
+                    let revision = ack.revision;
+                    info!(revision, issues = ack.issues.len(), "more is in force now");
+                    subscriber.ack(Revision(revision), ack.issues.clone());
+                    acked = Some(ack);
+                    ports.write(&edge.bound());
                 }
             }
         }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use route_model::meta::{ResourceKey, Revision};
 use route_model::table::RouteTable;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin_port::{self, Port};
 use crate::control::Control;
-use crate::listener::sockets::Sockets;
+use crate::listener::retry;
+use crate::listener::sockets::{SocketChanges, Sockets};
 use crate::options::Options;
 use crate::process::{Apply, Message, Process};
 use crate::runtime_table::RuntimeTable;
@@ -41,6 +42,8 @@ pub(crate) struct Core {
     applying: tokio::sync::Mutex<Applying>,
     bound: Mutex<BoundPorts>,
     in_force: Mutex<Arc<RuntimeTable>>,
+    /// What became of the table in force, as of now.
+    report: watch::Sender<ApplyReport>,
     draining: AtomicBool,
     started: Instant,
 }
@@ -72,7 +75,7 @@ struct Applying {
 }
 
 /// What became of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApplyReport {
     pub revision: Revision,
     /// What of the table is not in force, by resource. Everything else is.
@@ -87,6 +90,13 @@ pub struct Issue {
     pub reason: &'static str,
     /// What is wrong and what to do about it.
     pub message: String,
+}
+
+impl Issue {
+    /// Whether a listener could not be bound.
+    pub(crate) fn is_unbound(&self) -> bool {
+        [reason::PORT_IN_USE, reason::PORT_FORBIDDEN, reason::ADDRESS_UNAVAILABLE].contains(&self.reason)
+    }
 }
 
 /// The values of [`Issue::reason`].
@@ -178,10 +188,12 @@ impl Proxy {
             }),
             bound: Mutex::new(bound),
             in_force: Mutex::new(empty),
+            report: watch::Sender::default(),
             draining: AtomicBool::new(false),
             started: Instant::now(),
             process,
         });
+        control.handle().spawn(retry::keep_trying(Arc::downgrade(&core), core.report.subscribe()));
         for (port, listener) in own_ports {
             admin_port::serve(control.handle(), port, listener, Arc::downgrade(&core));
         }
@@ -192,6 +204,12 @@ impl Proxy {
     /// Calls queue; the last table wins. Once the proxy drains, tables change nothing any more.
     pub async fn apply(&self, table: Arc<RouteTable>) -> ApplyReport {
         self.core.apply(table).await
+    }
+
+    /// What became of the table in force, as of now: after the answer of [`apply`](Self::apply), a listener that could
+    /// not be bound then may have been bound since.
+    pub fn report(&self) -> watch::Receiver<ApplyReport> {
+        self.core.report.subscribe()
     }
 
     /// Where this proxy listens now.
@@ -208,22 +226,37 @@ impl Proxy {
 
 impl Core {
     async fn apply(&self, table: Arc<RouteTable>) -> ApplyReport {
-        let revision = table.revision;
         let mut applying = self.applying.lock().await;
-        let Applying { sockets, builder, draining } = &mut *applying;
-        if *draining {
-            return ApplyReport { revision, issues: Vec::new() };
+        if applying.draining {
+            return ApplyReport { revision: table.revision, issues: Vec::new() };
         }
-        let listeners_asked = table.listeners.len();
-        let changes = sockets.change(&table, &self.process.options);
-        let mut issues = changes.issues;
-        let runtime = builder.build(table, &changes.serving, &mut issues);
-        let mut open = changes.open;
+        let changes = applying.sockets.change(&table, &self.process.options);
+        self.put(&mut applying, table, changes).await
+    }
+
+    /// Tries to bind what the table in force has and is not bound. What was bound serves before this returns.
+    pub(crate) async fn try_unbound(&self) {
+        let mut applying = self.applying.lock().await;
+        if applying.draining {
+            return;
+        }
+        let table = Arc::clone(&self.in_force().table);
+        let changes = applying.sockets.change(&table, &self.process.options);
+        if !changes.open.is_empty() {
+            self.put(&mut applying, table, changes).await;
+        }
+    }
+
+    /// Puts a table in force whose sockets are bound.
+    async fn put(&self, applying: &mut Applying, table: Arc<RouteTable>, changes: SocketChanges) -> ApplyReport {
+        let (revision, listeners_asked) = (table.revision, table.listeners.len());
+        let SocketChanges { mut open, close, serving, mut issues } = changes;
+        let runtime = applying.builder.build(table, &serving, &mut issues);
         let mut running = Vec::new();
         for inbox in self.process.inboxes() {
             let (done, ran) = oneshot::channel();
             let sockets = open.iter_mut().filter_map(|(id, sockets)| Some((*id, sockets.pop()?))).collect();
-            let apply = Apply { table: Arc::clone(&runtime), open: sockets, close: changes.close.clone(), done };
+            let apply = Apply { table: Arc::clone(&runtime), open: sockets, close: close.clone(), done };
             let _ = inbox.send(Message::Apply(Box::new(apply)));
             running.push(ran);
         }
@@ -231,13 +264,15 @@ impl Core {
             let _ = ran.await;
         }
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = runtime;
-        let listeners = sockets.listeners();
+        let listeners = applying.sockets.listeners();
         let ports: Vec<u16> = listeners.iter().map(|listener| listener.port).collect();
         self.lock_bound().listeners = listeners;
         issues.sort_unstable();
         issues.dedup();
         self.process.metrics.applied(revision.0, &ports, listeners_asked.saturating_sub(ports.len()), issues.len());
-        ApplyReport { revision, issues }
+        let report = ApplyReport { revision, issues };
+        self.report.send_replace(report.clone());
+        report
     }
 
     pub(crate) fn bound(&self) -> BoundPorts {

@@ -106,6 +106,11 @@ async fn a_port_that_another_program_holds_leaves_the_others_serving() {
     assert_eq!(reason, "PortInUse", "{message}");
     assert!(message.contains(&port.to_string()), "{message}");
     condition(&fairway, &format!("{GATEWAYS}/edge"), "Programmed", "True").await;
+    // Once it is free it is taken, and said to be, without an edit.
+    drop(taken);
+    condition(&fairway, &format!("{GATEWAYS}/blocked"), "Programmed", "True").await;
+    let blocked = format!("http://{}", fairway.listener(port).await);
+    assert_eq!(reqwest::get(blocked).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -90,6 +90,25 @@ async fn a_port_of_another_program_is_an_issue_and_the_rest_applies() {
 }
 
 #[tokio::test]
+async fn a_port_that_becomes_free_is_taken_without_a_new_table() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port_map = [(80, 0), (81, taken.local_addr().unwrap().port())].into();
+    let options = Options { bind: [127, 0, 0, 1].into(), port_map, workers: 2, ..Options::default() };
+    let proxy = proxy::Proxy::start(options).unwrap();
+    let report = proxy.apply(Arc::new(answering(&[80, 81], "x"))).await;
+    assert_eq!(report.issues.len(), 1);
+    let mut reports = proxy.report();
+    assert_eq!(*reports.borrow_and_update(), report);
+    let mut open = Http1::connect(addr(&proxy, 80)).await;
+    assert_eq!(open.get("h", "/").await.text(), "x");
+    drop(taken);
+    tokio::time::timeout(Duration::from_secs(10), reports.changed()).await.expect("a report in time").unwrap();
+    assert_eq!((reports.borrow().revision, &*reports.borrow().issues), (report.revision, &[][..]));
+    assert_eq!(Http1::connect(addr(&proxy, 81)).await.get("h", "/").await.text(), "x");
+    assert_eq!(open.get("h", "/").await.text(), "x", "open connections did not notice");
+}
+
+#[tokio::test]
 async fn two_proxies_do_not_share_a_port_by_accident() {
     let first = start(2);
     apply(&first, answering(&[80], "first")).await;

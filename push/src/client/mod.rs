@@ -148,8 +148,8 @@ impl Subscriber {
         self.slot.take().await
     }
 
-    /// Tells the control plane that `revision` is in force, and what of it is not. Resources that this build could
-    /// not read are added by the subscriber.
+    /// Tells the control plane that `revision` is in force, and what of it is not; again, when that changed. Resources
+    /// that this build could not read are added by the subscriber.
     pub fn ack(&self, revision: Revision, issues: Vec<Issue>) {
         self.send(Command::Ack(Ack::new(revision, issues)));
     }

@@ -116,6 +116,7 @@ async fn run<C: ControlPlane>(
         held: None,
         resumed: None,
         outstanding: None,
+        acked: None,
         refused: None,
     };
     let ended = session.follow(&hello, replaced).await;
@@ -161,6 +162,9 @@ struct Session<'s, C> {
     resumed: Option<Revision>,
     /// Sent and not answered yet.
     outstanding: Option<Arc<Delivery>>,
+    /// Revision and nonce of what was acknowledged last. The proxy may do so again with other issues: a port that was
+    /// taken became free.
+    acked: Option<(u64, u64)>,
     /// A state that the proxy could not take; it is not offered again.
     refused: Option<Position>,
 }
@@ -221,9 +225,10 @@ impl<C: ControlPlane> Session<'_, C> {
         match message {
             ProxyMessage::Hello(_) => return Err(Status::invalid_argument("a second hello")),
             ProxyMessage::Ack(Ack { revision, nonce, mut issues }) => {
-                if self.is_answered(revision, nonce) {
+                if self.is_answered(revision, nonce) || self.acked == Some((revision, nonce)) {
                     if let Some(delivery) = self.outstanding.take_if(|delivery| delivery.nonce == nonce) {
                         self.held = Some(delivery.to);
+                        self.acked = Some((revision, nonce));
                     }
                     issues.truncate(MAX_ISSUES);
                     self.observe(Event::Acked { revision: Revision(revision), issues });

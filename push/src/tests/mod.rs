@@ -12,7 +12,7 @@ use route_model::meta::{ResourceKey, Revision};
 use self::support::{PATIENCE, Plane, gateway, key, names, options, service_entry};
 use crate::client::{Limits, Status, Subscriber, SubscriberOptions};
 use crate::message::{Issue, Key};
-use crate::server::Entry;
+use crate::server::{Entry, Event};
 
 #[tokio::test]
 async fn a_proxy_receives_the_set_then_only_what_changes() {
@@ -39,6 +39,31 @@ async fn a_proxy_receives_the_set_then_only_what_changes() {
     proxy.ack(Revision(4), vec![Issue::new(Some(key(Kind::Gateway, "b")), "PortInUse", "port 80 is taken")]);
     let issues = plane.until_acked(4).await;
     assert_eq!(issues[0].to_string(), "Gateway edge/b: port 80 is taken (PortInUse)");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_may_be_given_again_when_its_issues_changed() {
+    let plane = Plane::start();
+    plane.scope.publish(Revision(3), [gateway("a")], []);
+    let mut proxy = Subscriber::start(options("p1"), plane.transport());
+    proxy.next_update().await;
+    let taken = Issue::new(Some(key(Kind::Gateway, "a")), "PortInUse", "port 80 is taken");
+    for issues in [vec![taken.clone()], vec![], vec![taken]] {
+        proxy.ack(Revision(3), issues);
+    }
+    let acks = || {
+        let issues = |event| if let Event::Acked { issues, .. } = event { Some(issues.len()) } else { None };
+        plane.events().into_iter().filter_map(issues).collect::<Vec<_>>()
+    };
+    plane.until("three acks", |_| (acks().len() == 3).then_some(())).await;
+    assert_eq!(acks(), [1, 0, 1]);
+    // What came before the newest revision is no longer of interest.
+    plane.scope.publish(Revision(4), [gateway("b")], []);
+    proxy.next_update().await;
+    proxy.ack(Revision(4), vec![]);
+    proxy.ack(Revision(3), vec![]);
+    proxy.ack(Revision(4), vec![]);
+    plane.until("five acks", |_| (acks().len() == 5).then_some(())).await;
 }
 
 #[tokio::test]
@@ -198,7 +223,7 @@ async fn a_thousand_proxies_share_one_serialised_delta() {
         })
         .collect();
     let acked = |revision| {
-        let of = move |event: &crate::server::Event| matches!(event, crate::server::Event::Acked { revision: r, .. } if *r == Revision(revision));
+        let of = move |event: &Event| matches!(event, Event::Acked { revision: r, .. } if *r == Revision(revision));
         plane.events().iter().filter(|event| of(event)).count()
     };
     for revision in [1, 2] {
