@@ -2,6 +2,7 @@
 //!
 //! A join token lets proxies of one namespace in until it expires, or once. A proxy that was let in stays a member: it
 //! comes back with the same token although that has expired or is used up, for as long as the token is not revoked.
+//! When it is, the sessions that it let in end.
 //! So a control plane that restarts after a day does not lose its proxies, and needs no database to know them.
 
 use std::collections::HashMap;

@@ -12,6 +12,7 @@ mod scopes;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,15 +25,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use self::admission::{Admission, Admitted};
 pub(crate) use self::calls::PushApi;
-use self::roster::Roster;
 pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName};
+use self::roster::{Member, Roster};
 use self::scopes::Scopes;
 use crate::api::{Acks, ProxyAck, ProxyIssue};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, StoreError};
 
 /// A proxy that its replica has not confirmed for so long counts as disconnected: the replica is gone.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(35);
@@ -102,6 +103,7 @@ impl PushService {
                     self.follow_resources(),
                     self.publish_acks(),
                     self.exchange(),
+                    self.end_revoked(&server),
                     listen::accept(&server, &listener, &tls),
                     listen::accept_piped(&server, piped),
                 )
@@ -143,6 +145,36 @@ impl PushService {
                 changed
             });
         }
+    }
+
+    /// Ends the sessions of proxies whose join token was revoked, here or at another replica. A token that merely
+    /// expired ends none: what joined is a member.
+    async fn end_revoked(&self, server: &PushServer<Self>) {
+        let mut views = self.snapshot.views();
+        loop {
+            let view = views.borrow().clone();
+            let known: HashSet<&str> = view.tokens().map(|token| &*token.id).collect();
+            let suspects = self.roster.without_token(|token| known.contains(token));
+            let undecided = !suspects.is_empty() && self.end_if_revoked(server, suspects).await.is_err();
+            tokio::select! {
+                changed = views.wait_for(|now| now.token_writes() != view.token_writes()) => if changed.is_err() { return },
+                // A token may be revoked while it lets a proxy in.
+                () = self.roster.arrived() => {}
+                () = tokio::time::sleep(EXCHANGE_EVERY), if undecided => {}
+            }
+        }
+    }
+
+    /// A token made a moment ago at another replica may not be in our picture of the store: the store itself decides.
+    async fn end_if_revoked(&self, server: &PushServer<Self>, suspects: Vec<Member>) -> Result<(), StoreError> {
+        let tokens = self.snapshot.store().tokens().await?;
+        let kept: HashSet<&str> = tokens.iter().map(|token| &*token.id).collect();
+        for Member { node, session, token } in suspects.into_iter().filter(|member| !kept.contains(&*member.token)) {
+            info!(node, token, "a proxy's join token was revoked, its session ends");
+            let why = format!("the join token {token} was revoked");
+            server.end_session(&node, session, Refusal::Unauthenticated(why));
+        }
+        Ok(())
     }
 
     /// Tells other replicas what the proxies here run, and learns what theirs do.

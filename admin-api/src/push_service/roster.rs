@@ -101,12 +101,22 @@ impl ProxyView {
     }
 }
 
+/// A connected proxy that joined by a token.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) node: String,
+    pub(super) session: SessionId,
+    /// The token's id.
+    pub(super) token: String,
+}
+
 /// The proxies of this replica, and what others wrote down about theirs.
 #[derive(Debug)]
 pub(super) struct Roster {
     replica: String,
     state: Mutex<State>,
     changed: Notify,
+    arrived: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -131,7 +141,7 @@ struct Local {
 
 impl Roster {
     pub(super) fn new(replica: String) -> Self {
-        Self { replica, state: Mutex::default(), changed: Notify::new() }
+        Self { replica, state: Mutex::default(), changed: Notify::new(), arrived: Notify::new() }
     }
 
     pub(super) fn replica(&self) -> &str {
@@ -146,6 +156,22 @@ impl Roster {
     /// Says that views may have changed: revisions came into force without being sent.
     pub(super) fn touch(&self) {
         self.changed.notify_one();
+    }
+
+    /// Resolves after a proxy connected here; for one waiter.
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// The sessions of proxies that are connected here by a join token for which `holds` is false.
+    pub(super) fn without_token(&self, holds: impl Fn(&str) -> bool) -> Vec<Member> {
+        let state = self.lock();
+        let connected = state.local.iter().filter(|(_, local)| local.scope.is_some());
+        let suspects = connected.filter_map(|(node, local)| {
+            let token = local.info.join_token.as_ref().filter(|token| !holds(token))?;
+            Some(Member { node: node.clone(), session: local.session, token: token.clone() })
+        });
+        suspects.collect()
     }
 
     /// How many proxies are connected here.
@@ -165,11 +191,14 @@ impl Roster {
         let state = &mut *self.lock();
         if let Event::Connected { hello, peer, scope } = event {
             info!(node = hello.node, peer = %address(peer), "proxy connected");
-            let info = info(&hello, peer, join_token(&hello.node));
+            // Inside this process nobody needs a token, whoever had the same name elsewhere.
+            let join_token = if peer == Peer::InProcess { None } else { join_token(&hello.node) };
+            let info = info(&hello, peer, join_token);
             let local =
                 Local { session, scope: Some(scope), acked: Revision(0), sent: Revision(0), issues: Vec::new(), info };
             state.nodes.insert(session, hello.node.clone());
             state.local.insert(hello.node.clone(), local);
+            self.arrived.notify_one();
         } else {
             let node = match event {
                 Event::Disconnected { .. } => state.nodes.remove(&session),

@@ -185,6 +185,47 @@ async fn an_expired_token_lets_nobody_new_in_but_members_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoking_a_token_ends_what_joined_by_it_at_every_replica() {
+    let databases = Database::shared().await;
+    let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);
+    let revision = one.gateway("shop/edge").await;
+    two.snapshot.reached(revision).await;
+    let wanted = json!({"namespace": "edge"}).to_string();
+    let (_, revoked) = one.call("POST", "/api/fairway/v1/join-tokens", Some(&wanted)).await;
+    let expiring = two.join_token(&json!({"namespace": "edge", "ttl": "1s"})).await;
+    let mut proxies = Vec::new();
+    for (node, replica) in [("a", &one), ("b", &two), ("c", &one), ("d", &two)] {
+        let token = if node < "c" { revoked["token"].as_str().unwrap() } else { &expiring };
+        let options = SubscriberOptions { token: Some(Token::new(token).unwrap()), ..options(node, "edge") };
+        let mut proxy = Subscriber::start(options, replica.tls(&replica.ca));
+        follow_to(&mut proxy, revision).await;
+        replica.until_acked(node, revision).await;
+        proxies.push(proxy);
+    }
+    let revoke = format!("/api/fairway/v1/join-tokens/{}", revoked["id"].as_str().unwrap());
+    assert_eq!(one.call("DELETE", &revoke, None).await.0, StatusCode::NO_CONTENT);
+    for proxy in &proxies[..2] {
+        let reason = until_waiting(proxy).await;
+        assert!(reason.starts_with("the control plane refused: the join token"), "{reason}");
+    }
+
+    // A token that is over is not a token that is revoked: what joined by it is a member.
+    let hash = TokenHash::of(&expiring);
+    let expired = async || {
+        let token = one.snapshot.view().token(&hash).cloned()?;
+        (!token.is_valid(jiff::Timestamp::now())).then_some(())
+    };
+    until("the token to expire", expired).await;
+    let revision = one.route("shop/site", "hello").await;
+    for ((proxy, node), replica) in proxies[2..].iter_mut().zip(["c", "d"]).zip([&one, &two]) {
+        follow_to(proxy, revision).await;
+        replica.until_acked(node, revision).await;
+    }
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_token_is_refused() {
     let database = Database::new().await;
     let replica = Replica::start(&database).await;

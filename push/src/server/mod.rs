@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -112,8 +112,8 @@ impl<C> Clone for PushServer<C> {
 struct Shared<C> {
     control_plane: Arc<C>,
     next_session: AtomicU64,
-    /// By node: ends the session that the node has.
-    nodes: Mutex<HashMap<String, (SessionId, oneshot::Sender<()>)>>,
+    /// By node: ends the session that the node has, and tells it why.
+    nodes: Mutex<HashMap<String, (SessionId, oneshot::Sender<Status>)>>,
     /// True once the server is to end.
     ending: watch::Sender<bool>,
 }
@@ -150,6 +150,11 @@ impl<C: ControlPlane> PushServer<C> {
         connection.await
     }
 
+    /// Ends a node's session, if it is still this one. The proxy is told why.
+    pub fn end_session(&self, node: &str, session: SessionId, why: Refusal) {
+        self.shared.end_session(node, session, why.into());
+    }
+
     /// Ends all sessions, politely; connections come to their end after it.
     pub fn end(&self) {
         self.shared.ending.send_replace(true);
@@ -162,20 +167,33 @@ impl<C> Shared<C> {
     }
 
     /// Makes `session` the one of its node; ends the one before it.
-    fn claim(&self, node: &str, session: SessionId) -> oneshot::Receiver<()> {
-        let (sender, replaced) = oneshot::channel();
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, earlier)) = nodes.insert(node.to_owned(), (session, sender)) {
+    fn claim(&self, node: &str, session: SessionId) -> oneshot::Receiver<Status> {
+        let (sender, ended) = oneshot::channel();
+        if let Some((_, earlier)) = self.nodes().insert(node.to_owned(), (session, sender)) {
             // Fails when that session is ending by itself.
-            let _ = earlier.send(());
+            let _ = earlier.send(Status::aborted("another connection came with the same node id"));
         }
-        replaced
+        ended
     }
 
-    fn release(&self, node: &str, session: SessionId) {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if nodes.get(node).is_some_and(|(current, _)| *current == session) {
-            nodes.remove(node);
+    /// Forgets the session if it is still its node's; gives what ends it.
+    fn release(&self, node: &str, session: SessionId) -> Option<oneshot::Sender<Status>> {
+        let mut nodes = self.nodes();
+        let (current, _) = nodes.get(node)?;
+        if *current != session {
+            return None;
         }
+        nodes.remove(node).map(|(_, end)| end)
+    }
+
+    fn end_session(&self, node: &str, session: SessionId, why: Status) {
+        if let Some(end) = self.release(node, session) {
+            // Fails when the session is ending by itself.
+            let _ = end.send(why);
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<String, (SessionId, oneshot::Sender<Status>)>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

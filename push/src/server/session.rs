@@ -104,7 +104,7 @@ async fn run<C: ControlPlane>(
     let scope = shared.control_plane.admit(peer, token.as_deref(), &hello).await?;
 
     let id = shared.session_id();
-    let replaced = shared.claim(&hello.node, id);
+    let ended_by_us = shared.claim(&hello.node, id);
     let hello: Arc<Hello> = hello.into();
     shared.control_plane.observe(id, Event::Connected { hello: hello.clone(), peer, scope: scope.clone() });
     let mut session = Session {
@@ -119,8 +119,8 @@ async fn run<C: ControlPlane>(
         acked: None,
         refused: None,
     };
-    let ended = session.follow(&hello, replaced).await;
-    shared.release(&hello.node, id);
+    let ended = session.follow(&hello, ended_by_us).await;
+    drop(shared.release(&hello.node, id));
     let reason = match &ended {
         Ok(()) => "the proxy closed the connection".to_owned(),
         Err(status) => status.message().to_owned(),
@@ -170,7 +170,7 @@ struct Session<'s, C> {
 }
 
 impl<C: ControlPlane> Session<'_, C> {
-    async fn follow(&mut self, hello: &Hello, mut replaced: oneshot::Receiver<()>) -> Result<(), Status> {
+    async fn follow(&mut self, hello: &Hello, mut ended_by_us: oneshot::Receiver<Status>) -> Result<(), Status> {
         let mut ending = self.shared.ending.subscribe();
         let mut changed = self.scope.watch();
         let greeting = Delta { scope: self.scope.id().to_string(), more: true, ..Delta::default() };
@@ -194,7 +194,8 @@ impl<C: ControlPlane> Session<'_, C> {
                     None => return Ok(()),
                 },
                 Ok(()) = changed.changed(), if self.outstanding.is_none() => {}
-                _ = &mut replaced => return Err(Status::aborted("another connection came with the same node id")),
+                // The sender lives as long as the server knows this session.
+                Ok(why) = &mut ended_by_us => return Err(why),
                 _ = ending.wait_for(|ending| *ending) => {
                     return Err(Status::unavailable("the control plane is going down"));
                 }

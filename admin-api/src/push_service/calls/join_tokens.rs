@@ -148,7 +148,7 @@ pub(super) async fn list(
     Ok(Json(JoinTokenList { items: tokens.iter().filter_map(view).collect() }))
 }
 
-/// Revokes a token: nobody joins with it any more, and proxies that did are refused at their next connection.
+/// Revokes a token: nobody joins with it any more, and proxies that did are disconnected, from other replicas too.
 #[utoipa::path(
     delete, path = "/api/fairway/v1/join-tokens/{id}", tag = "proxies",
     params(("id" = String, Path, description = "The token's id")),

@@ -1,5 +1,6 @@
 //! A control plane without the REST API: store, snapshot and push service.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use testkit::Postgres;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,21 +26,35 @@ use super::super::PushService;
 use crate::auth::Identity;
 use crate::ca::{Authority, Root, server_names};
 use crate::store::seal::MasterKey;
-use crate::store::{ChangeSet, Op, Precondition, Snapshot, SqliteOptions, SqliteStore, Store, Write};
+use crate::store::{
+    ChangeSet, Op, PostgresOptions, PostgresStore, Precondition, Snapshot, SqliteOptions, SqliteStore, Store, Write,
+};
 
 /// How long anything in these tests may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Database {
     pub(super) store: Arc<dyn Store>,
-    _dir: TempDir,
+    /// What the database goes with: its folder, or its server.
+    _holder: Arc<dyn Any + Send + Sync>,
 }
 
 impl Database {
     pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(SqliteOptions::new(dir.path().join("fairway.db")), MasterKey::random()).await;
-        Self { store: Arc::new(store.unwrap()), _dir: dir }
+        Self { store: Arc::new(store.unwrap()), _holder: Arc::new(dir) }
+    }
+
+    /// On a server that replicas can share, each with a picture of its own.
+    pub(super) async fn shared() -> [Self; 2] {
+        let server = Arc::new(Postgres::start());
+        let master = MasterKey::random();
+        let open = async || {
+            let store = PostgresStore::open(PostgresOptions::new(server.url()), master.clone()).await;
+            Self { store: Arc::new(store.unwrap()), _holder: server.clone() }
+        };
+        [open().await, open().await]
     }
 }
 
@@ -61,7 +76,7 @@ impl Replica {
         Self::serve(snapshot, Some(following)).await
     }
 
-    /// Another replica. An embedded database has one follower, so they share the picture of it.
+    /// Another replica on the same picture. An embedded database has one follower, so they share the picture of it.
     pub(super) async fn beside(&self) -> Self {
         Self::serve(self.snapshot.clone(), None).await
     }

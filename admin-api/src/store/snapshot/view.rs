@@ -72,6 +72,11 @@ impl View {
         self.tokens.get(hash)
     }
 
+    /// Another number means that tokens were written.
+    pub fn token_writes(&self) -> u64 {
+        self.head.tokens
+    }
+
     pub fn tokens(&self) -> impl Iterator<Item = &Arc<Token>> {
         self.tokens.values()
     }
