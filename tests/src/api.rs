@@ -3,6 +3,7 @@
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::resources::Resources;
 use crate::wait::eventually;
 
 #[derive(Clone, Debug)]
@@ -29,21 +30,25 @@ impl Api {
         read(self.request(Method::POST, path).json(body).send().await.expect("an answer")).await
     }
 
-    /// Applies all documents of a YAML text in one change and returns its revision once every proxy runs it.
-    pub async fn apply(&self, yaml: &str) -> u64 {
-        let revision = self.apply_without_waiting(yaml).await;
+    /// Applies all documents in one change and returns its revision once every proxy runs it.
+    pub async fn apply(&self, resources: &Resources) -> u64 {
+        let revision = self.apply_without_waiting(resources).await;
         self.applied(revision).await;
         revision
     }
 
-    pub async fn apply_without_waiting(&self, yaml: &str) -> u64 {
-        let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("the test's YAML");
-        let changes: Vec<Value> =
-            documents.into_iter().map(|object| json!({"op": "apply", "object": object})).collect();
-        let body = json!({"allowDangling": true, "changes": changes});
-        let (status, answer) = self.post("/api/fairway/v1/changes?fieldManager=tests&force=true", &body).await;
+    pub async fn apply_without_waiting(&self, resources: &Resources) -> u64 {
+        let (status, answer) = self.try_apply(resources).await;
         assert!(status.is_success(), "{status}: {answer}");
         answer["revision"].as_u64().unwrap_or_else(|| panic!("no revision in {answer}"))
+    }
+
+    /// Applies all documents in one change and returns the answer, whatever it is.
+    pub async fn try_apply(&self, resources: &Resources) -> (StatusCode, Value) {
+        let changes: Vec<Value> =
+            resources.documents.iter().map(|object| json!({"op": "apply", "object": object})).collect();
+        let body = json!({"allowDangling": true, "changes": changes});
+        self.post("/api/fairway/v1/changes?fieldManager=tests&force=true", &body).await
     }
 
     /// Waits until every connected proxy, and at least one, runs the revision.

@@ -1,15 +1,11 @@
 //! The resources that most tests begin with, in the making.
 
-use std::fmt::{self, Display, Formatter};
-
 use serde_json::{Value, json};
 
-/// Documents for [`Api::apply`](crate::Api::apply), which takes their YAML ([`Display`]).
-///
-/// Every Gateway is for Fairway's own labels and for every host, unless it says otherwise.
+/// Documents for [`Api::apply`](crate::Api::apply). Every Gateway is for Fairway's own labels and for every host.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
-    documents: Vec<Value>,
+    pub(crate) documents: Vec<Value>,
 }
 
 impl Resources {
@@ -61,6 +57,11 @@ impl Resources {
         self.resource("VirtualService", gateway, json!({"hosts": ["*"], "gateways": [gateway], "http": rules}))
     }
 
+    /// A VirtualService that answers everything at a Gateway with this status.
+    pub fn answers(self, gateway: &str, status: u16) -> Self {
+        self.routes(gateway, &format!("[{{directResponse: {{status: {status}}}}}]"))
+    }
+
     /// A TLS secret in the gateway's namespace.
     pub fn tls_secret(mut self, name: &str, certificate: &str, key: &str) -> Self {
         self.documents.push(json!({
@@ -79,17 +80,7 @@ impl Resources {
     }
 }
 
-/// A rule's destination: the service that [`Resources::service`] declares. For `- {}` in YAML.
+/// A rule's destination, the service that [`Resources::service`] declares: for `- …` or `{…}` in YAML.
 pub fn to(service: &str) -> String {
     format!("route: [{{destination: {{host: {service}.test, port: {{number: 80}}}}}}]")
-}
-
-impl Display for Resources {
-    /// As YAML; JSON is YAML too.
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for document in &self.documents {
-            writeln!(f, "---\n{document}")?;
-        }
-        Ok(())
-    }
 }

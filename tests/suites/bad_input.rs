@@ -4,25 +4,16 @@
 
 use std::net::TcpListener;
 
-use e2e::{Fairway, Start, eventually};
+use e2e::{Fairway, Resources, Start, eventually};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 const GATEWAYS: &str = "/apis/networking.istio.io/v1/namespaces/default/gateways";
 const VIRTUAL_SERVICES: &str = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
 
-fn gateway(name: &str, port: u16) -> String {
-    format!(
-        "{{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {{name: {name}}}, spec: {{selector: \
-         {{istio: ingressgateway}}, servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ['*']}}]}}}}\n"
-    )
-}
-
-fn answer(gateway: &str) -> String {
-    format!(
-        "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: {gateway}}}, spec: {{hosts: \
-         ['*'], gateways: [{gateway}], http: [{{directResponse: {{status: 200}}}}]}}}}\n"
-    )
+/// A gateway on port 8080 that answers everything.
+fn edge() -> Resources {
+    Resources::edge(&[8080]).answers("edge", 200)
 }
 
 /// Waits until a condition of an object has this status, and answers its reason and message.
@@ -42,7 +33,7 @@ async fn condition(fairway: &Fairway, path: &str, kind: &str, status: &str) -> (
 async fn a_bad_document_is_refused_with_its_reason_and_changes_nothing() {
     let fairway = Start::serve(&[8080]).run().await;
     let api = fairway.api();
-    api.apply(&format!("{}---\n{}", gateway("edge", 8080), answer("edge"))).await;
+    api.apply(&edge()).await;
     let (_, before) = api.get(VIRTUAL_SERVICES).await;
 
     let send = async |method: Method, path: String, content_type: &str, body: Vec<u8>| {
@@ -98,8 +89,7 @@ async fn a_port_that_another_program_holds_leaves_the_others_serving() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let fairway = Start::serve(&[8080]).run().await;
-    let yaml = [gateway("edge", 8080), answer("edge"), gateway("blocked", port), answer("blocked")].join("---\n");
-    fairway.api().apply(&yaml).await;
+    fairway.api().apply(&edge().gateway("blocked", &[port]).answers("blocked", 200)).await;
     let base = format!("http://{}", fairway.listener(8080).await);
     assert_eq!(reqwest::get(base).await.unwrap().status(), StatusCode::OK);
     let (reason, message) = condition(&fairway, &format!("{GATEWAYS}/blocked"), "Programmed", "False").await;
@@ -116,10 +106,7 @@ async fn a_port_that_another_program_holds_leaves_the_others_serving() {
 #[tokio::test]
 async fn a_missing_secret_fails_its_handshakes_and_nothing_else() {
     let fairway = Start::serve(&[8080, 8443]).run().await;
-    let secure = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: secure}, spec: {selector: {istio: \
-                  ingressgateway}, servers: [{port: {number: 8443, name: https, protocol: HTTPS}, hosts: ['*'], tls: \
-                  {mode: SIMPLE, credentialName: absent}}]}}\n";
-    fairway.api().apply(&[gateway("edge", 8080), answer("edge"), secure.to_owned()].join("---\n")).await;
+    fairway.api().apply(&edge().https_gateway("secure", 8443, "absent")).await;
     let plain = format!("http://{}", fairway.listener(8080).await);
     assert_eq!(reqwest::get(plain).await.unwrap().status(), StatusCode::OK);
     let secure = format!("https://{}", fairway.listener(8443).await);
@@ -157,8 +144,7 @@ async fn a_privileged_port_is_explained_to_an_unprivileged_user() {
     let nobody =
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
     let fairway = Start::serve(&[8080]).program(&program).wrapped_by(&nobody).data_dir(&data).run().await;
-    let yaml = [gateway("edge", 8080), answer("edge"), gateway("low", 80), answer("low")].join("---\n");
-    fairway.api().apply(&yaml).await;
+    fairway.api().apply(&edge().gateway("low", &[80]).answers("low", 200)).await;
     let (reason, message) = condition(&fairway, &format!("{GATEWAYS}/low"), "Programmed", "False").await;
     assert_eq!(reason, "PortForbidden", "{message}");
     assert!(message.contains("--port-map"), "it says what to do: {message}");
@@ -192,7 +178,7 @@ async fn a_wrong_master_key_is_refused_and_harms_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut fairway = Start::serve(&[8080]).data_dir(&data).run().await;
-    fairway.api().apply(&format!("{}---\n{}", gateway("edge", 8080), answer("edge"))).await;
+    fairway.api().apply(&edge()).await;
     fairway.stop().await;
 
     let other = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -213,7 +199,7 @@ async fn a_corrupted_last_good_file_is_set_aside() {
     let mut admin = Start::admin().data_dir(&admin_data).run().await;
     let start = e2e::process::joined_gateway(&admin, &[8080]).await;
     let mut gateway_process = start.data_dir(&data).run().await;
-    admin.api().apply(&format!("{}---\n{}", gateway("edge", 8080), answer("edge"))).await;
+    admin.api().apply(&edge()).await;
     let last_good = data.join("last-good");
     eventually("the last good set is on disk", async || {
         let files: Vec<_> = std::fs::read_dir(&data).unwrap().flatten().map(|e| e.file_name()).collect();
@@ -245,7 +231,7 @@ async fn a_full_disk_refuses_writes_and_keeps_serving() {
     let unmount = Unmount(disk.clone());
     let fairway = Start::serve(&[8080]).data_dir(&disk.join("data")).run().await;
     let api = fairway.api();
-    api.apply(&format!("{}---\n{}", gateway("edge", 8080), answer("edge"))).await;
+    api.apply(&edge()).await;
 
     let filler = disk.join("filler");
     let full = std::process::Command::new("sh").arg("-c").arg(format!("cat /dev/zero > {}", filler.display())).output();

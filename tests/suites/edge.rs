@@ -2,60 +2,31 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{Fairway, Origin, Start, eventually};
+use e2e::resources::to;
+use e2e::{Fairway, Origin, Resources, Start, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-/// A gateway on port 8080 for every host, and one service `echo` on the origin.
-fn resources(origin: &Origin, virtual_service: &str) -> String {
-    format!(
-        r#"
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-  - port: {{number: 8080, name: http, protocol: HTTP}}
-    hosts: ["*"]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: echo}}
-spec:
-  hosts: [echo.test]
-  resolution: STATIC
-  ports:
-  - {{number: 80, name: http, protocol: HTTP}}
-  endpoints:
-  - address: 127.0.0.1
-    ports: {{http: {port}}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: echo}}
-spec:
-  hosts: ["*"]
-  gateways: [edge]
-  http:
-{virtual_service}"#,
-        port = origin.port(),
-    )
+/// A gateway on port 8080 for every host, one service `echo` on the origin, and these rules.
+fn resources(origin: &Origin, rules: &str) -> Resources {
+    Resources::edge(&[8080]).service("echo", origin.port()).routes("edge", rules)
 }
 
-const TO_ECHO: &str = "route: [{destination: {host: echo.test, port: {number: 80}}}]";
+fn all_to_echo() -> String {
+    format!("[{{{}}}]", to("echo"))
+}
 
-async fn start(virtual_service: &str) -> (Fairway, Origin, String) {
+async fn start(rules: &str) -> (Fairway, Origin, String) {
     let origin = Origin::start("echo").await;
     let fairway = Start::serve(&[8080]).run().await;
-    fairway.api().apply(&resources(&origin, virtual_service)).await;
+    fairway.api().apply(&resources(&origin, rules)).await;
     let address = fairway.listener(8080).await;
     (fairway, origin, format!("http://{address}"))
 }
 
 #[tokio::test]
 async fn a_route_written_through_the_api_serves_at_once() {
-    let (_fairway, origin, base) = start(&format!("  - {TO_ECHO}")).await;
+    let (_fairway, origin, base) = start(&all_to_echo()).await;
     let response = reqwest::Client::new().post(format!("{base}/a/b?c=d")).body("hello").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["x-origin"], "echo");
@@ -71,19 +42,21 @@ async fn a_route_written_through_the_api_serves_at_once() {
 
 #[tokio::test]
 async fn an_edit_reaches_the_next_request_of_an_open_connection() {
-    let (fairway, origin, base) = start(&format!("  - {TO_ECHO}")).await;
+    let (fairway, origin, base) = start(&all_to_echo()).await;
     // One client, one kept connection.
     let client = reqwest::Client::builder().pool_max_idle_per_host(1).build().unwrap();
     assert_eq!(client.get(&base).send().await.unwrap().status(), StatusCode::OK);
-    fairway.api().apply(&resources(&origin, "  - directResponse: {status: 418}")).await;
+    fairway.api().apply(&resources(&origin, "[{directResponse: {status: 418}}]")).await;
     assert_eq!(client.get(&base).send().await.unwrap().status(), StatusCode::IM_A_TEAPOT);
 }
 
 #[tokio::test]
 async fn what_is_not_routed_is_told_apart() {
     let rules = format!(
-        "  - match: [{{uri: {{prefix: /known}}}}]\n    {TO_ECHO}\n  - match: [{{uri: {{prefix: /nowhere}}}}]\n    route: \
-         [{{destination: {{host: echo.test, subset: missing, port: {{number: 80}}}}}}]"
+        "- {{match: [{{uri: {{prefix: /known}}}}], {}}}\n\
+         - {{match: [{{uri: {{prefix: /nowhere}}}}], \
+            route: [{{destination: {{host: echo.test, subset: missing, port: {{number: 80}}}}}}]}}\n",
+        to("echo")
     );
     let (_fairway, _origin, base) = start(&rules).await;
     let status = async |path: &str| reqwest::get(format!("{base}{path}")).await.unwrap().status().as_u16();
@@ -94,7 +67,7 @@ async fn what_is_not_routed_is_told_apart() {
 
 #[tokio::test]
 async fn an_upstream_that_is_gone_answers_503_and_comes_back_by_itself() {
-    let (_fairway, origin, base) = start(&format!("  - {TO_ECHO}")).await;
+    let (_fairway, origin, base) = start(&all_to_echo()).await;
     assert_eq!(reqwest::get(&base).await.unwrap().status(), StatusCode::OK);
     let address = origin.address;
     drop(origin);
@@ -117,7 +90,7 @@ async fn a_restart_serves_what_was_stored() {
     let data = folder.path().join("data");
     let origin = Origin::start("echo").await;
     let mut fairway = Start::serve(&[8080]).data_dir(&data).run().await;
-    fairway.api().apply(&resources(&origin, &format!("  - {TO_ECHO}"))).await;
+    fairway.api().apply(&resources(&origin, &all_to_echo())).await;
     assert!(fairway.stop().await.success(), "SIGTERM ends it cleanly");
     let fairway = Start::serve(&[8080]).data_dir(&data).run().await;
     let base = format!("http://{}", fairway.listener(8080).await);

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use e2e::{Origin, Start, eventually};
+use e2e::resources::to;
+use e2e::{Origin, Resources, Start, eventually};
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -40,77 +41,55 @@ impl Tally {
     }
 }
 
-fn resources(origin: &Origin, websocket: u16, edit: usize) -> String {
-    // Every edit changes the routes; every second one the extra listener, every third the certificate's secret.
-    let extra = if edit.is_multiple_of(2) {
-        "  - port: {number: 8081, name: extra, protocol: HTTP}\n    hosts: [\"*\"]\n"
-    } else {
-        ""
-    };
-    format!(
-        r#"
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-  - port: {{number: 8080, name: http, protocol: HTTP}}
-    hosts: ["*"]
-{extra}---
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: echo}}
-spec:
-  hosts: [echo.test]
-  resolution: STATIC
-  ports:
-  - {{number: 80, name: http, protocol: HTTP}}
-  endpoints:
-  - {{address: 127.0.0.1, ports: {{http: {port}}}}}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: websocket}}
-spec:
-  hosts: [websocket.test]
-  resolution: STATIC
-  ports:
-  - {{number: 80, name: http, protocol: HTTP}}
-  endpoints:
-  - {{address: 127.0.0.1, ports: {{http: {websocket}}}}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: echo}}
-spec:
-  hosts: ["*"]
-  gateways: [edge]
-  http:
-  - match: [{{uri: {{prefix: /edit-{edit}}}}}]
-    directResponse: {{status: 418}}
-  - match: [{{uri: {{prefix: /websocket}}}}]
-    route: [{{destination: {{host: websocket.test, port: {{number: 80}}}}}}]
-  - route: [{{destination: {{host: echo.test, port: {{number: 80}}}}}}]
-    headers: {{response: {{set: {{x-edit: "{edit}"}}}}}}
-"#,
-        port = origin.port(),
-    )
+/// A certificate and its key.
+type Pair = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+/// The certificate in force after an edit: every third one changes it.
+fn certificate(pairs: &[Pair; 2], edit: usize) -> &Pair {
+    &pairs[edit / 3 % 2]
+}
+
+fn resources(origin: &Origin, websocket: u16, pairs: &[Pair; 2], edit: usize) -> Resources {
+    // Every edit changes the routes; every second one the extra listener.
+    let ports: &[u16] = if edit.is_multiple_of(2) { &[8080, 8081] } else { &[8080] };
+    let rules = format!(
+        "- {{match: [{{uri: {{prefix: /edit-{edit}}}}}], directResponse: {{status: 418}}}}\n\
+         - {{match: [{{uri: {{prefix: /websocket}}}}], {}}}\n\
+         - {{{}, headers: {{response: {{set: {{x-edit: '{edit}'}}}}}}}}\n",
+        to("websocket"),
+        to("echo"),
+    );
+    let Pair { cert, signing_key } = certificate(pairs, edit);
+    Resources::edge(ports)
+        .tls_secret("pair", &cert.pem(), &signing_key.serialize_pem())
+        .https_gateway("secure", 8443, "pair")
+        .service("echo", origin.port())
+        .service("websocket", websocket)
+        .routes("edge", &rules)
+        .routes("secure", &rules)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_and_no_stream_is_cut_through_200_edits() {
     let origin = Origin::start("echo").await;
     let (websocket, _websocket_task) = websocket_echo().await;
-    let fairway = Start::serve(&[8080, 8081]).run().await;
+    let pairs = [(); 2].map(|()| rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap());
+    let fairway = Start::serve(&[8080, 8081, 8443]).run().await;
     let api = fairway.api();
-    api.apply(&resources(&origin, websocket, 0)).await;
+    api.apply(&resources(&origin, websocket, &pairs, 0)).await;
     let address = fairway.listener(8080).await;
+    let plain = format!("http://{address}");
+    let secure = format!("https://{}", fairway.listener(8443).await);
 
     let tally = Arc::new(Tally::default());
     let mut load: Vec<JoinHandle<()>> = Vec::new();
-    load.extend((0..4).map(|_| tokio::spawn(keep_alive(address.clone(), tally.clone()))));
-    load.extend((0..2).map(|_| tokio::spawn(new_connections(address.clone(), tally.clone()))));
+    for base in [&plain, &plain, &plain, &secure] {
+        load.push(tokio::spawn(requests(keep_alive().http1_only(), base.clone(), tally.clone())));
+    }
+    load.push(tokio::spawn(requests(keep_alive(), secure.clone(), tally.clone())));
+    for base in [&plain, &plain, &secure] {
+        load.push(tokio::spawn(requests(new_connections(), base.clone(), tally.clone())));
+    }
     load.push(tokio::spawn(http2(address.clone(), tally.clone())));
     load.push(tokio::spawn(websocket_messages(address.clone(), tally.clone())));
     eventually("the load runs", async || {
@@ -120,10 +99,13 @@ async fn no_request_fails_and_no_stream_is_cut_through_200_edits() {
     .await;
 
     for edit in 1..=EDITS {
-        api.apply(&resources(&origin, websocket, edit)).await;
-        // Applied means applied: the very next request sees it.
-        let status = reqwest::get(format!("http://{address}/edit-{edit}")).await.unwrap().status();
-        assert_eq!(status.as_u16(), 418, "edit {edit} was acknowledged and is not in force");
+        api.apply(&resources(&origin, websocket, &pairs, edit)).await;
+        // Applied means applied: the very next request sees it, and the very next handshake its certificate.
+        let client = new_connections().tls_info(true).build().unwrap();
+        let response = client.get(format!("{secure}/edit-{edit}")).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 418, "edit {edit} was acknowledged and is not in force");
+        let shown = response.extensions().get::<reqwest::tls::TlsInfo>().unwrap().peer_certificate().unwrap();
+        assert!(shown == &**certificate(&pairs, edit).cert.der(), "edit {edit}: the certificate is the one before");
     }
 
     tally.stop.store(true, Ordering::Relaxed);
@@ -137,19 +119,18 @@ async fn no_request_fails_and_no_stream_is_cut_through_200_edits() {
 }
 
 /// One connection, request after request. A server may close a kept connection; it must not fail a request.
-async fn keep_alive(address: String, tally: Arc<Tally>) {
-    let client = reqwest::Client::builder().pool_max_idle_per_host(1).build().unwrap();
-    requests(&client, &address, &tally).await;
+fn keep_alive() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().pool_max_idle_per_host(1).tls_danger_accept_invalid_certs(true)
 }
 
-async fn new_connections(address: String, tally: Arc<Tally>) {
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
-    requests(&client, &address, &tally).await;
+fn new_connections() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().pool_max_idle_per_host(0).tls_danger_accept_invalid_certs(true)
 }
 
-async fn requests(client: &reqwest::Client, address: &str, tally: &Tally) {
+async fn requests(client: reqwest::ClientBuilder, base: String, tally: Arc<Tally>) {
+    let client = client.build().unwrap();
     while tally.running() {
-        match client.post(format!("http://{address}/load")).body("0123456789").send().await {
+        match client.post(format!("{base}/load")).body("0123456789").send().await {
             Ok(response) if response.status().is_success() => match response.json::<Value>().await {
                 Ok(body) if body["body"] == "0123456789" => tally.served(),
                 Ok(body) => tally.failed(format!("body {body}")),

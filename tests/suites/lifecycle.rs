@@ -54,7 +54,7 @@ async fn busy(adapt: impl FnOnce(Start) -> Start) -> Busy {
     let rules =
         format!("[{{match: [{{uri: {{exact: /held}}}}], {}}}, {{directResponse: {{status: 200}}}}]", to("held"));
     let resources = Resources::edge(&[8080]).service("held", origin.port()).routes("edge", &rules);
-    control_plane.api().apply(&resources.to_string()).await;
+    control_plane.api().apply(&resources).await;
     let base = format!("http://{}", gateway.listener(8080).await);
     let url = format!("{base}/held");
     let request = tokio::spawn(async move { Ok(reqwest::get(url).await?.status()) });

@@ -6,35 +6,15 @@
 use std::time::{Duration, Instant};
 
 use e2e::process::joined_gateway;
-use e2e::{Start, eventually};
+use e2e::{Resources, Start, eventually};
 use reqwest::{Client, StatusCode};
 use serde_json::json;
 use testkit::Postgres;
 
 const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
-fn resources(answer: u16) -> String {
-    format!(
-        r#"
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-  - port: {{number: 8080, name: http, protocol: HTTP}}
-    hosts: ["*"]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: edge}}
-spec:
-  hosts: ["*"]
-  gateways: [edge]
-  http:
-  - directResponse: {{status: {answer}}}
-"#
-    )
+fn resources(answer: u16) -> Resources {
+    Resources::edge(&[8080]).answers("edge", answer)
 }
 
 fn admin(postgres: &Postgres) -> Start {
@@ -110,10 +90,7 @@ async fn no_single_failure_stops_traffic_or_loses_a_write() {
     }
     postgres.resume();
     eventually("writes work again", async || {
-        let documents = json!({"changes": [{"op": "apply", "object": {
-            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "edge"},
-            "spec": {"hosts": ["*"], "gateways": ["edge"], "http": [{"directResponse": {"status": 203}}]}}}]});
-        let (code, body) = first.api().post("/api/fairway/v1/changes?fieldManager=tests&force=true", &documents).await;
+        let (code, body) = first.api().try_apply(&resources(203)).await;
         if code.is_success() { Ok(()) } else { Err(body) }
     })
     .await;

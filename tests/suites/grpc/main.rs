@@ -56,7 +56,7 @@ async fn start(server: &Server) -> (Fairway, String) {
         to("grpc")
     );
     let resources = Resources::edge(&[8080]).service_of("grpc", server.port, "GRPC").routes("edge", &rules);
-    fairway.api().apply(&resources.to_string()).await;
+    fairway.api().apply(&resources).await;
     let address = fairway.listener(8080).await;
     (fairway, address)
 }
@@ -78,7 +78,7 @@ async fn every_kind_of_call_passes_over_tls() {
         .https_gateway("edge", 8443, "pair")
         .service_of("grpc", server.port, "GRPC")
         .routes("edge", &format!("[{{{}}}]", to("grpc")));
-    fairway.api().apply(&resources.to_string()).await;
+    fairway.api().apply(&resources).await;
     let ca = fairway.data_dir.join("pair.pem");
     std::fs::write(&ca, pair.cert.pem()).unwrap();
     client(&[&fairway.listener(8443).await, &ca.display().to_string()]);
@@ -109,7 +109,7 @@ async fn the_log_and_the_metrics_show_the_status_of_a_call() {
     let fairway = Start::serve(&[8080]).arg("--access-log").arg("json").run().await;
     let rules = format!("[{{{}}}]", to("grpc"));
     let resources = Resources::edge(&[8080]).service_of("grpc", server.port, "GRPC").routes("edge", &rules);
-    fairway.api().apply(&resources.to_string()).await;
+    fairway.api().apply(&resources).await;
     let address = fairway.listener(8080).await;
     assert_eq!(client(&[&address, "status", "/test.Test/Unary"]), "OK");
     assert!(client(&[&address, "status", "/test.Test/Fail"]).starts_with("FAILED_PRECONDITION"));
