@@ -176,10 +176,15 @@ pub fn role_name(role: ProxyRole) -> &'static str {
     }
 }
 
+/// The role that [`Hello::role`] names; `None` when this build does not know it.
+pub fn role_of_name(name: &str) -> Option<ProxyRole> {
+    [ProxyRole::Gateway].into_iter().find(|role| role_name(*role) == name)
+}
+
 impl Hello {
     /// The proxy's scope; `None` when this build does not know its role.
     pub fn proxy_scope(&self) -> Option<ProxyScope> {
-        let role = [ProxyRole::Gateway].into_iter().find(|role| role_name(*role) == self.role)?;
+        let role = role_of_name(&self.role)?;
         let labels = self.labels.clone().into_iter().collect();
         Some(ProxyScope { role, namespace: self.namespace.as_str().into(), labels })
     }

@@ -3,12 +3,15 @@
 //! Nothing of it is stored. [`derive`] is pure; the book that keeps the result and tells watchers is in
 //! [`status_book`](super::status_book).
 
-use std::fmt::Write as _;
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use jiff::Timestamp;
 use route_model::compile::{Finding, Severity};
 use route_model::field::FieldError;
+use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use serde_json::{Value, json};
 
@@ -21,6 +24,49 @@ pub struct ProxyAck {
     pub acked: Revision,
     /// What of that revision it could not put in force.
     pub issues: Vec<ProxyIssue>,
+    /// What is meant for it.
+    pub reach: Reach,
+}
+
+/// The resources that proxies of one scope are sent, as of a revision. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Reach {
+    revision: Revision,
+    keys: Arc<HashSet<ResourceKey, RandomState>>,
+}
+
+impl Reach {
+    pub fn new(revision: Revision, keys: impl IntoIterator<Item = ResourceKey>) -> Self {
+        Self { revision, keys: Arc::new(keys.into_iter().collect()) }
+    }
+
+    /// The same resources, still so at a later revision.
+    pub(crate) fn at(&self, revision: Revision) -> Self {
+        Self { revision, keys: self.keys.clone() }
+    }
+
+    /// Whether a resource is among them that is as it is since this revision; unknown when that is too new to say.
+    pub(crate) fn contains(&self, key: &ResourceKey, since: Revision) -> Option<bool> {
+        (self.revision >= since).then(|| self.keys.contains(key))
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.revision == other.revision && Arc::ptr_eq(&self.keys, &other.keys)
+    }
+}
+
+impl PartialEq for Reach {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || (self.revision == other.revision && self.keys == other.keys)
+    }
+}
+
+impl Eq for Reach {}
+
+impl fmt::Debug for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reach({} resources at revision {})", self.keys.len(), self.revision)
+    }
 }
 
 /// A resource, or a part of it, that a proxy could not put in force.
@@ -51,7 +97,7 @@ pub(crate) enum ConditionKind {
     Accepted,
     /// What it refers to exists.
     ResolvedRefs,
-    /// Every connected proxy runs it.
+    /// Every connected proxy that it is meant for runs it, and there is one.
     Programmed,
 }
 
@@ -143,23 +189,38 @@ fn programmed(facts: Facts<'_>, accepted: &Condition) -> Condition {
     if accepted.holds == Some(false) {
         return condition(false, &accepted.reason, accepted.message.clone());
     }
-    let connected = || facts.proxies.iter().filter(|p| p.connected);
-    if connected().next().is_none() {
-        return condition(false, "NoProxies", "no proxy is connected".to_owned());
+    let meant_for = |p: &&ProxyAck| p.reach.contains(facts.key, facts.since) != Some(false);
+    let in_scope = || facts.proxies.iter().filter(|p| p.connected).filter(meant_for);
+    if in_scope().next().is_none() {
+        let why =
+            if facts.proxies.iter().any(|p| p.connected) { nobody(facts.key.kind) } else { "no proxy is connected" };
+        return condition(false, "NoProxies", why.to_owned());
     }
-    let behind: Vec<&str> = connected().filter(|p| p.acked < facts.since).map(|p| &*p.node).collect();
+    let behind: Vec<&str> = in_scope().filter(|p| p.acked < facts.since).map(|p| &*p.node).collect();
     if !behind.is_empty() {
         let message = format!("waiting for {} to acknowledge revision {}", joined(behind.iter()), facts.since);
         return condition(false, "Pending", message);
     }
     let issues =
-        || connected().flat_map(|p| p.issues.iter().map(move |i| (p, i))).filter(|(_, i)| i.resource == *facts.key);
+        || in_scope().flat_map(|p| p.issues.iter().map(move |i| (p, i))).filter(|(_, i)| i.resource == *facts.key);
     match issues().next() {
         Some((_, first)) => {
             let texts = issues().map(|(proxy, issue)| format!("{}: {}", proxy.node, issue.message));
             condition(false, &first.reason, joined(texts))
         }
-        None => condition(true, "Programmed", "every connected proxy runs this generation".to_owned()),
+        None => condition(true, "Programmed", "every connected proxy in its scope runs this generation".to_owned()),
+    }
+}
+
+/// Why none of the connected proxies is sent a resource of this kind.
+fn nobody(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Gateway => "no connected proxy has the labels that the selector asks for",
+        Kind::VirtualService => "it is bound to no Gateway of a connected proxy, or not exported to one's namespace",
+        Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
+            "no route of a connected proxy leads to it, or it is not exported to one's namespace"
+        }
+        _ => "no connected proxy acts on it",
     }
 }
 
@@ -219,7 +280,6 @@ pub(crate) fn whole_seconds(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use route_model::field::{FieldCause, FieldPath};
-    use route_model::kind::Kind;
 
     use super::*;
 
@@ -228,7 +288,8 @@ mod tests {
     }
 
     fn proxy(node: &str, acked: u64) -> ProxyAck {
-        ProxyAck { node: node.into(), connected: true, acked: Revision(acked), issues: Vec::new() }
+        let reach = Reach::new(Revision(acked), [key()]);
+        ProxyAck { node: node.into(), connected: true, acked: Revision(acked), issues: Vec::new(), reach }
     }
 
     fn finding(severity: Severity, reason: &'static str) -> Finding {
@@ -259,6 +320,16 @@ mod tests {
         assert_eq!(programmed(&[proxy("a", 5), troubled]), no("PortInUse"));
         let other = ProxyAck { issues: vec![issue(ResourceKey::new(Kind::Gateway, "shop", "a"))], ..proxy("b", 5) };
         assert_eq!(programmed(&[other]).0, Some(true));
+    }
+
+    #[test]
+    fn programmed_is_about_the_proxies_that_it_is_meant_for() {
+        let programmed = |proxies: &[ProxyAck]| derived(&[], proxies)[2].clone();
+        let elsewhere = |acked: u64| ProxyAck { reach: Reach::new(Revision(acked), []), ..proxy("b", acked) };
+        assert_eq!(programmed(&[elsewhere(7)]), (Some(false), "NoProxies".to_owned()));
+        assert_eq!(programmed(&[proxy("a", 5), elsewhere(5)]).0, Some(true));
+        assert_eq!(programmed(&[proxy("a", 4), elsewhere(5)]).1, "Pending");
+        assert_eq!(programmed(&[elsewhere(4)]).1, "Pending", "nobody has looked yet whether it is meant for this one");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 
 use super::compilation::Compilation;
 use super::events::EventLog;
-use super::status::{self, Acks, Condition, Facts, ProxyAck};
+use super::status::{self, Acks, Condition, Facts, ProxyAck, Reach};
 use crate::store::{Snapshot, StoredObject, View};
 
 /// Least time between two derivations: a burst of writes and acknowledgements costs one.
@@ -84,7 +84,7 @@ impl StatusBook {
         now: Timestamp,
         events: &EventLog,
     ) {
-        let floor = proxies.iter().filter(|p| p.connected).map(|p| p.acked).min();
+        let floors = floors(proxies);
         let mut changed = Vec::new();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let mut live = 0;
@@ -99,8 +99,7 @@ impl StatusBook {
             let own = findings_of(findings, key);
             let quarantine = view.quarantined(key);
             let troubled = || proxies.iter().any(|p| p.connected && p.issues.iter().any(|i| i.resource == *key));
-            let settled =
-                own.is_empty() && quarantine.is_none() && floor.is_some_and(|acked| acked >= since) && !troubled();
+            let settled = own.is_empty() && quarantine.is_none() && run_by_all(&floors, key, since) && !troubled();
             if settled && previous.is_some_and(|e| e.settled && e.generation == object.generation) {
                 continue;
             }
@@ -137,6 +136,24 @@ impl StatusBook {
             let _ = self.changed.send(changed.into());
         }
     }
+}
+
+/// The scopes of the connected proxies, and the oldest revision that one of a scope runs.
+fn floors(proxies: &[ProxyAck]) -> Vec<(&Reach, Revision)> {
+    let mut floors: Vec<(&Reach, Revision)> = Vec::new();
+    for proxy in proxies.iter().filter(|p| p.connected) {
+        match floors.iter_mut().find(|(reach, _)| reach.is_same(&proxy.reach)) {
+            Some((_, floor)) => *floor = proxy.acked.min(*floor),
+            None => floors.push((&proxy.reach, proxy.acked)),
+        }
+    }
+    floors
+}
+
+/// Whether there are proxies that a resource is meant for, and all of them run it.
+fn run_by_all(floors: &[(&Reach, Revision)], key: &ResourceKey, since: Revision) -> bool {
+    let mut in_scope = floors.iter().filter(|(reach, _)| reach.contains(key, since) != Some(false)).peekable();
+    in_scope.peek().is_some() && in_scope.all(|(_, floor)| *floor >= since)
 }
 
 fn is_derived(kind: Kind) -> bool {

@@ -138,7 +138,15 @@ impl PushService {
         loop {
             self.roster.changed().await;
             tokio::time::sleep(GATHER).await;
-            let acks: Arc<[ProxyAck]> = self.roster.views().iter().map(ack).collect();
+            let (views, scopes) = (self.roster.views(), self.scopes.clone());
+            let acks = move || views.iter().map(|view| ack(view, &scopes)).collect::<Arc<[ProxyAck]>>();
+            let acks = match tokio::task::spawn_blocking(acks).await {
+                Ok(acks) => acks,
+                Err(error) => {
+                    error!(%error, "what the proxies run could not be told");
+                    continue;
+                }
+            };
             self.acks.send_if_modified(|current| {
                 let changed = **current != *acks;
                 *current = acks;
@@ -236,7 +244,7 @@ impl ControlPlane for PushService {
     }
 }
 
-fn ack(view: &ProxyView) -> ProxyAck {
+fn ack(view: &ProxyView, scopes: &Scopes) -> ProxyAck {
     let issues = view.issues_by_resource().map(|(resource, issue)| ProxyIssue {
         resource,
         reason: issue.reason.clone(),
@@ -247,5 +255,6 @@ fn ack(view: &ProxyView) -> ProxyAck {
         connected: view.connected,
         acked: Revision(view.acked_revision),
         issues: issues.collect(),
+        reach: view.info.scope().map_or_else(|| scopes.reach_of_nobody(), |scope| scopes.reach_of(&scope)),
     }
 }

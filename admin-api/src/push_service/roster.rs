@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use push::message::{Hello, Issue};
 use push::server::{Event, Peer, Scope, SessionId};
+use route_model::compile::ProxyScope;
 use route_model::meta::{ResourceKey, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -55,6 +56,14 @@ pub struct ProxyInfo {
     /// The join token that it came with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub join_token: Option<String>,
+}
+
+impl ProxyInfo {
+    /// `None` when this build does not know the proxy's role.
+    pub(super) fn scope(&self) -> Option<ProxyScope> {
+        let role = push::message::role_of_name(&self.role)?;
+        Some(ProxyScope { role, namespace: self.namespace.as_str().into(), labels: self.labels.clone() })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

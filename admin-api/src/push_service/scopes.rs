@@ -14,6 +14,7 @@ use serde_json::Value;
 use tracing::error;
 
 use super::reach::reach;
+use crate::api::Reach;
 
 /// A scope that nobody follows is kept so long: its proxies may be on their way back, and find a delta then.
 const KEPT_IDLE: Duration = Duration::from_mins(5);
@@ -31,6 +32,8 @@ pub(super) struct Scopes {
 struct Inner {
     set: Arc<ResourceSet>,
     live: HashMap<String, Live>,
+    /// What scopes of other replicas' proxies hold of this set, as far as somebody asked.
+    elsewhere: HashMap<String, Reach>,
     /// The serialised form of every resource that some scope holds.
     bodies: HashMap<ResourceKey, (Arc<Resource>, Entry)>,
 }
@@ -41,12 +44,16 @@ struct Live {
     scope: Arc<Scope>,
     /// What the scope holds, by key.
     reached: Vec<Arc<Resource>>,
+    /// The same, to be asked for.
+    reach: Reach,
     idle_since: Option<Instant>,
 }
 
 impl Scopes {
     pub(super) fn new(set: Arc<ResourceSet>) -> Self {
-        Self { inner: Mutex::new(Inner { set, live: HashMap::new(), bodies: HashMap::new() }) }
+        Self {
+            inner: Mutex::new(Inner { set, live: HashMap::new(), elsewhere: HashMap::new(), bodies: HashMap::new() }),
+        }
     }
 
     /// The scope of proxies like this one.
@@ -61,6 +68,7 @@ impl Scopes {
             proxies: proxies.clone(),
             scope: Arc::new(Scope::new(id.as_str())),
             reached: Vec::new(),
+            reach: Reach::default(),
             idle_since: None,
         };
         live.update(&inner.set, &mut inner.bodies);
@@ -69,10 +77,31 @@ impl Scopes {
         scope
     }
 
+    /// What is meant for proxies like this one, whichever replica they are connected to. May take as long as an update.
+    pub(super) fn reach_of(&self, proxies: &ProxyScope) -> Reach {
+        let id = id(proxies);
+        let inner = &mut *self.lock();
+        if let Some(live) = inner.live.get(&id) {
+            return live.reach.clone();
+        }
+        let known = inner.elsewhere.entry(id);
+        let known = known.or_insert_with(|| {
+            let reached = reach(&inner.set, proxies);
+            Reach::new(inner.set.revision, reached.iter().map(|resource| resource.key.clone()))
+        });
+        known.clone()
+    }
+
+    /// Of proxies to which nothing is sent.
+    pub(super) fn reach_of_nobody(&self) -> Reach {
+        Reach::new(self.lock().set.revision, [])
+    }
+
     /// Brings every scope to this set. Takes milliseconds with ten thousand resources, so not for an async thread.
     pub(super) fn update(&self, set: &Arc<ResourceSet>) {
         let inner = &mut *self.lock();
         inner.set = set.clone();
+        inner.elsewhere.clear();
         inner.live.retain(|_, live| {
             let idle = Arc::strong_count(&live.scope) == 1;
             let since = if idle { Some(live.idle_since.unwrap_or_else(Instant::now)) } else { None };
@@ -108,6 +137,12 @@ impl Live {
             }
         }
         removed.extend(before.map(|gone| Key::from(&gone.key)));
+        let same_keys = next.len() == self.reached.len() && next.iter().zip(&self.reached).all(|(a, b)| a.key == b.key);
+        self.reach = if same_keys {
+            self.reach.at(set.revision)
+        } else {
+            Reach::new(set.revision, next.iter().map(|resource| resource.key.clone()))
+        };
         self.scope.publish(set.revision, upserts, removed);
         self.reached = next;
     }

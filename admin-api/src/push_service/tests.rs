@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use push::message::{Ack, Issue, Key};
 use route_model::kind::Kind;
-use route_model::meta::Revision;
+use route_model::meta::{ResourceKey, Revision};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -182,6 +182,38 @@ async fn an_expired_token_lets_nobody_new_in_but_members_back() {
     let refused = until_waiting(&start("edge-1")).await;
     assert!(refused.contains("it may have been revoked"), "{refused}");
     replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_meant_for_a_proxy_is_known_at_every_replica() {
+    let databases = Database::shared().await;
+    let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);
+    one.gateway("shop/edge").await;
+    one.put(Kind::VirtualService, "shop/mesh", json!({"hosts": ["a.example"], "gateways": ["mesh"]})).await;
+    one.put(Kind::WorkloadGroup, "shop/group", json!({"template": {}})).await;
+    let revision = one.route("shop/site", "hello").await;
+    let mut proxy = Subscriber::start(options("edge-1", "istio-system"), one.pipe());
+    follow_to(&mut proxy, revision).await;
+    for replica in [&one, &two] {
+        replica.until_acked("edge-1", revision).await;
+        let meant = async |kind, name| {
+            let key = ResourceKey::new(kind, "shop", name);
+            until("the scope to be known", async || replica.service.acks().borrow()[0].reach.contains(&key, revision))
+                .await
+        };
+        assert!(meant(Kind::Gateway, "edge").await && meant(Kind::VirtualService, "site").await);
+        assert!(!meant(Kind::VirtualService, "mesh").await && !meant(Kind::WorkloadGroup, "group").await);
+    }
+    // What is bound to a Gateway that is gone is meant for nobody.
+    let removal = one.delete(Kind::Gateway, "shop/edge").await;
+    for replica in [&one, &two] {
+        let site = ResourceKey::new(Kind::VirtualService, "shop", "site");
+        let left =
+            async || (replica.service.acks().borrow()[0].reach.contains(&site, removal) == Some(false)).then_some(());
+        until("the route to be meant for nobody", left).await;
+    }
+    one.end().await;
+    two.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin_api::api::{Acks, ApiState, ProxyAck, ensure_initial_namespaces, router};
+use admin_api::api::{Acks, ApiState, ProxyAck, Reach, ensure_initial_namespaces, router};
 use admin_api::auth::Identity;
 use admin_api::store::seal::MasterKey;
 use admin_api::store::{Snapshot, SqliteOptions, SqliteStore, Store};
@@ -135,13 +135,21 @@ impl Api {
         self.call(Method::DELETE, path, &[], Body::empty()).await
     }
 
-    /// Proxies as the push service would tell them: name and acknowledged revision.
+    /// Proxies as the push service would tell them: name and acknowledged revision. Everything there is is meant for
+    /// them.
     pub(crate) fn proxies(&self, proxies: &[(&str, u64)]) {
+        let view = self.snapshot.view();
+        self.proxies_in(Reach::new(view.revision(), view.resources().iter().map(|r| r.key.clone())), proxies);
+    }
+
+    /// Proxies that only this is meant for.
+    pub(crate) fn proxies_in(&self, reach: Reach, proxies: &[(&str, u64)]) {
         let acks = proxies.iter().map(|(node, acked)| ProxyAck {
             node: (*node).into(),
             connected: true,
             acked: Revision(*acked),
             issues: Vec::new(),
+            reach: reach.clone(),
         });
         self.proxies.send_replace(acks.collect());
     }

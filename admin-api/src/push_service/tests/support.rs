@@ -125,11 +125,16 @@ impl Replica {
             "metadata": {"name": name, "namespace": namespace},
             "spec": spec,
         });
-        let write = Write {
-            key: ResourceKey::new(kind, namespace, name),
-            precondition: Precondition::None,
-            op: Op::Put(object),
-        };
+        self.write(ResourceKey::new(kind, namespace, name), Op::Put(object)).await
+    }
+
+    pub(super) async fn delete(&self, kind: Kind, name: &str) -> Revision {
+        let (namespace, name) = name.split_once('/').unwrap();
+        self.write(ResourceKey::new(kind, namespace, name), Op::Delete).await
+    }
+
+    async fn write(&self, key: ResourceKey, op: Op) -> Revision {
+        let write = Write { key, precondition: Precondition::None, op };
         let changes = ChangeSet {
             author: "test".into(),
             via: "test".into(),

@@ -1,3 +1,6 @@
+use admin_api::api::Reach;
+use route_model::kind::Kind;
+use route_model::meta::{ResourceKey, Revision};
 use serde_json::{Value, json};
 
 use crate::harness::{Api, VS, virtual_service, vs};
@@ -30,6 +33,25 @@ async fn programmed_follows_the_proxies_and_reaches_watchers() {
 
     let events = api.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Da").await.expect(200);
     assert_eq!(events["items"][0]["reason"], "Programmed");
+}
+
+#[tokio::test]
+async fn programmed_is_about_the_proxies_in_scope_and_turns_when_the_scope_does() {
+    let api = Api::start().await;
+    api.post(VS, &virtual_service("a", &["a.example.com"])).await.expect(201);
+    let revision = api.snapshot.view().revision();
+    let key = ResourceKey::new(Kind::VirtualService, "default", "a");
+    let programmed = |object: &Value| condition(object, "Programmed");
+    let no_proxies = ("False".to_owned(), "NoProxies".to_owned());
+
+    api.proxies_in(Reach::new(revision, []), &[("gateway-1", revision.0)]);
+    let nobody = api.until(&vs("a"), |object| programmed(object) == no_proxies).await;
+    let message = nobody["status"]["conditions"][2]["message"].as_str().unwrap();
+    assert!(message.contains("bound to no Gateway of a connected proxy"), "{message}");
+    api.proxies_in(Reach::new(revision, [key]), &[("gateway-1", revision.0)]);
+    api.until(&vs("a"), |object| programmed(object).0 == "True").await;
+    api.proxies_in(Reach::new(Revision(revision.0 + 1), []), &[("gateway-1", revision.0 + 1)]);
+    api.until(&vs("a"), |object| programmed(object) == no_proxies).await;
 }
 
 #[tokio::test]
