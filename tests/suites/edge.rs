@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use e2e::process::{TOKEN, binary};
 use e2e::resources::to;
 use e2e::{Fairway, Origin, Resources, Start, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A gateway on port 8080 for every host, one service `echo` on the origin, and these rules.
 fn resources(origin: &Origin, rules: &str) -> Resources {
@@ -95,4 +97,94 @@ async fn a_restart_serves_what_was_stored() {
     let fairway = Start::serve(&[8080]).data_dir(&data).run().await;
     let base = format!("http://{}", fairway.listener(8080).await);
     assert_eq!(reqwest::get(&base).await.unwrap().status(), StatusCode::OK);
+}
+
+/// The status line's number that the gateway answers raw bytes with.
+async fn status_of(address: &str, head: String) -> u16 {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head:?}: {answer:?}"))
+}
+
+/// What `fairway explain` prints.
+fn explained(fairway: &Fairway, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(binary("fairway"));
+    command.arg("explain").arg("--data-dir").arg(&fairway.data_dir).env("FAIRWAY_ADMIN_TOKEN", TOKEN).args(arguments);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn an_explanation_says_what_the_gateway_does() {
+    let rules = "[
+        {match: [{uri: {prefix: /admin}}], directResponse: {status: 403}},
+        {match: [{headers: {x-forwarded-proto: {exact: https}}}], directResponse: {status: 201}},
+        {match: [{headers: {x-envoy-internal: {exact: 'true'}}}], directResponse: {status: 202}},
+        {match: [{headers: {upgrade: {exact: websocket}}}], directResponse: {status: 203}},
+        {match: [{headers: {who: {exact: jason}}}], directResponse: {status: 205}},
+        {match: [{queryParams: {q: {exact: 'a%3Cb'}}}], directResponse: {status: 206}},
+        {match: [{authority: {prefix: 'h:'}}], directResponse: {status: 207}},
+        {match: [{uri: {prefix: '/%22'}}], directResponse: {status: 208}},
+        {match: [{uri: {prefix: /old}}], redirect: {uri: /new, redirectCode: 308}},
+        {match: [{method: {exact: GET}}], directResponse: {status: 200}}
+    ]";
+    let (fairway, _origin, base) = start(rules).await;
+    let address = base.trim_start_matches("http://");
+    for (method, target, headers) in [
+        ("GET", "/", &[][..]),
+        ("POST", "/", &[]),
+        ("GET", "/a/../admin", &[]),
+        ("GET", "/a/%2e%2e/%61dmin", &[]),
+        ("GET", "/\\admin", &[]),
+        ("GET", "/a\\..\\admin?x=/..", &[]),
+        ("GET", "/a/%2e%2e;/admin", &[]),
+        ("GET", "/a/..;x/admin", &[]),
+        ("GET", "/a%00", &[]),
+        ("GET", "/a\u{e9}", &[]),
+        ("GET", "/a\u{1}", &[]),
+        ("GET", "/<\"^`{|}>", &[]),
+        ("GET", "/\"x", &[]),
+        ("GET", "/?q=a<b", &[]),
+        ("GET", "/?q=a%3Cb", &[]),
+        ("GET", "/./old/x", &[]),
+        ("get", "/", &[]),
+        ("QUERY", "/", &[]),
+        ("CONNECT", "/", &[]),
+        ("GET", "/", &["x-forwarded-proto: https"]),
+        ("GET", "/", &["x-envoy-internal: true"]),
+        ("GET", "/", &["connection: close, upgrade", "upgrade: websocket"]),
+        ("GET", "/", &["connection: close, upgrade", "upgrade: h2c"]),
+        ("GET", "/", &["who: bob", "who: jason"]),
+        ("GET", "/", &["connection: close, who", "who: jason"]),
+        ("GET", "/", &["host: h:1"]),
+        ("GET", "/", &["host: h h"]),
+    ] {
+        let host = if headers.iter().any(|line| line.starts_with("host")) { "" } else { "host: h\r\n" };
+        let close =
+            if headers.iter().any(|line| line.starts_with("connection")) { "" } else { "connection: close\r\n" };
+        let lines: String = headers.iter().flat_map(|line| [line, "\r\n"]).collect();
+        let answered = status_of(address, format!("{method} {target} HTTP/1.1\r\n{host}{close}{lines}\r\n")).await;
+        let url = format!("http://h{target}");
+        let mut arguments = vec!["--json", "--port", "8080", "--method", method, "--url", &url];
+        arguments.extend(headers.iter().flat_map(|line| ["-H", line]));
+        let explanation: Value = serde_json::from_str(&explained(&fairway, &arguments)).unwrap();
+        assert_eq!(explanation["outcome"]["status"], answered, "{method} {target} {headers:?}: {explanation:#}");
+    }
+    assert_eq!(
+        explained(&fairway, &["--url", "http://h:8080/a/../%61dmin#x", "-H", "X-Envoy-Internal: true"]),
+        "server   Gateway default/edge servers[0]
+path     /a/../%61dmin is taken as /admin
+header   x-envoy-internal is dropped
+host     *
+  match  VirtualService default/edge spec.http[0].match[0]
+direct   403 with 0 bytes
+"
+    );
+    assert_eq!(
+        explained(&fairway, &["--url", "http://h:8080/%00"]),
+        "server   Gateway default/edge servers[0]\nrefused  400: the path holds %00, an escaped NUL byte\n"
+    );
 }

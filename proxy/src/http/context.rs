@@ -151,10 +151,7 @@ impl<'t> Routes<'t> {
     pub(crate) fn for_authority(self, authority: &str) -> Option<&'t Arc<HttpRoutes>> {
         match self {
             Self::Plain(routes) => Some(routes),
-            Self::Tls { listener, server } => {
-                let owner = *listener.by_sni.find_authority(authority)? as usize;
-                if owner == server { listener.servers.get(server).map(|server| &server.routes) } else { None }
-            }
+            Self::Tls { listener, server } => listener.routes_for(server, authority),
         }
     }
 }

@@ -1,107 +1,381 @@
-use http::HeaderMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::*;
-use crate::compile::tests::{EDGE, bare, head, to, virtual_service};
+use crate::compile::tests::{bare, edge, to, virtual_service};
+use crate::request::path::{self, normalise};
+use crate::table::{ListenerProtocol, Lookup, RequestHead, RouteTable};
 
 const DESTINATIONS: &str = "[{destination: {host: reviews, subset: v1, port: {number: 9080}}, weight: 3, headers: {request: {add: {x: '%PROTOCOL%'}}}},
     {destination: {host: other.test, port: {number: 80}}, weight: 1}]";
 
 fn table(http: &str) -> RouteTable {
-    bare(&(EDGE.to_owned() + &virtual_service("reviews", 0, "[shop.test]", http))).table
+    edge(&virtual_service("reviews", 0, "[shop.test]", http)).table
 }
 
-fn at(port: u16) -> Entrance<'static> {
-    Entrance { port, bind: None, sni: None }
+fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> ExplainRequest {
+    let mut request = ExplainRequest { method: method.to_owned(), url: url.to_owned(), ..ExplainRequest::default() };
+    for (name, value) in headers {
+        request.headers.entry((*name).to_owned()).or_default().push((*value).to_owned());
+    }
+    request
 }
 
-fn text(table: &RouteTable, port: u16, request: &str, headers: &[(&str, &str)]) -> String {
-    head("http", request, headers, |head| explain(table, at(port), head)).to_string()
+fn explain(table: &RouteTable, request: &ExplainRequest) -> Explanation {
+    request.explain(table).expect("a request")
+}
+
+fn get(table: &RouteTable, url: &str, headers: &[(&str, &str)]) -> String {
+    explain(table, &request("GET", url, headers)).to_string()
+}
+
+/// The last line: what becomes of the request.
+fn fate(text: &str) -> &str {
+    text.trim_end().rsplit('\n').next().unwrap_or_default()
 }
 
 #[test]
 fn each_rule_says_why_it_did_not_take_the_request() {
     let rules = format!(
-        "[{}, {{name: split, match: [{{name: all, uri: {{prefix: /reviews}}}}], rewrite: {{uri: /r, authority: r.test}}, timeout: 2s,
+        "[{}, {{name: split, match: [{{name: all, uri: {{prefix: /reviews}}}}], rewrite: {{uri: r, authority: r.test}}, timeout: 2s,
            headers: {{response: {{remove: [server]}}}}, route: {DESTINATIONS}}}, {}]",
         to("[{uri: {exact: /x}}, {uri: {prefix: /reviews}, headers: {end-user: {exact: jason}}}]", "jason"),
         to("[]", "rest")
     );
     assert_eq!(
-        text(&table(&rules), 80, "GET shop.test /reviews/1", &[("end-user", "bob")]),
-        "revision 0
-routes   http.80 (Gateway default/edge servers[0])
+        get(&table(&rules), "http://shop.test/reviews/1", &[("end-user", "bob"), ("end-user", "al")]),
+        "server   Gateway default/edge servers[0]
 host     shop.test
-rule no  spec.http[0].match[0] of VirtualService default/reviews: the path is `/reviews/1`, the rule wants exactly `/x`
-rule no  spec.http[0].match[1] of VirtualService default/reviews: header `end-user` is `bob`, the rule wants exactly `jason`
-rule yes spec.http[1].match[0] `split.all` of VirtualService default/reviews: takes the request
-=> 75.0% to nowhere: the service, port or subset does not exist (503 NC)
-  host becomes r.test
-  request header add x: %PROTOCOL%
-  response header remove server
-=> 25.0% to outbound|80||other.test
-  host becomes r.test
-  response header remove server
-  path becomes /r/1
-  timeout 2s"
+  -      VirtualService default/reviews spec.http[0].match[0]: the path is `/reviews/1`, the rule wants exactly `/x`
+  -      VirtualService default/reviews spec.http[0].match[1]: header `end-user` is `bob` and `al`, the rule wants exactly `jason`
+  match  VirtualService default/reviews spec.http[1].match[0] (split.all)
+forward  75.0% to nowhere: 503, the service, port or subset does not exist
+         host becomes r.test
+         request header: add x %PROTOCOL%
+         response header: remove server
+forward  25.0% to outbound|80||other.test
+         host becomes r.test
+         response header: remove server
+         path becomes /r/1
+         timeout 2s
+"
     );
 }
 
 #[test]
 fn requests_that_end_before_any_rule_are_explained_too() {
     let table = table(&format!("[{}]", to("[{uri: {prefix: /a}}]", "a")));
-    for (port, request, want) in [
-        (81, "GET shop.test /", "revision 0\n=> nothing listens on port 81; ports with a Gateway server: 80"),
+    for (url, want) in [
         (
-            80,
-            "GET other.test /",
-            "revision 0\nroutes   http.80 (Gateway default/edge servers[0])\n=> 404 no VirtualService or redirect of http.80 has the request's host",
+            "http://shop.test:81/",
+            "refused  without an answer: nothing listens on port 81; ports with a Gateway server: 80\n",
         ),
         (
-            80,
-            "GET shop.test /b",
-            "revision 0
-routes   http.80 (Gateway default/edge servers[0])
+            "http://other.test/",
+            "server   Gateway default/edge servers[0]
+refused  404: no VirtualService or redirect of http.80 has the request's host\n",
+        ),
+        (
+            "http://shop.test/b",
+            "server   Gateway default/edge servers[0]
 host     shop.test
-rule no  spec.http[0].match[0] of VirtualService default/reviews: the path is `/b`, the rule wants the prefix `/a`
-=> 404 none of the 1 rules of host `shop.test` takes the request",
+  -      VirtualService default/reviews spec.http[0].match[0]: the path is `/b`, the rule wants the prefix `/a`
+refused  404: none of the 1 rules of host `shop.test` takes the request\n",
         ),
     ] {
-        assert_eq!(text(&table, port, request, &[]), want);
+        assert_eq!(get(&table, url, &[]), want);
+    }
+}
+
+#[test]
+fn a_path_is_explained_as_it_is_normalised() {
+    let table = table(&format!("[{}, {}]", to("[{uri: {prefix: /admin}}]", "admin"), to("[]", "rest")));
+    assert_eq!(
+        get(&table, "http://shop.test/a/%2e%2e/%61dmin?next=/../x#part", &[]),
+        "server   Gateway default/edge servers[0]
+path     /a/%2e%2e/%61dmin is taken as /admin
+host     shop.test
+  match  VirtualService default/reviews spec.http[0].match[0]
+forward  100.0% to outbound|80||admin.test
+"
+    );
+    assert!(
+        !get(&table, "http://shop.test/admin?x=%61/../", &[]).contains("path "),
+        "an unchanged path is not told of"
+    );
+    for (url, why) in [
+        ("http://shop.test/a%00", "the path holds %00, an escaped NUL byte"),
+        (
+            "http://shop.test/a b",
+            "the request target holds a control, space or non-ASCII byte at offset 2; write it as %XX",
+        ),
+        (
+            "http://shop.test/caf\u{e9}",
+            "the request target holds a control, space or non-ASCII byte at offset 4; write it as %XX",
+        ),
+    ] {
+        assert_eq!(fate(&get(&table, url, &[])), format!("refused  400: {why}"));
+    }
+}
+
+#[test]
+fn what_is_no_proper_head_is_refused() {
+    let table = table(&format!("[{}]", to("[]", "rest")));
+    for (request, why) in [
+        (request("get", "http://shop.test/", &[]), "400: the method `get` is none that a gateway takes over HTTP/1.1"),
+        (request("CONNECT", "http://shop.test/", &[]), "403: CONNECT is not supported"),
+        (request("GET", "http://shop.test/", &[("Host", "a b")]), "400: the Host `a b` is malformed"),
+        (request("GET", "http://shop.test/", &[("host", "a"), ("host", "b")]), "400: there are several Host headers"),
+    ] {
+        assert_eq!(fate(&explain(&table, &request).to_string()), format!("refused  {why}"));
+    }
+}
+
+#[test]
+fn the_host_is_that_of_the_header_without_its_port() {
+    let table = table(&format!("[{}]", to("[]", "rest")));
+    for (url, headers) in [
+        ("http://SHOP.test/", &[][..]),
+        ("http://127.0.0.1/", &[("Host", "shop.test")]),
+        ("http://127.0.0.1/", &[("host", "shop.test:8080")]),
+    ] {
+        assert_eq!(fate(&get(&table, url, headers)), "forward  100.0% to outbound|80||rest.test", "{url} {headers:?}");
+    }
+}
+
+#[test]
+fn headers_are_judged_before_rules_see_them() {
+    let rule = |header: &str, value: &str, to_: &str| to(&format!("[{{headers: {{{header}: {{{value}}}}}}}]"), to_);
+    let http = format!(
+        "[{}, {}, {}, {}, {}]",
+        rule("x-envoy-internal", "exact: 'true'", "internal"),
+        rule("x-forwarded-proto", "exact: https", "https"),
+        rule("x-forwarded-for", "prefix: '10.'", "forwarded"),
+        rule("upgrade", "exact: websocket", "sockets"),
+        to("[]", "rest")
+    );
+    let trusting = "
+apiVersion: fairway.dev/v1
+kind: MeshConfig
+metadata: {name: default}
+spec: {numTrustedProxies: 1}
+---";
+    let service = virtual_service("reviews", 0, "[shop.test]", &http);
+    let (plain, trusting) = (edge(&service).table, edge(&(trusting.to_owned() + &service)).table);
+    assert_eq!(trusting.settings.num_trusted_proxies, 1);
+    for (table, header, value, taken, ends) in [
+        (&plain, "x-envoy-internal", "true", "header   x-envoy-internal is dropped", "rest"),
+        (&plain, "x-forwarded-proto", "https", "header   x-forwarded-proto is taken as http", "rest"),
+        (&plain, "x-forwarded-for", "10.0.0.1", "header   x-forwarded-for is taken as 10.0.0.1,127.0.0.1", "forwarded"),
+        (&plain, "upgrade", "websocket", "", "sockets"),
+        (&plain, "upgrade", "h2c", "header   upgrade is dropped", "rest"),
+        (&trusting, "x-forwarded-proto", "https", "", "https"),
+    ] {
+        let text = get(table, "http://shop.test/", &[(header, value)]);
+        assert_eq!(fate(&text), format!("forward  100.0% to outbound|80||{ends}.test"), "{text}");
+        let headers: Vec<_> = text.lines().filter(|line| line.starts_with("header ")).collect();
+        assert_eq!(headers.join("\n"), taken);
+    }
+    let from = ExplainRequest { client: Some([10, 1, 1, 1].into()), ..request("GET", "http://shop.test/", &[]) };
+    assert!(explain(&plain, &from).to_string().contains("forwarded.test"), "the client's address is appended");
+}
+
+#[test]
+fn a_tls_server_takes_its_own_hosts_alone() {
+    let files = "tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
+    let missing = "tls: {mode: SIMPLE, credentialName: nothing}";
+    let gateway = format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: default}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - {{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [a.test], tls: {{httpsRedirect: true}}}}
+  - {{port: {{number: 443, name: a, protocol: HTTPS}}, hosts: [a.test, '*.w.test'], {files}}}
+  - {{port: {{number: 443, name: b, protocol: HTTPS}}, hosts: [b.test], {files}}}
+  - {{port: {{number: 443, name: c, protocol: HTTPS}}, hosts: [c.test], {missing}}}
+"
+    );
+    let rules = format!("[{}, {}]", to("[{scheme: {exact: https}}]", "https"), to("[]", "rest"));
+    let table = bare(&(gateway + &virtual_service("a", 0, "['*.test']", &rules))).table;
+    for (url, headers, sni, ends) in [
+        ("https://a.test/", &[][..], None, "forward  100.0% to outbound|80||https.test"),
+        ("https://x.w.test/", &[("host", "a.test")], None, "forward  100.0% to outbound|80||https.test"),
+        (
+            "https://a.test/",
+            &[("host", "b.test:443")],
+            None,
+            "refused  421: the host `b.test:443` does not belong to the TLS server that the server name `a.test` leads to; clients try again on a new connection",
+        ),
+        (
+            "https://a.test/",
+            &[],
+            Some("b.test"),
+            "refused  421: the host `a.test` does not belong to the TLS server that the server name `b.test` leads to; clients try again on a new connection",
+        ),
+        (
+            "https://z.test/",
+            &[],
+            None,
+            "refused  without an answer: no TLS server of port 443 has the host `z.test`, so the handshake fails",
+        ),
+        (
+            "https://a.test/",
+            &[],
+            Some(""),
+            "refused  without an answer: no TLS server of port 443 has the host `*`, so a handshake without a name fails",
+        ),
+        (
+            "https://127.0.0.1/",
+            &[("host", "a.test")],
+            None,
+            "refused  without an answer: no TLS server of port 443 has the host `*`, so a handshake without a name fails",
+        ),
+        (
+            "https://c.test/",
+            &[],
+            None,
+            "refused  without an answer: Gateway default/edge servers[3] has no certificate, so the handshake fails",
+        ),
+        (
+            "http://a.test:443/",
+            &[],
+            None,
+            "refused  without an answer: port 443 speaks TLS and closes a connection without it; write https://",
+        ),
+        (
+            "https://a.test:80/",
+            &[],
+            None,
+            "refused  without an answer: port 80 speaks plain HTTP, so a TLS handshake fails; write http://",
+        ),
+        ("http://a.test/x/../y?z", &[], None, "redirect 301 to https://a.test/y?z, as the server's httpsRedirect says"),
+        (
+            "http://a.test/",
+            &[("x-forwarded-proto", "https")],
+            None,
+            "redirect 301 to https://a.test/, as the server's httpsRedirect says",
+        ),
+    ] {
+        let request = ExplainRequest { sni: sni.map(str::to_owned), ..request("GET", url, headers) };
+        assert_eq!(fate(&explain(&table, &request).to_string()), ends, "{url} {headers:?} {sni:?}");
     }
 }
 
 #[test]
 fn of_thousands_of_rules_only_candidates_are_listed() {
     let rules: Vec<_> = (0..2000).map(|i| to(&format!("[{{uri: {{prefix: /r{i}/}}}}]"), "t")).collect();
-    let table = table(&format!("[{}]", rules.join(", ")));
-    let none = HeaderMap::new();
-    let head = RequestHead {
-        method: "GET",
-        scheme: "http",
-        authority: "shop.test",
-        path: "/r1500/x",
-        query: None,
-        headers: &none,
-    };
-    let explanation = explain(&table, at(80), &head);
+    let explanation =
+        explain(&table(&format!("[{}]", rules.join(", "))), &request("GET", "http://shop.test/r1500/x", &[]));
     assert_eq!(explanation.rules.iter().map(|rule| rule.position).collect::<Vec<_>>(), [1500]);
     assert_eq!(explanation.skipped, 1500);
 }
 
 #[test]
-fn it_reads_as_json() {
+fn it_reads_as_json_and_back() {
     let table = table("[{match: [{uri: {prefix: /}}], redirect: {uri: /new, redirectCode: 302}}]");
-    let explanation = head("http", "GET shop.test /", &[], |head| explain(&table, at(80), head));
+    let explanation = explain(&table, &request("GET", "http://shop.test/./a", &[("x-envoy-a", "1")]));
+    let json = serde_json::to_value(&explanation).expect("JSON");
     assert_eq!(
-        serde_json::to_value(explanation).expect("JSON"),
+        json,
         serde_json::json!({
             "revision": 0,
             "routes": "http.80",
             "servers": ["Gateway default/edge servers[0]"],
+            "path": {"sent": "/./a", "matched": "/a"},
+            "headers": [{"name": "x-envoy-a"}],
             "host": "shop.test",
             "rules": [{"position": 0, "resource": {"kind": "VirtualService", "namespace": "default", "name": "reviews"}, "path": "spec.http[0].match[0]"}],
             "skipped": 0,
             "outcome": {"kind": "redirect", "status": 302, "location": "http://shop.test/new", "responseHeaders": []},
         })
     );
+    assert_eq!(serde_json::from_value::<Explanation>(json).expect("an explanation"), explanation);
+}
+
+const X: HeaderName = HeaderName::from_static("x");
+
+/// Rules whose paths random requests come upon, if they are normalised.
+fn rules() -> impl Strategy<Value = Vec<String>> {
+    let uri = select(vec![
+        "uri: {prefix: /}",
+        "uri: {prefix: /a}",
+        "uri: {prefix: /a/b}",
+        "uri: {exact: /a/}",
+        "uri: {exact: /b}",
+        "uri: {prefix: /B}, ignoreUriCase: true",
+        "uri: {regex: '/.*2.*'}",
+    ]);
+    let condition = select(vec![
+        "",
+        "",
+        ", method: {exact: POST}",
+        ", headers: {x: {exact: '1'}}",
+        ", queryParams: {q: {exact: '1'}}",
+        ", headers: {x-envoy-a: {exact: '1'}}",
+    ]);
+    vec((uri, condition).prop_map(|(uri, condition)| format!("{{{uri}{condition}}}")), 0..12)
+}
+
+/// A request with the host and the target in its URL.
+fn requests() -> impl Strategy<Value = (ExplainRequest, &'static str, String)> {
+    let path = prop_oneof![
+        path::tests::paths(),
+        "/(a|b|\\\\|%61|%62|%2e|\\.\\.|\\.|;|%32|%00|A|B){0,2}(/(a|b|\\.\\.|%2E\\.|\\.\\.;x)?){0,3}",
+    ];
+    let headers = vec(select(vec![("x", "1"), ("x", "2"), ("x-envoy-a", "1")]), 0..3);
+    let query = select(vec!["", "?q=1", "?q=/../1", "?q=<"]);
+    (select(vec!["GET", "POST"]), select(vec!["shop.test", "SHOP.test:8080", "none.test"]), path, query, headers)
+        .prop_map(|(method, host, path, query, headers)| {
+            let mut request = request(method, &format!("http://{host}{path}{query}"), &headers);
+            request.port = Some(80);
+            (request, host, path + query)
+        })
+}
+
+/// What rules see of a target; `None`: it is refused.
+fn canonical(target: &str) -> Option<String> {
+    let target = target.split('#').next()?;
+    let escaped = path::escape(target.as_bytes())
+        .ok()?
+        .map_or(target.to_owned(), |bytes| String::from_utf8(bytes).expect("ASCII"));
+    normalise(&escaped).ok().map(Into::into)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_takes_a_request_in_an_explanation_takes_it_in_a_lookup(rules in rules(), requests in vec(requests(), 1..20)) {
+        let rules: Vec<_> = rules.iter().map(|rule| to(&format!("[{rule}]"), "t")).collect();
+        let table = table(&format!("[{}]", rules.join(", ")));
+        let ListenerProtocol::Http(routes) = &table.listeners[0].protocol else { panic!("not plain") };
+        for (request, host, target) in &requests {
+            let explanation = explain(&table, request);
+            let Some(target) = canonical(target) else {
+                prop_assert!(matches!(explanation.outcome, Outcome::Refused { status: Some(400), .. }), "{}", request.url);
+                continue;
+            };
+            let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+            let headers = request.headers.get("x").into_iter().flatten();
+            let headers: HeaderMap = headers.map(|value| (X, value.parse().expect("a value"))).collect();
+            let head =
+                RequestHead { method: &request.method, scheme: "http", authority: host, path, query, headers: &headers };
+            let found = match routes.lookup(&head) {
+                Lookup::Route(host, route) => host.routes().iter().position(|one| Arc::ptr_eq(one, route)),
+                _ => None,
+            };
+            let (taken, missed): (Vec<_>, Vec<_>) = explanation.rules.iter().partition(|rule| rule.failure.is_none());
+            prop_assert_eq!(taken.iter().map(|rule| rule.position).collect::<Vec<_>>(), Vec::from_iter(found));
+            prop_assert!(missed.iter().all(|rule| found.is_none_or(|found| rule.position < found)));
+            prop_assert_eq!(matches!(explanation.outcome, Outcome::Refused { status: Some(404), .. }), found.is_none());
+            prop_assert_eq!(explanation.path.as_ref().map_or(path, |path| &path.matched), path);
+        }
+    }
 }

@@ -4,5 +4,6 @@
 //! that both decide alike.
 
 pub mod admission;
+pub mod form;
 pub mod hop;
 pub mod path;

@@ -14,6 +14,15 @@ pub struct TlsListener {
     pub by_sni: HostIndex<u32>,
 }
 
+impl TlsListener {
+    /// The routes for an authority on a connection that was made to `server`; `None` when it does not belong there
+    /// (421, RFC 9110 section 15.5.20).
+    pub fn routes_for(&self, server: usize, authority: &str) -> Option<&Arc<HttpRoutes>> {
+        let owner = *self.by_sni.find_authority(authority)? as usize;
+        if owner == server { self.servers.get(server).map(|server| &server.routes) } else { None }
+    }
+}
+
 /// One HTTPS-terminating Gateway server. It has routes of its own; they never leak into another server's.
 #[derive(Clone, Debug)]
 pub struct TlsServer {

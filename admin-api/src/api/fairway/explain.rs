@@ -19,27 +19,44 @@ use crate::auth::Access;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ExplainRequest {
-    /// `http://bookinfo.example/reviews/1?x=y`. Its path is taken as the gateway sees it after normalisation.
+    /// `http://bookinfo.example/reviews/1?x=y`, as a client would send it: the gateway's normalisation is explained
+    /// too.
     url: String,
     /// Default: GET.
     #[serde(default = "get")]
     method: String,
-    /// The header fields beside Host.
+    /// The header fields. A `host` among them takes the place of the URL's.
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, HeaderValues>,
     /// The port of the Gateway's server. Default: the one of the URL, else 80 or 443.
     port: Option<u16>,
     /// The address of the listener, where a port has several.
     #[schema(value_type = Option<String>)]
     bind: Option<IpAddr>,
-    /// The server name of the TLS connection. Default: the host of the URL.
+    /// The server name of the TLS connection; empty: the client names none. Default: the host of the URL.
     sni: Option<String>,
+    /// The address that the connection comes from. Default: 127.0.0.1.
+    #[schema(value_type = Option<String>)]
+    client: Option<IpAddr>,
+}
+
+/// The values of a header.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum HeaderValues {
+    One(String),
+    Several(Vec<String>),
 }
 
 impl ExplainRequest {
     fn into_model(self) -> explain::ExplainRequest {
-        let Self { url, method, headers, port, bind, sni } = self;
-        explain::ExplainRequest { method, url, headers, port, bind, sni }
+        let Self { url, method, headers, port, bind, sni, client } = self;
+        let values = |values| match values {
+            HeaderValues::One(value) => vec![value],
+            HeaderValues::Several(values) => values,
+        };
+        let headers = headers.into_iter().map(|(name, of)| (name, values(of))).collect();
+        explain::ExplainRequest { method, url, headers, port, bind, sni, client }
     }
 }
 
@@ -49,8 +66,9 @@ fn get() -> String {
 
 /// Explain where a request goes, and why.
 ///
-/// The answer lists the rules that were looked at, the first predicate that failed of each, and what becomes of the
-/// request: the destinations with rewrites and header operations, a redirect, an answer, or why it is refused.
+/// The answer tells what the gateway makes of the path and the headers before it looks for a rule, lists the rules that
+/// were looked at with the first predicate that failed of each, and says what becomes of the request: the destinations
+/// with rewrites and header operations, a redirect, an answer, or why it is refused.
 #[utoipa::path(
     post,
     path = "/api/fairway/v1/explain",
@@ -81,6 +99,7 @@ pub(crate) async fn explain_body(State(state): State<ApiState>, request: Request
         ("header" = Option<Vec<String>>, Query, description = "`name: value`, as often as needed"),
         ("port" = Option<u16>, Query, description = "The port of the Gateway's server; default: the one of the URL"),
         ("sni" = Option<String>, Query, description = "The server name of the TLS connection; default: the host"),
+        ("client" = Option<String>, Query, description = "The address that the connection comes from; default: 127.0.0.1"),
     ),
     responses(
         (status = 200, description = "The explanation", body = Object),
@@ -96,21 +115,23 @@ pub(crate) async fn explain_query(State(state): State<ApiState>, request: Reques
 fn from_query(call: &Call) -> Result<ExplainRequest, ApiError> {
     let query = &call.query;
     let url = query.get("url").ok_or_else(|| ApiError::bad_request("the parameter url is required"))?;
-    let mut headers = BTreeMap::new();
+    let mut headers = BTreeMap::<String, Vec<String>>::new();
     for line in query.all("header") {
         let (name, value) = line
             .split_once(':')
             .ok_or_else(|| ApiError::bad_request(format!("{line:?} is no header; write name: value")))?;
-        headers.insert(name.trim().to_owned(), value.trim().to_owned());
+        headers.entry(name.trim().to_ascii_lowercase()).or_default().push(value.trim().to_owned());
     }
     let port = query.number("port")?.map(u16::try_from).transpose();
+    let client = query.get("client").map(str::parse).transpose();
     Ok(ExplainRequest {
         url: url.to_owned(),
         method: query.get("method").unwrap_or("GET").to_owned(),
-        headers,
+        headers: headers.into_iter().map(|(name, values)| (name, HeaderValues::Several(values))).collect(),
         port: port.map_err(|_| ApiError::bad_request("a port is a number up to 65535"))?,
         bind: None,
         sni: query.get("sni").map(str::to_owned),
+        client: client.map_err(|_| ApiError::bad_request("the client is an IP address"))?,
     })
 }
 

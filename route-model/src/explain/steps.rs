@@ -1,0 +1,308 @@
+//! The steps of a request through a gateway, up to where its fate is known. They call what the data plane calls.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::{HOST, HeaderName, HeaderValue};
+
+use super::request::Sent;
+use super::{
+    ChangedHeader, ExplainedDestination, Explanation, HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict,
+};
+use crate::field::FieldPath;
+use crate::matching::quoted;
+use crate::meta::ResourceKey;
+use crate::request::admission::Peer;
+use crate::request::form;
+use crate::request::path::{escape, normalise};
+use crate::table::headers::HeaderOps;
+use crate::table::redirect::https_location;
+use crate::table::route::{Action, Destination, Forward, RouteOrigin};
+use crate::table::{
+    HttpRoutes, Listener, ListenerProtocol, Lookup, RequestHead, Route, RouteTable, ServerRef, TlsListener, VirtualHost,
+};
+
+/// Up to so many rules of a host are all listed; of more only those whose path can fit.
+const MAX_LISTED: usize = 200;
+
+/// Explains what becomes of a request.
+pub(super) fn explain(table: &RouteTable, sent: &Sent<'_>) -> Explanation {
+    let mut explanation = Explanation {
+        revision: table.revision,
+        routes: None,
+        servers: Vec::new(),
+        path: None,
+        headers: Vec::new(),
+        host: None,
+        rules: Vec::new(),
+        skipped: 0,
+        outcome: Outcome::Refused { status: None, reason: String::new() },
+    };
+    explanation.outcome = walk(table, sent, &mut explanation).unwrap_or_else(|refused| refused);
+    explanation
+}
+
+/// Answers with an error where a request goes no further.
+fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> Result<Outcome, Outcome> {
+    let entrance = Entrance::find(table, sent)?;
+    explanation.routes = Some(entrance.routes().name.to_string());
+    explanation.servers =
+        entrance.servers().iter().map(|server| format!("{} servers[{}]", server.gateway, server.index)).collect();
+    let received = Received::of(sent, table.settings.num_trusted_proxies, explanation)?;
+    let routes = entrance.routes_for(&received.authority).ok_or_else(|| {
+        let name = if sent.sni.is_empty() {
+            "no server name".to_owned()
+        } else {
+            format!("the server name {}", quoted(sent.sni))
+        };
+        refused(
+            421,
+            format!(
+                "the host {} does not belong to the TLS server that {name} leads to; clients try again on a new \
+                 connection",
+                quoted(&received.authority)
+            ),
+        )
+    })?;
+    Ok(look_up(table, routes, &received.head(sent), explanation))
+}
+
+fn refused(status: u16, reason: impl Into<String>) -> Outcome {
+    Outcome::Refused { status: Some(status), reason: reason.into() }
+}
+
+fn no_answer(reason: String) -> Outcome {
+    Outcome::Refused { status: None, reason }
+}
+
+/// Where a connection leads.
+enum Entrance<'t> {
+    Plain(&'t Arc<HttpRoutes>, &'t [ServerRef]),
+    Tls(&'t TlsListener, usize),
+}
+
+impl<'t> Entrance<'t> {
+    fn find(table: &'t RouteTable, sent: &Sent<'_>) -> Result<Self, Outcome> {
+        let fits = |listener: &&Arc<Listener>| {
+            listener.port == sent.port && sent.bind.is_none_or(|bind| listener.bind == Some(bind))
+        };
+        let port = sent.port;
+        let Some(listener) = table.listeners.iter().find(fits) else {
+            let ports: Vec<_> = table.listeners.iter().map(|listener| listener.port.to_string()).collect();
+            let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
+            return Err(no_answer(format!("nothing listens on port {port}; ports with a Gateway server: {ports}")));
+        };
+        match (&listener.protocol, sent.tls) {
+            (ListenerProtocol::Http(routes), false) => Ok(Self::Plain(routes, &listener.servers)),
+            (ListenerProtocol::Tls(tls), true) => Self::handshake(tls, sent),
+            (ListenerProtocol::Http(_), true) => {
+                Err(no_answer(format!("port {port} speaks plain HTTP, so a TLS handshake fails; write http://")))
+            }
+            (ListenerProtocol::Tls(_), false) => {
+                Err(no_answer(format!("port {port} speaks TLS and closes a connection without it; write https://")))
+            }
+        }
+    }
+
+    fn handshake(tls: &'t TlsListener, sent: &Sent<'_>) -> Result<Self, Outcome> {
+        let port = sent.port;
+        let found = tls.by_sni.find_sni(Some(sent.sni)).map(|index| *index as usize);
+        let Some((index, server)) = found.and_then(|index| Some((index, tls.servers.get(index)?))) else {
+            return Err(no_answer(match sent.sni {
+                "" => format!("no TLS server of port {port} has the host `*`, so a handshake without a name fails"),
+                sni => format!("no TLS server of port {port} has the host {}, so the handshake fails", quoted(sni)),
+            }));
+        };
+        if server.terms.certificates.is_empty() {
+            let ServerRef { gateway, index } = &server.server;
+            return Err(no_answer(format!("{gateway} servers[{index}] has no certificate, so the handshake fails")));
+        }
+        Ok(Self::Tls(tls, index))
+    }
+
+    fn servers(&self) -> &'t [ServerRef] {
+        match self {
+            Self::Plain(_, servers) => servers,
+            Self::Tls(tls, index) => std::slice::from_ref(&tls.servers[*index].server),
+        }
+    }
+
+    fn routes(&self) -> &'t HttpRoutes {
+        match self {
+            Self::Plain(routes, _) => routes,
+            Self::Tls(tls, index) => &tls.servers[*index].routes,
+        }
+    }
+
+    fn routes_for(&self, authority: &str) -> Option<&'t HttpRoutes> {
+        match self {
+            Self::Plain(routes, _) => Some(routes),
+            Self::Tls(tls, index) => tls.routes_for(*index, authority).map(|routes| &**routes),
+        }
+    }
+}
+
+/// A request that is well formed, as rules see it.
+struct Received {
+    scheme: &'static str,
+    authority: String,
+    /// Normalised, with the query.
+    target: String,
+    headers: HeaderMap,
+}
+
+impl Received {
+    fn of(sent: &Sent<'_>, trusted_hops: u32, explanation: &mut Explanation) -> Result<Self, Outcome> {
+        if sent.method == "CONNECT" {
+            return Err(refused(403, "CONNECT is not supported"));
+        }
+        if !form::is_method(sent.method.as_bytes()) {
+            let why = format!("the method {} is none that a gateway takes over HTTP/1.1", quoted(sent.method));
+            return Err(refused(400, why));
+        }
+        let mut hosts = sent.headers.get_all(HOST).iter();
+        let authority = match (hosts.next(), hosts.next()) {
+            (Some(host), None) if form::is_host(host.as_bytes()) => host.to_str().unwrap_or_default().to_owned(),
+            (Some(host), None) => return Err(refused(400, format!("the Host {} is malformed", quoted(host)))),
+            (None, _) => return Err(refused(400, "the Host header is missing")),
+            (Some(_), Some(_)) => return Err(refused(400, "there are several Host headers")),
+        };
+        let malformed = |error: crate::request::path::PathError| refused(400, error.to_string());
+        let escaped = escape(sent.target.as_bytes()).map_err(malformed)?;
+        // What is escaped is ASCII.
+        let escaped = escaped.map_or_else(|| sent.target.clone(), |bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let target = normalise(&escaped).map_err(malformed)?.into_owned();
+        let path_of = |target: &str| target.split('?').next().unwrap_or_default().to_owned();
+        let (before, after) = (path_of(&sent.target), path_of(&target));
+        if before != after {
+            explanation.path = Some(NormalisedPath { sent: before, matched: after });
+        }
+        let mut headers = sent.headers.clone();
+        let peer = Peer::new(SocketAddr::new(sent.client, 0), sent.tls, None);
+        // A new one is drawn for every request, so that no rule can be held against it.
+        let request_id = HeaderValue::from_static("00000000-0000-4000-8000-000000000000");
+        let admitted = peer.admit(&mut headers, trusted_hops, request_id);
+        explanation.headers = changed(&sent.headers, &headers);
+        Ok(Self { scheme: admitted.scheme, authority, target, headers })
+    }
+
+    fn head<'a>(&'a self, sent: &'a Sent<'_>) -> RequestHead<'a> {
+        let (path, query) =
+            self.target.split_once('?').map_or((&*self.target, None), |(path, query)| (path, Some(query)));
+        let Self { scheme, authority, headers, .. } = self;
+        RequestHead { method: sent.method, scheme, authority, path, query, headers }
+    }
+}
+
+/// The headers of a request that rules see otherwise than they were sent.
+fn changed(sent: &HeaderMap, admitted: &HeaderMap) -> Vec<ChangedHeader> {
+    let values = |headers: &HeaderMap, name: &HeaderName| -> Vec<String> {
+        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+    };
+    let mut changed = Vec::new();
+    for name in sent.keys() {
+        let (before, after) = (values(sent, name), values(admitted, name));
+        if before != after {
+            let value = (!after.is_empty()).then(|| after.join(", "));
+            changed.push(ChangedHeader { name: name.to_string(), value });
+        }
+    }
+    changed
+}
+
+fn look_up(table: &RouteTable, routes: &HttpRoutes, head: &RequestHead<'_>, explanation: &mut Explanation) -> Outcome {
+    match routes.lookup(head) {
+        Lookup::NoHost => {
+            refused(404, format!("no VirtualService or redirect of {} has the request's host", routes.name))
+        }
+        Lookup::HttpsRedirect(host) => {
+            explanation.host = Some(host.domain.to_string());
+            Outcome::HttpsRedirect { location: https_location(head) }
+        }
+        Lookup::NoRoute(host) => {
+            explanation.host = Some(host.domain.to_string());
+            list_rules(host, head, None, explanation);
+            let count = host.routes().len();
+            refused(404, format!("none of the {count} rules of host `{}` takes the request", host.domain))
+        }
+        Lookup::Route(host, route) => {
+            explanation.host = Some(host.domain.to_string());
+            list_rules(host, head, Some(route), explanation);
+            outcome(table, route, head)
+        }
+    }
+}
+
+fn list_rules(host: &VirtualHost, head: &RequestHead<'_>, winner: Option<&Arc<Route>>, explanation: &mut Explanation) {
+    let routes = host.routes();
+    let end = winner.and_then(|winner| routes.iter().position(|route| Arc::ptr_eq(route, winner)));
+    let looked_at = end.map_or(routes.len(), |end| end + 1);
+    let positions: Vec<usize> = if looked_at <= MAX_LISTED {
+        (0..looked_at).collect()
+    } else {
+        host.candidates(head.path).into_iter().take_while(|position| *position < looked_at).collect()
+    };
+    explanation.skipped = looked_at - positions.len();
+    for position in positions {
+        let route = &routes[position];
+        let (resource, path) = place(&route.origin);
+        let failure = route.failure(head);
+        explanation.rules.push(RuleVerdict { position, resource, path, name: route.name.to_string(), failure });
+    }
+}
+
+fn place(origin: &RouteOrigin) -> (ResourceKey, FieldPath) {
+    let (resource, rule) = match &origin.delegate {
+        Some((key, rule)) => (key, *rule),
+        None => (&origin.virtual_service, origin.rule),
+    };
+    let rule = FieldPath::new("spec").field("http").index(rule);
+    (resource.clone(), origin.match_index.map_or_else(|| rule.clone(), |index| rule.field("match").index(index)))
+}
+
+fn outcome(table: &RouteTable, route: &Route, head: &RequestHead<'_>) -> Outcome {
+    match &route.action {
+        Action::Forward(forward) => Outcome::Forward {
+            destinations: forward.destinations.iter().map(|to| destination(table, forward, to)).collect(),
+            path: route.rewrite_path(head.path),
+            timeout: forward.timeout,
+        },
+        Action::Redirect(redirect) => Outcome::Redirect {
+            status: redirect.status.as_u16(),
+            location: route.location(redirect, head),
+            response_headers: operations(std::slice::from_ref(&redirect.response_headers)),
+        },
+        Action::Direct(direct) => Outcome::Direct {
+            status: direct.status.as_u16(),
+            body_length: direct.body.len(),
+            response_headers: operations(std::slice::from_ref(&direct.response_headers)),
+        },
+    }
+}
+
+fn destination(table: &RouteTable, forward: &Forward, destination: &Destination) -> ExplainedDestination {
+    let single = forward.destinations.len() == 1;
+    let percent =
+        if single { 100.0 } else { f64::from(destination.weight) * 100.0 / forward.total_weight.max(1) as f64 };
+    ExplainedDestination {
+        cluster: table.cluster(destination.cluster).map(|cluster| cluster.name.to_string()),
+        percent,
+        authority: destination.authority.as_ref().map(ToString::to_string),
+        request_headers: operations(&destination.request_headers),
+        response_headers: operations(&destination.response_headers),
+    }
+}
+
+fn operations(evaluations: &[HeaderOps]) -> Vec<HeaderOperation> {
+    let mut list = Vec::new();
+    for ops in evaluations {
+        let mut push = |operation, name: &HeaderName, value: Option<String>| {
+            list.push(HeaderOperation { operation, name: name.to_string(), value });
+        };
+        ops.remove.iter().for_each(|name| push(Operation::Remove, name, None));
+        ops.set.iter().for_each(|(name, value)| push(Operation::Set, name, Some(value.to_string())));
+        ops.add.iter().for_each(|(name, value)| push(Operation::Add, name, Some(value.to_string())));
+    }
+    list
+}

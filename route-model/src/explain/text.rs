@@ -1,0 +1,97 @@
+//! An explanation for a terminal: what the request meets, line by line, its fate last.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{ChangedHeader, Explanation, HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict};
+
+impl Display for Explanation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for server in &self.servers {
+            writeln!(f, "server   {server}")?;
+        }
+        if let Some(NormalisedPath { sent, matched }) = &self.path {
+            writeln!(f, "path     {sent} is taken as {matched}")?;
+        }
+        for ChangedHeader { name, value } in &self.headers {
+            match value {
+                Some(value) => writeln!(f, "header   {name} is taken as {value}")?,
+                None => writeln!(f, "header   {name} is dropped")?,
+            }
+        }
+        if let Some(host) = &self.host {
+            writeln!(f, "host     {host}")?;
+        }
+        if self.skipped > 0 {
+            writeln!(f, "         {} rules whose path cannot fit are not listed", self.skipped)?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "{rule}")?;
+        }
+        self.outcome.fmt(f)
+    }
+}
+
+impl Display for RuleVerdict {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let sign = if self.failure.is_some() { "-    " } else { "match" };
+        write!(f, "  {sign}  {} {}", self.resource, self.path)?;
+        if !self.name.is_empty() {
+            write!(f, " ({})", self.name)?;
+        }
+        match &self.failure {
+            Some(failure) => write!(f, ": {failure}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for Outcome {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forward { destinations, path, timeout } => {
+                for to in destinations {
+                    let nowhere = "nowhere: 503, the service, port or subset does not exist";
+                    writeln!(f, "forward  {:.1}% to {}", to.percent, to.cluster.as_deref().unwrap_or(nowhere))?;
+                    if let Some(authority) = &to.authority {
+                        writeln!(f, "         host becomes {authority}")?;
+                    }
+                    write_headers(f, "request", &to.request_headers)?;
+                    write_headers(f, "response", &to.response_headers)?;
+                }
+                if let Some(path) = path {
+                    writeln!(f, "         path becomes {path}")?;
+                }
+                timeout.map_or(Ok(()), |timeout| writeln!(f, "         timeout {timeout:?}"))
+            }
+            Self::Redirect { status, location, response_headers } => {
+                writeln!(f, "redirect {status} to {location}")?;
+                write_headers(f, "response", response_headers)
+            }
+            Self::Direct { status, body_length, response_headers } => {
+                writeln!(f, "direct   {status} with {body_length} bytes")?;
+                write_headers(f, "response", response_headers)
+            }
+            Self::HttpsRedirect { location } => {
+                writeln!(f, "redirect 301 to {location}, as the server's httpsRedirect says")
+            }
+            Self::Refused { status: Some(status), reason } => writeln!(f, "refused  {status}: {reason}"),
+            Self::Refused { status: None, reason } => writeln!(f, "refused  without an answer: {reason}"),
+        }
+    }
+}
+
+fn write_headers(f: &mut Formatter<'_>, which: &str, operations: &[HeaderOperation]) -> fmt::Result {
+    for HeaderOperation { operation, name, value } in operations {
+        let operation = match operation {
+            Operation::Remove => "remove",
+            Operation::Set => "set",
+            Operation::Add => "add",
+        };
+        write!(f, "         {which} header: {operation} {name}")?;
+        match value {
+            Some(value) => writeln!(f, " {value}")?,
+            None => writeln!(f)?,
+        }
+    }
+    Ok(())
+}
