@@ -12,7 +12,7 @@ mod scopes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use push::transport::{PipeListener, PipeTransport, pipe};
 use route_model::meta::Revision;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info};
 
@@ -33,14 +33,16 @@ pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceNam
 use self::roster::{Member, Roster};
 use self::scopes::Scopes;
 use crate::api::{Acks, ProxyAck, ProxyIssue};
-use crate::store::{Snapshot, StoreError};
+use crate::store::{ProxyState, Snapshot, StoreError};
 
 /// A proxy that its replica has not confirmed for so long counts as disconnected: the replica is gone.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(35);
 /// How often a replica confirms its proxies.
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
-/// How often acknowledgements are written down and those of other replicas read.
+/// How often acknowledgements are written down and those of other replicas read, if nothing says that there are any.
 const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
+/// The least time between two exchanges.
+const EXCHANGE_PAUSE: Duration = Duration::from_millis(20);
 /// Acknowledgements that arrive within this time make one change of [`PushService::acks`].
 const GATHER: Duration = Duration::from_millis(3);
 
@@ -187,21 +189,32 @@ impl PushService {
 
     /// Tells other replicas what the proxies here run, and learns what theirs do.
     async fn exchange(&self) {
-        let mut ticks = interval(EXCHANGE_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut written = Vec::new();
+        let store = self.snapshot.store();
+        let mut acks = self.acks.subscribe();
+        let mut written: BTreeMap<String, ProxyState> = BTreeMap::new();
         let mut confirmed: Option<Instant> = None;
         loop {
-            ticks.tick().await;
-            let states = self.roster.states();
+            let began = Instant::now();
             let due = confirmed.is_none_or(|last| last.elapsed() >= CONFIRM_EVERY);
-            if !states.is_empty() && (due || states != written) {
-                match self.snapshot.store().put_proxies(self.roster.replica(), &states).await {
-                    Ok(()) => (written, confirmed) = (states, Some(Instant::now())),
+            let news = |state: &ProxyState| due || written.get(&state.node) != Some(state);
+            let states: Vec<ProxyState> = self.roster.states().into_iter().filter(news).collect();
+            if !states.is_empty() {
+                match store.put_proxies(self.roster.replica(), &states).await {
+                    Ok(()) => {
+                        written.extend(states.into_iter().map(|state| (state.node.clone(), state)));
+                        confirmed = if due { Some(began) } else { confirmed };
+                    }
                     Err(error) => debug!(%error, "what the proxies run cannot be written down now"),
                 }
             }
             self.learn().await;
+            // What comes in a burst goes together, and none of this takes more than a fifth of the time.
+            tokio::time::sleep(EXCHANGE_PAUSE.max(began.elapsed() * 4)).await;
+            tokio::select! {
+                // The sender lives in `self`.
+                _ = acks.changed() => {}
+                () = store.proxies_changed(EXCHANGE_EVERY) => {}
+            }
         }
     }
 

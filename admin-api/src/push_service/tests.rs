@@ -185,6 +185,29 @@ async fn an_expired_token_lets_nobody_new_in_but_members_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_at_one_replica_is_known_at_the_other_within_a_moment() {
+    let databases = Database::shared().await;
+    let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);
+    let revision = one.gateway("shop/edge").await;
+    let mut proxy = Subscriber::start(options("edge-1", "istio-system"), two.pipe());
+    follow_to(&mut proxy, revision).await;
+    one.until_acked("edge-1", revision).await;
+    let mut times = Vec::new();
+    for number in 0..20 {
+        let began = Instant::now();
+        let revision = one.route("shop/site", &format!("answer {number}")).await;
+        follow_to(&mut proxy, revision).await;
+        one.until_acked("edge-1", revision).await;
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!("written at one, acknowledged at the other, known at the first: {:?} … {:?}", times[10], times[19]);
+    assert!(times[10] < Duration::from_millis(300), "{times:?}");
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_meant_for_a_proxy_is_known_at_every_replica() {
     let databases = Database::shared().await;
     let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);

@@ -150,6 +150,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Writes what this replica knows of its proxies, in one transaction; `seen` becomes the database's now.
     async fn put_proxies(&self, replica: &str, states: &[ProxyState]) -> Result<(), StoreError>;
 
+    /// Returns once another replica may have written what it knows of its proxies, and after `at_most` in any case. It is
+    /// told while somebody else waits in [`changed`](Self::changed). For one caller at a time.
+    async fn proxies_changed(&self, at_most: Duration);
+
     /// What all replicas know, one state a proxy: of the replica that saw it last. Those not seen for `stale_after`
     /// count as disconnected.
     async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError>;

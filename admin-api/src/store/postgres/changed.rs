@@ -9,6 +9,11 @@ use super::PostgresStore;
 /// How long to leave the server alone after it refused a listener.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Notices that resources or tokens were written; triggers send them.
+const RESOURCES: &str = "fairway";
+/// Notices that a replica wrote what it knows of its proxies.
+pub(super) const PROXIES: &str = "fairway_proxies";
+
 impl PostgresStore {
     pub(super) async fn wait_for_change(&self, at_most: Duration) {
         tokio::select! {
@@ -18,7 +23,8 @@ impl PostgresStore {
         }
     }
 
-    /// Returns with a notice of the server, and when one may have been missed.
+    /// Returns with a notice of the server about what a snapshot shows, and when one may have been missed. Passes on
+    /// those about proxies.
     async fn notice(&self) {
         let mut slot = self.listener.lock().await;
         let Some(listener) = &mut *slot else {
@@ -31,16 +37,30 @@ impl PostgresStore {
             }
             return;
         };
-        match listener.try_recv().await {
-            Ok(Some(_)) => while listener.next_buffered().is_some() {},
-            Ok(None) | Err(_) => *slot = None,
+        loop {
+            let Ok(Some(first)) = listener.try_recv().await else {
+                *slot = None;
+                return;
+            };
+            let mut of_resources = false;
+            let mut next = Some(first);
+            while let Some(notice) = next {
+                match notice.channel() {
+                    PROXIES => self.proxies_written.notify_one(),
+                    _ => of_resources = true,
+                }
+                next = listener.next_buffered();
+            }
+            if of_resources {
+                return;
+            }
         }
     }
 
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
         let mut listener = PgListener::connect_with(&self.pool).await?;
         listener.eager_reconnect(false);
-        listener.listen("fairway").await?;
+        listener.listen_all([RESOURCES, PROXIES]).await?;
         Ok(listener)
     }
 }

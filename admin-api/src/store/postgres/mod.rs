@@ -1,7 +1,7 @@
 //! The store on Postgres: for production, and for several replicas of the control plane.
 //!
 //! Triggers in the database number the writes and keep the history (`migrations/postgres`), so a row changed in psql
-//! counts like one changed through the API. Notices (`LISTEN fairway`) wake the replicas; they also ask now and then.
+//! counts like one changed through the API. Notices wake the replicas; they also ask now and then.
 
 mod changed;
 mod commit;
@@ -62,6 +62,7 @@ pub struct PostgresStore {
     master: MasterKey,
     pool: PgPool,
     written: Notify,
+    proxies_written: Notify,
     listener: Mutex<Option<PgListener>>,
 }
 
@@ -98,7 +99,8 @@ impl PostgresStore {
         }
         let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
         let pool = pool.connect_lazy_with(connect);
-        let store = Self { location, master, pool, written: Notify::new(), listener: Mutex::new(None) };
+        let (written, proxies_written) = (Notify::new(), Notify::new());
+        let store = Self { location, master, pool, written, proxies_written, listener: Mutex::new(None) };
         store.migrate().await?;
         store.check_master_key().await?;
         Ok(store)
@@ -230,6 +232,10 @@ impl Store for PostgresStore {
 
     async fn put_proxies(&self, replica: &str, states: &[ProxyState]) -> Result<(), StoreError> {
         self.bounded(self.write_proxies(replica, states)).await
+    }
+
+    async fn proxies_changed(&self, at_most: Duration) {
+        let _ = tokio::time::timeout(at_most, self.proxies_written.notified()).await;
     }
 
     async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::rows::{ProxyRow, TokenRow, merge_proxies};
 use super::super::{ProxyState, StoreError, Token, TokenHash, open_key, seal_key};
 use super::PostgresStore;
+use super::changed::PROXIES;
 
 pub(super) const TOKENS: &str =
     "SELECT id, hash, purpose, name, scope::text, to_json(created_at) #>> '{}' AS created_at, created_by,
@@ -120,6 +121,7 @@ impl PostgresStore {
             .await
             .map_err(failed())?;
         }
+        sqlx::query("SELECT pg_notify($1, '')").bind(PROXIES).execute(&mut *transaction).await.map_err(failed())?;
         transaction.commit().await.map_err(failed())
     }
 

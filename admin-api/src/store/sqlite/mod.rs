@@ -246,6 +246,11 @@ impl Store for SqliteStore {
         self.write_proxies(replica, states).await
     }
 
+    /// The file has one process, which knows itself.
+    async fn proxies_changed(&self, at_most: Duration) {
+        tokio::time::sleep(at_most).await;
+    }
+
     async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
         self.read_proxies(stale_after).await
     }
