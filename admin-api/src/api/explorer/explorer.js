@@ -13,6 +13,11 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// Text whose `code` is shown as such.
+function prose(text) {
+  return (text ?? "").split("`").map((part, index) => (index % 2 ? element("code", { textContent: part }) : part));
+}
+
 function resolve(api, schema) {
   if (schema?.allOf?.length === 1) schema = { ...resolve(api, schema.allOf[0]), description: schema.description };
   if (!schema?.$ref) return schema ?? {};
@@ -33,7 +38,7 @@ function fieldOf(api, name, schema, required) {
   const title = element("code", { textContent: name, className: required ? "required" : "" });
   const type = element("span", { className: "hint", textContent: ` ${typeOf(api, schema)}` });
   const description = found.description ?? schema.description;
-  const text = description ? [element("p", { className: "description", textContent: description })] : [];
+  const text = description ? [element("p", { className: "description" }, ...prose(description))] : [];
   if (!inner.properties) return element("div", { className: "field" }, title, type, ...text);
   const details = element("details", {}, element("summary", {}, title, type), ...text);
   details.addEventListener("toggle", () => details.append(...fieldsOf(api, inner)), { once: true });
@@ -51,19 +56,22 @@ function schemaOf(api, title, content) {
   return [element("div", { className: "schema" }, fieldOf(api, title, schema, false))];
 }
 
+// What may be given several times has one value a line.
 function inputOf(parameter) {
-  const input = element("input", { name: parameter.name, required: parameter.required ?? false });
+  const several = parameter.schema?.type === "array";
+  const input = element(several ? "textarea" : "input", { name: parameter.name, required: parameter.required ?? false });
   input.dataset.in = parameter.in;
+  if (several) input.rows = 2;
   if (parameter.name === "namespace") input.value = "default";
-  const hint = element("span", { className: "hint", textContent: parameter.description ?? "" });
+  const hint = element("span", { className: "hint" }, ...prose(parameter.description), several ? ", one a line" : "");
   return element("label", {}, element("code", { textContent: parameter.name }), input, hint);
 }
 
 function urlOf(path, form) {
   const query = new URLSearchParams();
-  for (const input of form.querySelectorAll("input[data-in]")) {
+  for (const input of form.querySelectorAll("[data-in]")) {
     if (input.dataset.in === "path") path = path.replace(`{${input.name}}`, encodeURIComponent(input.value));
-    else if (input.value) query.set(input.name, input.value);
+    else for (const value of input.value.split("\n").filter(Boolean)) query.append(input.name, value);
   }
   return query.size ? `${path}?${query}` : path;
 }
@@ -73,7 +81,7 @@ async function call(method, path, form, answer) {
   const token = byId("token").value;
   if (token) headers.Authorization = `Bearer ${token}`;
   const options = { method: method.toUpperCase(), headers };
-  const body = form.querySelector("textarea");
+  const body = form.querySelector(".body textarea");
   if (body.value) {
     options.body = body.value;
     headers["Content-Type"] = form.querySelector("select").value;
@@ -116,8 +124,8 @@ function operationOf(api, path, item, method) {
   find(".method").textContent = method.toUpperCase();
   find(".method").dataset.method = method;
   find(".path").textContent = path;
-  find(".summary").textContent = operation.summary ?? "";
-  find(".text").textContent = operation.description ?? "";
+  find(".summary").append(...prose(operation.summary?.replace(/\.$/, "")));
+  find(".text").append(...prose(operation.description));
   made.dataset.search = `${method} ${path} ${operation.summary ?? ""}`.toLowerCase();
   const form = find("form");
   form.addEventListener("submit", (event) => {
@@ -143,7 +151,7 @@ function operationOf(api, path, item, method) {
 
 function render(api) {
   byId("title").textContent = `${api.info.title} API ${api.info.version}`;
-  byId("description").textContent = api.info.description ?? "";
+  byId("description").append(...prose(api.info.description));
   const byTag = new Map();
   for (const [path, item] of Object.entries(api.paths)) {
     for (const method of METHODS.filter((name) => item[name])) {

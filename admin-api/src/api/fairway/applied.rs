@@ -63,6 +63,7 @@ pub(crate) struct AppliedIssue {
     get,
     path = "/api/fairway/v1/revisions/{revision}/applied",
     tag = "changes",
+    operation_id = "waitForRevision",
     params(
         ("revision" = u64, Path, description = "As a change answered it."),
         ("timeout" = Option<String>, Query, description = "`30s`, `500ms`, `1m`; at most 5 minutes, default 30 seconds."),

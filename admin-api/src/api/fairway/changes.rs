@@ -98,6 +98,7 @@ pub(crate) enum ChangeOutcome {
     post,
     path = "/api/fairway/v1/changes",
     tag = "changes",
+    operation_id = "applyChanges",
     request_body = ChangeRequest,
     params(
         ("dryRun" = Option<String>, Query, description = "All: do everything but store."),

@@ -73,6 +73,7 @@ fn get() -> String {
     post,
     path = "/api/fairway/v1/explain",
     tag = "explain",
+    operation_id = "explain",
     request_body = ExplainRequest,
     responses(
         (status = 200, description = "The explanation", body = Object),
@@ -93,6 +94,7 @@ pub(crate) async fn explain_body(State(state): State<ApiState>, request: Request
     get,
     path = "/api/fairway/v1/explain",
     tag = "explain",
+    operation_id = "explainByQuery",
     params(
         ("url" = String, Query, description = "`http://bookinfo.example/reviews/1?x=y`"),
         ("method" = Option<String>, Query, description = "Default: GET"),

@@ -95,11 +95,14 @@ fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Makes a token with which proxies of a namespace join.
+/// Make a token with which proxies of a namespace join.
 #[utoipa::path(
-    post, path = "/api/fairway/v1/join-tokens", tag = "proxies", request_body = NewJoinToken,
+    post, path = "/api/fairway/v1/join-tokens", tag = "proxies", operation_id = "createJoinToken",
+    request_body = NewJoinToken,
     responses(
-        (status = 201, body = CreatedJoinToken), (status = 400, body = Problem), (status = 403, body = Problem),
+        (status = 201, body = CreatedJoinToken, description = "The token, which is shown only here"),
+        (status = 400, body = Problem, description = "No such token can be made"),
+        (status = 403, body = Problem, description = "Not allowed"),
         (status = 503, body = Problem, description = "The database is away")
     )
 )]
@@ -131,11 +134,12 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(CreatedJoinToken { token: text, view })))
 }
 
-/// Lists the join tokens, expired ones too.
+/// List the join tokens, expired ones too.
 #[utoipa::path(
-    get, path = "/api/fairway/v1/join-tokens", tag = "proxies",
+    get, path = "/api/fairway/v1/join-tokens", tag = "proxies", operation_id = "listJoinTokens",
     responses(
-        (status = 200, body = JoinTokenList), (status = 403, body = Problem),
+        (status = 200, body = JoinTokenList, description = "The tokens, without their text"),
+        (status = 403, body = Problem, description = "Not allowed"),
         (status = 503, body = Problem, description = "The database is away")
     )
 )]
@@ -148,12 +152,14 @@ pub(super) async fn list(
     Ok(Json(JoinTokenList { items: tokens.iter().filter_map(view).collect() }))
 }
 
-/// Revokes a token: nobody joins with it any more, and proxies that did are disconnected, from other replicas too.
+/// Revoke a token: nobody joins with it any more, and proxies that did are disconnected, from other replicas too.
 #[utoipa::path(
-    delete, path = "/api/fairway/v1/join-tokens/{id}", tag = "proxies",
+    delete, path = "/api/fairway/v1/join-tokens/{id}", tag = "proxies", operation_id = "revokeJoinToken",
     params(("id" = String, Path, description = "The token's id")),
     responses(
-        (status = 204), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 204, description = "It is revoked"),
+        (status = 403, body = Problem, description = "Not allowed"),
+        (status = 404, body = Problem, description = "There is no such token"),
         (status = 503, body = Problem, description = "The database is away")
     )
 )]

@@ -18,10 +18,13 @@ pub(super) struct ProxyList {
     items: Vec<ProxyView>,
 }
 
-/// Lists the proxies of all replicas, connected or not, and what each runs.
+/// List the proxies of all replicas, connected or not, and what each runs.
 #[utoipa::path(
-    get, path = "/api/fairway/v1/proxies", tag = "proxies",
-    responses((status = 200, body = ProxyList), (status = 403, body = Problem))
+    get, path = "/api/fairway/v1/proxies", tag = "proxies", operation_id = "listProxies",
+    responses(
+        (status = 200, body = ProxyList, description = "The proxies"),
+        (status = 403, body = Problem, description = "Not allowed")
+    )
 )]
 pub(super) async fn list(
     State(service): State<Arc<PushService>>,
@@ -31,11 +34,15 @@ pub(super) async fn list(
     Ok(Json(ProxyList { items: service.proxies() }))
 }
 
-/// Shows one proxy.
+/// Show one proxy.
 #[utoipa::path(
-    get, path = "/api/fairway/v1/proxies/{id}", tag = "proxies",
+    get, path = "/api/fairway/v1/proxies/{id}", tag = "proxies", operation_id = "readProxy",
     params(("id" = String, Path, description = "The proxy's node id")),
-    responses((status = 200, body = ProxyView), (status = 403, body = Problem), (status = 404, body = Problem))
+    responses(
+        (status = 200, body = ProxyView, description = "The proxy"),
+        (status = 403, body = Problem, description = "Not allowed"),
+        (status = 404, body = Problem, description = "No such proxy is known")
+    )
 )]
 pub(super) async fn read(
     State(service): State<Arc<PushService>>,

@@ -14,6 +14,23 @@ async fn the_checked_in_document_is_current() {
     assert!(kept == text, "openapi/fairway.json is out of date: run the tests once with UPDATE=1 and commit it");
 }
 
+/// What generators of clients stumble over.
+#[tokio::test]
+async fn every_operation_has_an_id_of_its_own_and_says_what_it_answers() {
+    let document = Api::start().await.get("/openapi/fairway.json").await.expect(200);
+    let mut ids = std::collections::HashSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap().iter().filter(|(key, _)| *key != "parameters") {
+            assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+            let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{method} {path} has no id"));
+            assert!(ids.insert(id), "{method} {path}: {id} is the id of two operations");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert!(response["description"].is_string(), "{method} {path} {status} says nothing");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_explorer_loads_nothing_from_elsewhere() {
     let api = Api::start().await;
