@@ -48,6 +48,8 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
         total_weight: 1,
         path_rewrite: None,
         timeout: None,
+        retry: None,
+        mirrors: Box::default(),
         local_reply_headers: HeaderOps::default(),
     };
     let origin = RouteOrigin {

@@ -11,6 +11,7 @@ pub mod http;
 mod limits;
 mod listener;
 mod options;
+mod policy;
 mod process;
 mod proxy;
 mod rt;

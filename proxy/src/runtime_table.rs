@@ -119,8 +119,8 @@ impl WorkerCluster {
         Self { balancer: RefCell::new(Balancer::new(state.cluster.load_balancer)), series: OnceCell::new(), state }
     }
 
-    /// Chooses an endpoint; `None` when there is none. A retry excludes the endpoint it comes from.
-    pub(crate) fn pick(&self, excluded: Option<u64>) -> Option<Arc<EndpointState>> {
+    /// Chooses an endpoint; `None` when there is none. A retry excludes the endpoints that were tried.
+    pub(crate) fn pick(&self, excluded: &[u64]) -> Option<Arc<EndpointState>> {
         let mut balancer = self.balancer.borrow_mut();
         balancer.pick(self.state.cluster.load_balancer, &self.state.discovered, excluded).cloned()
     }

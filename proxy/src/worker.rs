@@ -38,6 +38,8 @@ pub(crate) struct Worker {
     http1_plain: h1::Options,
     http1_tls: h1::Options,
     pub(crate) http1_client: h1::ClientOptions,
+    /// Copies of requests under way to mirrors.
+    pub(crate) mirrors: Cell<usize>,
     /// Bounds the TLS handshakes under way.
     pub(crate) handshakes: Semaphore,
     table: RefCell<Rc<WorkerTable>>,
@@ -135,6 +137,7 @@ impl Worker {
                 max_headers: limits.max_headers,
                 ..h1::ClientOptions::default()
             },
+            mirrors: Cell::new(0),
             handshakes: Semaphore::new(limits.max_handshakes),
             table: RefCell::new(Rc::new(WorkerTable::new(empty, process.graveyard.clone()))),
             listeners: RefCell::default(),

@@ -38,6 +38,12 @@ pub struct Explanation {
     pub rules: Vec<RuleVerdict>,
     /// How many rules before that are not listed, as their path cannot fit.
     pub skipped: usize,
+    /// What happens to a share of the requests before anything else: a delay, an abort.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+    /// What the route's `corsPolicy` makes of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<String>,
     pub outcome: Outcome,
 }
 
@@ -89,6 +95,11 @@ pub enum Outcome {
         /// `None`: no limit.
         #[serde(skip_serializing_if = "Option::is_none")]
         timeout: Option<Duration>,
+        /// `None`: a request is tried once.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retries: Option<ExplainedRetries>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        mirrors: Vec<ExplainedMirror>,
     },
     #[serde(rename_all = "camelCase")]
     Redirect { status: u16, location: String, response_headers: Vec<HeaderOperation> },
@@ -119,6 +130,30 @@ pub struct ExplainedDestination {
     pub authority: Option<String>,
     pub request_headers: Vec<HeaderOperation>,
     pub response_headers: Vec<HeaderOperation>,
+}
+
+/// When a request is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainedRetries {
+    /// Tries after the first one.
+    pub attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_try_timeout: Option<Duration>,
+    /// Conditions and status codes, as `retryOn` has them.
+    pub on: String,
+    /// Nobody wrote it: it is what the mesh does by default.
+    pub default: bool,
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainedMirror {
+    /// `None`: the service, port or subset does not exist, no copy is sent.
+    pub cluster: Option<String>,
+    /// The share of requests, in percent.
+    pub percent: f64,
 }
 
 /// One header operation; they run in the order of the list.

@@ -21,3 +21,4 @@ pub mod resource;
 pub mod schema;
 pub mod table;
 pub mod validate;
+pub mod verdict;

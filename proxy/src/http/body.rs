@@ -1,17 +1,13 @@
 //! Bodies on their way through: nothing is copied or collected, and each side is polled only when the other has room.
 
-use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
 
-use super::context::{Exchange, Progress};
+use super::context::Exchange;
 use super::local_reply::LocalReply;
 use crate::h1;
 use crate::telemetry::flags::ResponseFlags;
@@ -27,6 +23,9 @@ pub(crate) enum BodyError {
     Http2(#[from] hyper::Error),
     #[error("the route's timeout passed")]
     Timeout,
+    /// A mirror's that was too slow, or an earlier try's.
+    #[error("the copy of the request body was given up")]
+    CopyLost,
 }
 
 impl BodyError {
@@ -52,19 +51,6 @@ pub(crate) enum RequestBody {
 impl RequestBody {
     pub(crate) fn from_http2(body: Incoming) -> Self {
         if body.is_end_stream() { Self::Empty } else { Self::Http2(body) }
-    }
-}
-
-/// The body of a request as it goes upstream; tells [`Progress`] how far it has come.
-#[derive(Debug)]
-pub(crate) struct OutgoingBody {
-    body: RequestBody,
-    progress: Option<Rc<Progress>>,
-}
-
-impl OutgoingBody {
-    pub(crate) fn new(body: RequestBody, progress: Option<Rc<Progress>>) -> Self {
-        Self { body, progress }
     }
 }
 
@@ -95,40 +81,6 @@ impl Body for RequestBody {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
         }
-    }
-}
-
-impl Body for OutgoingBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    #[inline]
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Some(progress) = &this.progress {
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        progress.add(data.len() as u64);
-                    }
-                    if this.body.is_end_stream() {
-                        progress.finish();
-                    }
-                }
-                Poll::Ready(None) => progress.finish(),
-                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
-            }
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -178,17 +130,16 @@ pub(crate) struct ResponseBody {
     source: Source,
     /// `None` for a response that says no more than that a tunnel begins.
     exchange: Option<Box<Exchange>>,
-    deadline: Option<Box<Deadline>>,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(source: Source, exchange: Box<Exchange>, deadline: Option<Box<Deadline>>) -> Self {
-        Self { source, exchange: Some(exchange), deadline }
+    pub(crate) fn new(source: Source, exchange: Box<Exchange>) -> Self {
+        Self { source, exchange: Some(exchange) }
     }
 
     /// No body, and nothing that ends with it.
     pub(crate) fn detached() -> Self {
-        Self { source: Source::Local(Bytes::new()), exchange: None, deadline: None }
+        Self { source: Source::Local(Bytes::new()), exchange: None }
     }
 
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
@@ -211,7 +162,7 @@ impl ResponseBody {
             }
             BodyError::Http1(_) => exchange.flag(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
             BodyError::Http2(_) => exchange.flag(ResponseFlags::UPSTREAM_REMOTE_RESET),
-            BodyError::Timeout => exchange.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+            BodyError::Timeout | BodyError::CopyLost => exchange.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
         }
     }
 }
@@ -231,8 +182,9 @@ impl Body for ResponseBody {
             },
             (Poll::Ready(Some(Err(error))), _) => this.failed(error),
             (Poll::Ready(None), Some(exchange)) => exchange.complete = true,
-            (Poll::Pending, _) => {
-                let Some(deadline) = &mut this.deadline else { return Poll::Pending };
+            (Poll::Pending, exchange) => {
+                let deadline = exchange.as_mut().and_then(|exchange| exchange.deadline.as_mut());
+                let Some(deadline) = deadline else { return Poll::Pending };
                 std::task::ready!(deadline.poll(cx));
                 this.failed(&BodyError::Timeout);
                 return Poll::Ready(Some(Err(BodyError::Timeout)));
@@ -258,35 +210,5 @@ impl Drop for ResponseBody {
             // A reply of the proxy's own has no second half that could fail; that to a HEAD is never read.
             exchange.complete |= self.source.is_end_stream() || matches!(self.source, Source::Local(_));
         }
-    }
-}
-
-/// A route's timeout: from the end of the request to the end of the response.
-#[derive(Debug)]
-pub(crate) struct Deadline {
-    timeout: Duration,
-    /// `None` until the request is complete.
-    sleep: Option<Pin<Box<Sleep>>>,
-    progress: Option<Rc<Progress>>,
-}
-
-impl Deadline {
-    /// `progress` of the request body; `None` for a request without one.
-    pub(crate) fn new(timeout: Duration, progress: Option<Rc<Progress>>) -> Self {
-        Self { timeout, sleep: None, progress }
-    }
-
-    /// Ready when the time is over.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.sleep.is_none()
-            && let Some(progress) = &self.progress
-            && !progress.is_complete()
-        {
-            progress.wake_on_finish(cx.waker());
-            return Poll::Pending;
-        }
-        let timeout = self.timeout;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
-        sleep.as_mut().poll(cx)
     }
 }

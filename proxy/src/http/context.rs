@@ -16,6 +16,7 @@ use route_model::table::{HttpRoutes, Route, TlsListener};
 use tokio::time::Instant;
 
 use super::body::RequestBody;
+use super::deadline::Deadline;
 use super::facts::ConnectionFacts;
 use super::local_reply::is_grpc;
 use super::upgrade::Tunnel;
@@ -176,6 +177,8 @@ pub(crate) struct Exchange {
     pub(crate) active: Option<ActiveRequest>,
     /// `None` for a request without a body.
     pub(crate) progress: Option<Rc<Progress>>,
+    /// The route's timeout, or what the client asked for.
+    pub(crate) deadline: Option<Deadline>,
     /// Bytes of the response body.
     pub(crate) sent: u64,
     /// The response was handed to the client whole.
@@ -258,6 +261,7 @@ impl Exchange {
             cluster: None,
             active: None,
             progress: None,
+            deadline: None,
             sent: 0,
             complete: false,
             route_name: None,

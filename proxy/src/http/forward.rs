@@ -2,29 +2,30 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{Response, Version};
-use route_model::table::cluster::UpstreamProtocol;
+use http::{HeaderName, Response};
+use route_model::table::fault::Fraction;
 use route_model::table::headers::{HeaderOps, ValueTemplate};
 use route_model::table::{Destination, Forward, Route};
 
-use super::body::{Deadline, OutgoingBody, RequestBody, ResponseBody, Source};
+use super::attempts;
+use super::body::{RequestBody, ResponseBody};
 use super::context::Exchange;
+use super::deadline::{Alarm, Deadline};
 use super::headers::{X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, strip_response};
 use super::local_reply::LocalReply;
+use super::outgoing::Bodies;
 use super::request::{apply_to_local, replace_target, reply, stamp};
 use super::upgrade;
-use crate::h1;
-use crate::runtime_table::{WorkerCluster, WorkerTable};
-use crate::telemetry::metrics::Count;
-use crate::upstream::cluster_state::ActiveRequest;
-use crate::upstream::connection::{self, SendFailure};
+use crate::runtime_table::WorkerTable;
+use crate::{h1, policy};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// A request as it came in and was admitted.
 #[derive(Debug)]
@@ -52,15 +53,29 @@ pub(crate) async fn forward(
     if rewrite(&mut head, &exchange, route, destination, scheme).is_err() {
         return local(exchange, LocalReply::BadRequest, &action.local_reply_headers, &head, scheme);
     }
-    let mut deadline = action.timeout.map(|timeout| Box::new(Deadline::new(timeout, exchange.progress.clone())));
+    exchange.deadline = deadline(&exchange, action, &head);
+    let mirrored = action.mirrors.iter().any(|mirror| mirror.fraction != Fraction::NEVER);
+    let bodies = Bodies::new(body, exchange.progress.clone(), action.retry.is_some() || mirrored);
+    if mirrored {
+        mirror(&exchange, table, action, &head, &bodies);
+    }
     let answered = {
-        let mut sending = pin!(send(&mut exchange, &cluster, &head, body));
-        poll_fn(|cx| match (sending.as_mut().poll(cx), &mut deadline) {
-            (Poll::Ready(answered), _) => Poll::Ready(answered),
-            (Poll::Pending, Some(deadline)) => deadline.poll(cx).map(|()| Err(LocalReply::Timeout)),
-            (Poll::Pending, None) => Poll::Pending,
-        })
-        .await
+        let mut deadline = exchange.deadline.take();
+        let mut alarm = pin!(Alarm::default());
+        let answered = {
+            let mut sending = pin!(attempts::send(&mut exchange, &cluster, &mut head, bodies, action.retry.as_deref()));
+            poll_fn(|cx| match (sending.as_mut().poll(cx), &mut deadline) {
+                (Poll::Ready(answered), _) => Poll::Ready(answered),
+                (Poll::Pending, Some(deadline)) => match deadline.at(cx) {
+                    Some(at) => alarm.as_mut().poll(at, cx).map(|()| Err(deadline.reply)),
+                    None => Poll::Pending,
+                },
+                (Poll::Pending, None) => Poll::Pending,
+            })
+            .await
+        };
+        exchange.deadline = deadline;
+        answered
     };
     let mut response = match answered {
         Ok(response) => response,
@@ -81,53 +96,48 @@ pub(crate) async fn forward(
     let response = if upgrade::is_agreed(head.headers.contains_key(UPGRADE), &response) {
         Box::pin(upgrade::switched(exchange, &mut head, response)).await
     } else {
-        response.map(|source| ResponseBody::new(source, exchange, deadline))
+        response.map(|source| ResponseBody::new(source, exchange))
     };
     // The table of header fields serves the next request.
     h1::recycle(head.headers);
     response
 }
 
-/// Sends the request, over a connection that is there or a new one.
-async fn send(
-    exchange: &mut Exchange,
-    cluster: &WorkerCluster,
-    head: &Parts,
-    body: RequestBody,
-) -> Result<Response<Source>, LocalReply> {
-    let settings = &cluster.state.cluster;
-    if cluster.state.discovered.version() == 0 {
-        // A name that was never looked up yet; an answer, also a negative one, comes soon.
-        let _ = tokio::time::timeout(settings.connect_timeout, cluster.state.discovered.known()).await;
+/// The route's timeout, or the time that a gRPC client gives itself if that is shorter (`grpc-timeout`).
+fn deadline(exchange: &Exchange, action: &Forward, head: &Parts) -> Option<Deadline> {
+    let asked = if exchange.grpc { head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout) } else { None };
+    let (timeout, reply) = match (action.timeout, asked) {
+        (Some(timeout), Some(asked)) if timeout <= asked => (timeout, LocalReply::Timeout),
+        (_, Some(asked)) => (asked, LocalReply::GrpcDeadline),
+        (Some(timeout), None) => (timeout, LocalReply::Timeout),
+        (None, None) => return None,
+    };
+    Some(Deadline::new(timeout, reply, exchange.progress.clone()))
+}
+
+/// `TimeoutValue TimeoutUnit` of gRPC's protocol: at most eight digits and one of `H M S m u n`.
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let (unit, digits) = value.as_bytes().split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
     }
-    let http2 = match settings.protocol {
-        UpstreamProtocol::Http1 => false,
-        UpstreamProtocol::Http2 => true,
-        UpstreamProtocol::Client => exchange.version == Version::HTTP_2,
-    };
-    let Some(endpoint) = cluster.pick(None) else {
-        cluster.state.discovered.suspect();
-        return Err(LocalReply::NoHealthyUpstream);
-    };
-    exchange.active = Some(ActiveRequest::new(Arc::clone(&endpoint)));
-    let worker = Rc::clone(exchange.worker());
-    let mut body = OutgoingBody::new(body, exchange.progress.clone());
-    let mut reuse = true;
-    loop {
-        match connection::send(&worker, cluster, &endpoint, http2, head, body, reuse).await {
-            Ok(response) => return Ok(response),
-            Err(SendFailure::Stale(unsent)) => {
-                worker.metrics.count(Count::UpstreamStaleRetries);
-                body = unsent;
-                reuse = false;
-            }
-            Err(SendFailure::Failed(failure)) => {
-                if matches!(failure, LocalReply::ConnectFailure | LocalReply::ConnectTimeout) {
-                    // Its address may be out of date.
-                    cluster.state.discovered.suspect();
-                }
-                return Err(failure);
-            }
+    let amount = digits.iter().fold(0, |amount, digit| amount * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+fn mirror(exchange: &Exchange, table: &WorkerTable, action: &Forward, head: &Parts, bodies: &Bodies) {
+    for mirror in action.mirrors.iter().filter(|mirror| mirror.fraction.takes(fastrand::u32(..Fraction::WHOLE))) {
+        // Where the service does not exist there is nobody to send the copy to.
+        if let Some(cluster) = table.cluster(mirror.cluster) {
+            policy::mirror::send(exchange.worker(), cluster, head, exchange.version, bodies.tap(), action.timeout);
         }
     }
 }

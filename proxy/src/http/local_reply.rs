@@ -6,6 +6,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::telemetry::flags::ResponseFlags;
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// Why the proxy answers in the upstream's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LocalReply {
@@ -22,6 +24,8 @@ pub(crate) enum LocalReply {
     UpstreamClosed,
     /// The upstream reset the stream (HTTP/2).
     UpstreamReset,
+    /// It did so with REFUSED_STREAM.
+    UpstreamRefusedStream,
     /// The upstream broke the protocol.
     UpstreamProtocol,
     /// The client's body was malformed.
@@ -32,6 +36,10 @@ pub(crate) enum LocalReply {
     RequestTimeout,
     /// The route's timeout.
     Timeout,
+    /// The time that a gRPC client gave in `grpc-timeout`.
+    GrpcDeadline,
+    /// One try took too long, and there is no other.
+    TryTimeout,
 }
 
 impl LocalReply {
@@ -42,13 +50,14 @@ impl LocalReply {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout | Self::GrpcDeadline | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::NoCluster
             | Self::NoHealthyUpstream
             | Self::ConnectFailure
             | Self::ConnectTimeout
             | Self::UpstreamClosed
-            | Self::UpstreamReset => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::UpstreamReset
+            | Self::UpstreamRefusedStream => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -63,9 +72,9 @@ impl LocalReply {
             Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
             Self::ConnectFailure | Self::ConnectTimeout => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             Self::UpstreamClosed => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-            Self::UpstreamReset => ResponseFlags::UPSTREAM_REMOTE_RESET,
+            Self::UpstreamReset | Self::UpstreamRefusedStream => ResponseFlags::UPSTREAM_REMOTE_RESET,
             Self::UpstreamProtocol => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
-            Self::Timeout => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+            Self::Timeout | Self::GrpcDeadline | Self::TryTimeout => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
         }
     }
 
@@ -85,7 +94,10 @@ impl LocalReply {
             Self::RequestBody => "request_body_failed",
             Self::RequestAborted => "downstream_remote_disconnect",
             Self::RequestTimeout => "stream_idle_timeout",
+            Self::UpstreamRefusedStream => "upstream_reset_before_response_started{remote_refused_stream_reset}",
             Self::Timeout => "response_timeout",
+            Self::GrpcDeadline => "max_duration_timeout",
+            Self::TryTimeout => "upstream_per_try_timeout",
         }
     }
 
@@ -111,12 +123,20 @@ impl LocalReply {
             Self::UpstreamProtocol => {
                 "upstream connect error or disconnect/reset before headers. reset reason: protocol error"
             }
-            Self::Timeout => "upstream request timeout",
+            Self::UpstreamRefusedStream => {
+                "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset"
+            }
+            Self::Timeout | Self::GrpcDeadline | Self::TryTimeout => "upstream request timeout",
         }
     }
 
     pub(crate) fn response(self) -> Response<Bytes> {
-        text_response(self.status(), Bytes::from_static(self.body().as_bytes()))
+        let mut response = text_response(self.status(), Bytes::from_static(self.body().as_bytes()));
+        if self == Self::GrpcDeadline {
+            // DEADLINE_EXCEEDED: what the client's own clock is about to say.
+            response.headers_mut().insert(GRPC_STATUS, HeaderValue::from_static("4"));
+        }
+        response
     }
 }
 
@@ -143,14 +163,14 @@ pub(crate) fn text_response(status: StatusCode, body: Bytes) -> Response<Bytes> 
 }
 
 /// What a reply becomes for a client that speaks gRPC: an error in headers alone ("trailers only") whose message is the
-/// reply's body. Other headers stay, as in Envoy.
+/// reply's body. Other headers stay, as in Envoy, and so does a gRPC status that the reply already has.
 pub(crate) fn grpc_response(response: Response<Bytes>) -> Response<Bytes> {
     let (mut head, body) = response.into_parts();
     let status = grpc_status(head.status);
     head.status = StatusCode::OK;
     head.headers.remove(CONTENT_LENGTH);
     head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    head.headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from_static(status));
+    head.headers.entry(GRPC_STATUS).or_insert(HeaderValue::from_static(status));
     if !body.is_empty()
         && let Ok(message) = HeaderValue::from_maybe_shared(grpc_message(body))
     {

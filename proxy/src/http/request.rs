@@ -10,7 +10,8 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use route_model::request::path::normalise;
 use route_model::table::headers::HeaderOps;
 use route_model::table::redirect::https_location;
-use route_model::table::{Action, Lookup, RequestHead};
+use route_model::table::{Action, Lookup, RequestHead, Route};
+use route_model::verdict::cors::CorsVerdict;
 
 use super::body::{RequestBody, ResponseBody, Source};
 use super::context::{Connection, Exchange};
@@ -19,6 +20,7 @@ use super::forward::{self, Inbound};
 use super::headers::new_request_id;
 use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::validate::{Violation, authority};
+use crate::policy;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
 
@@ -58,7 +60,22 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
         }
     };
     exchange.set_route(route);
-    match &route.action {
+    if let Some(fault) = &route.fault
+        && let Some(aborted) = Box::pin(policy::fault::inject(fault, &mut exchange)).await
+    {
+        return replied_for(route, exchange, &head, admitted.scheme, aborted);
+    }
+    let crossing =
+        route.cors.as_deref().map_or(CorsVerdict::Indifferent, |cors| cors.judge(asked.method, asked.headers));
+    if let CorsVerdict::Preflight { allowed } = crossing {
+        exchange.details = Some("direct_response");
+        let mut response = text_response(StatusCode::OK, Bytes::new());
+        if let (Some(origin), Some(cors)) = (allowed, &route.cors) {
+            cors.permit(origin, response.headers_mut());
+        }
+        return replied_for(route, exchange, &head, admitted.scheme, response);
+    }
+    let mut response = match &route.action {
         Action::Forward(action) => {
             let inbound = Inbound { head, body, scheme: admitted.scheme };
             forward::forward(exchange, &table, route, action, inbound).await
@@ -74,11 +91,26 @@ pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<Request
             if let Some(content_type) = &action.content_type {
                 response.headers_mut().insert(http::header::CONTENT_TYPE, content_type.clone());
             }
-            let mut response = local(exchange, response);
-            apply_to_local(&action.response_headers, &head, admitted.scheme, &mut response);
-            response
+            replied_for(route, exchange, &head, admitted.scheme, response)
         }
+    };
+    if let (CorsVerdict::Allowed(origin), Some(cors)) = (crossing, &route.cors) {
+        cors.expose(origin, response.headers_mut());
     }
+    response
+}
+
+/// A reply of the proxy's own for a route, with the route's response operations.
+fn replied_for(
+    route: &Route,
+    exchange: Box<Exchange>,
+    head: &Parts,
+    scheme: &str,
+    response: Response<Bytes>,
+) -> Response<ResponseBody> {
+    let mut response = local(exchange, response);
+    apply_to_local(route.reply_headers(), head, scheme, &mut response);
+    response
 }
 
 /// Answers a request whose head could not be understood.
@@ -107,7 +139,7 @@ pub(crate) fn local(mut exchange: Box<Exchange>, mut response: Response<Bytes>) 
     }
     stamp(&mut response);
     exchange.status = Some(response.status());
-    response.map(|body| ResponseBody::new(Source::Local(body), exchange, None))
+    response.map(|body| ResponseBody::new(Source::Local(body), exchange))
 }
 
 /// Puts the proxy's name on a response.

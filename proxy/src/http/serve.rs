@@ -258,6 +258,6 @@ mod tests {
             request::handle(&connection, request).await;
         }
         let request = size(request);
-        assert!(request <= 2816, "a request takes {request} bytes");
+        assert!(request <= 3328, "a request takes {request} bytes");
     }
 }

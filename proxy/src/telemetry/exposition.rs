@@ -115,6 +115,21 @@ const FAMILIES: &[Family] = &[
         "Requests sent again because a reused connection turned out closed.",
         &[sample("", Count::UpstreamStaleRetries)],
     ),
+    counter(
+        "fairway_upstream_retries_total",
+        "Tries after the first, as retry policies say.",
+        &[sample("", Count::UpstreamRetries)],
+    ),
+    counter(
+        "fairway_mirrored_requests_total",
+        "Copies of requests for mirrors, by whether they were sent or left out because too many were under way.",
+        &[sample("{result=\"sent\"}", Count::MirroredRequests), sample("{result=\"dropped\"}", Count::MirrorsDropped)],
+    ),
+    counter(
+        "fairway_faults_injected_total",
+        "Faults made on purpose.",
+        &[sample("{fault=\"delay\"}", Count::FaultDelays), sample("{fault=\"abort\"}", Count::FaultAborts)],
+    ),
 ];
 
 impl Metrics {

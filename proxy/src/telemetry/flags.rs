@@ -7,7 +7,7 @@ use std::fmt;
 pub struct ResponseFlags(u32);
 
 /// Every flag with its text, in the order Envoy prints them.
-const NAMES: [(ResponseFlags, &str); 16] = [
+const NAMES: [(ResponseFlags, &str); 18] = [
     (ResponseFlags::NO_HEALTHY_UPSTREAM, "UH"),
     (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "UF"),
     (ResponseFlags::UPSTREAM_OVERFLOW, "UO"),
@@ -19,6 +19,8 @@ const NAMES: [(ResponseFlags, &str); 16] = [
     (ResponseFlags::LOCAL_RESET, "LR"),
     (ResponseFlags::UPSTREAM_REMOTE_RESET, "UR"),
     (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "UC"),
+    (ResponseFlags::DELAY_INJECTED, "DI"),
+    (ResponseFlags::FAULT_INJECTED, "FI"),
     (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "DC"),
     (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI"),
     (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "DPE"),
@@ -60,6 +62,10 @@ impl ResponseFlags {
     pub const UPSTREAM_PROTOCOL_ERROR: Self = Self(1 << 14);
     /// OM: the proxy is at a limit of its own.
     pub const OVERLOAD: Self = Self(1 << 15);
+    /// DI: the request was delayed on purpose.
+    pub const DELAY_INJECTED: Self = Self(1 << 16);
+    /// FI: the request was aborted on purpose.
+    pub const FAULT_INJECTED: Self = Self(1 << 17);
 
     pub fn is_empty(self) -> bool {
         self.0 == 0

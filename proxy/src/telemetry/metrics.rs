@@ -49,10 +49,20 @@ pub enum Count {
     UpstreamRequestsReused,
     /// Requests sent again because a reused connection turned out closed.
     UpstreamStaleRetries,
+    /// Tries after the first, as routes' retry policies say.
+    UpstreamRetries,
+    /// Copies of requests sent to mirrors.
+    MirroredRequests,
+    /// Copies that were not sent, because too many were under way.
+    MirrorsDropped,
+    /// Requests delayed on purpose.
+    FaultDelays,
+    /// Requests aborted on purpose.
+    FaultAborts,
 }
 
 /// The number of [`Count`]s.
-pub(super) const COUNTS: usize = Count::UpstreamStaleRetries as usize + 1;
+pub(super) const COUNTS: usize = Count::FaultAborts as usize + 1;
 
 /// Upper bounds of the poll lag histogram, in milliseconds.
 pub(super) const LAG_BOUNDS: [u64; 8] = [1, 5, 10, 50, 100, 250, 500, 1000];

@@ -35,7 +35,7 @@ enum Turns {
 /// The time between two turns of an endpoint of weight 1.
 const PERIOD: u128 = 1 << 64;
 
-/// How often a random choice is repeated that fell on the excluded endpoint, before the next one in the list is taken.
+/// How often a random choice is repeated that fell on an excluded endpoint, before the next one in the list is taken.
 const REDRAWS: usize = 4;
 
 impl Balancer {
@@ -43,13 +43,13 @@ impl Balancer {
         Self { policy, version: 0, set: Arc::default(), cumulative: Vec::new(), turns: Turns::Equal(0) }
     }
 
-    /// Chooses an endpoint; `None` when the cluster has none. `excluded` is the id of the endpoint that a retry comes
-    /// from; it is chosen again only where there is no other.
+    /// Chooses an endpoint; `None` when the cluster has none. `excluded` are the ids of endpoints that were
+    /// tried already; they are chosen again only where there is no other.
     pub(crate) fn pick(
         &mut self,
         policy: LoadBalancer,
         discovered: &Discovered,
-        excluded: Option<u64>,
+        excluded: &[u64],
     ) -> Option<&Arc<EndpointState>> {
         if self.version != discovered.version() || self.policy != policy {
             self.refresh(policy, discovered);
@@ -92,7 +92,7 @@ impl Balancer {
 
     /// Power of two choices: of two endpoints drawn by weight, the one with fewer requests in flight for its weight;
     /// the first of two that are equally busy, so that weights hold when little is going on.
-    fn least_request(&self, excluded: Option<u64>) -> usize {
+    fn least_request(&self, excluded: &[u64]) -> usize {
         let first = self.draw(excluded);
         let mut second = self.draw(excluded);
         if first == second && self.cumulative.is_empty() {
@@ -106,7 +106,7 @@ impl Balancer {
     }
 
     /// A random endpoint, as likely as its weight says.
-    fn draw(&self, excluded: Option<u64>) -> usize {
+    fn draw(&self, excluded: &[u64]) -> usize {
         let mut index = self.draw_any();
         for _ in 0..REDRAWS {
             if !self.is(index, excluded) {
@@ -126,17 +126,17 @@ impl Balancer {
     }
 
     /// `index`, or the first one after it that is not excluded.
-    fn step_over(&self, index: usize, excluded: Option<u64>) -> usize {
+    fn step_over(&self, index: usize, excluded: &[u64]) -> usize {
         let count = self.set.endpoints.len();
         let candidates = (0..count).map(|step| (index + step) % count);
         candidates.clone().find(|candidate| !self.is(*candidate, excluded)).unwrap_or(index % count)
     }
 
-    fn is(&self, index: usize, excluded: Option<u64>) -> bool {
-        excluded.is_some_and(|id| self.set.endpoints[index].state.id == id)
+    fn is(&self, index: usize, excluded: &[u64]) -> bool {
+        excluded.contains(&self.set.endpoints[index].state.id)
     }
 
-    fn next_turn(&mut self, excluded: Option<u64>) -> usize {
+    fn next_turn(&mut self, excluded: &[u64]) -> usize {
         let count = self.set.endpoints.len();
         if let Turns::Equal(next) = &mut self.turns {
             let index = *next % count;
@@ -147,7 +147,7 @@ impl Balancer {
         let Turns::Weighted(due) = &mut self.turns else { return 0 };
         let mut passed_over = None;
         if let Some(Reverse((_, index))) = due.peek()
-            && excluded.is_some_and(|id| set.endpoints[*index].state.id == id)
+            && excluded.contains(&set.endpoints[*index].state.id)
         {
             passed_over = due.pop();
         }
@@ -201,7 +201,7 @@ mod tests {
         let mut balancer = Balancer::new(policy);
         let mut counts = BTreeMap::new();
         for _ in 0..picks {
-            *counts.entry(port(balancer.pick(policy, discovered, None).unwrap())).or_default() += 1;
+            *counts.entry(port(balancer.pick(policy, discovered, &[]).unwrap())).or_default() += 1;
         }
         counts
     }
@@ -231,7 +231,7 @@ mod tests {
         for _ in 0..50 {
             let mut counts = [0_u32; 3];
             for _ in 0..7 {
-                counts[usize::from(port(balancer.pick(LoadBalancer::RoundRobin, &discovered, None).unwrap()))] += 1;
+                counts[usize::from(port(balancer.pick(LoadBalancer::RoundRobin, &discovered, &[]).unwrap()))] += 1;
             }
             for (count, weight) in counts.iter().zip(weights) {
                 assert!(count.abs_diff(weight) <= 1, "{counts:?}");
@@ -254,7 +254,7 @@ mod tests {
         let mut balancer = Balancer::new(LoadBalancer::LeastRequest);
         let held: Vec<_> = (0..400)
             .map(|_| {
-                ActiveRequest::new(Arc::clone(balancer.pick(LoadBalancer::LeastRequest, &discovered, None).unwrap()))
+                ActiveRequest::new(Arc::clone(balancer.pick(LoadBalancer::LeastRequest, &discovered, &[]).unwrap()))
             })
             .collect();
         let light = held.iter().filter(|request| port(request.endpoint()) == 0).count();
@@ -265,11 +265,11 @@ mod tests {
     fn a_cluster_that_changes_is_noticed_on_the_next_pick() {
         let discovered = Discovered::new();
         let mut balancer = Balancer::new(LoadBalancer::LeastRequest);
-        assert!(balancer.pick(LoadBalancer::LeastRequest, &discovered, None).is_none());
+        assert!(balancer.pick(LoadBalancer::LeastRequest, &discovered, &[]).is_none());
         discovered.publish(&endpoints(&[1]));
-        assert!(balancer.pick(LoadBalancer::LeastRequest, &discovered, None).is_some());
+        assert!(balancer.pick(LoadBalancer::LeastRequest, &discovered, &[]).is_some());
         discovered.publish(&[]);
-        assert!(balancer.pick(LoadBalancer::RoundRobin, &discovered, None).is_none());
+        assert!(balancer.pick(LoadBalancer::RoundRobin, &discovered, &[]).is_none());
     }
 
     proptest! {
@@ -282,8 +282,8 @@ mod tests {
             for policy in POLICIES {
                 let mut balancer = Balancer::new(policy);
                 for _ in 0..tries {
-                    let failed = balancer.pick(policy, &discovered, None).unwrap().id;
-                    let retried = balancer.pick(policy, &discovered, Some(failed)).unwrap().id;
+                    let failed = balancer.pick(policy, &discovered, &[]).unwrap().id;
+                    let retried = balancer.pick(policy, &discovered, &[failed]).unwrap().id;
                     prop_assert_eq!(retried == failed, weights.len() == 1);
                 }
             }

@@ -18,8 +18,9 @@ use tokio::task::spawn_local;
 use super::cluster_state::EndpointState;
 use super::connect::{Stream, connect};
 use crate::h1;
-use crate::http::body::{BodyError, OutgoingBody, Source};
+use crate::http::body::{BodyError, Source};
 use crate::http::local_reply::LocalReply;
+use crate::http::outgoing::OutgoingBody;
 use crate::http::upgrade::SEC_WEBSOCKET_KEY;
 use crate::http::validate::authority;
 use crate::rt::LocalExecutor;
@@ -39,7 +40,17 @@ pub(crate) enum SendFailure {
     /// The connection was used before and turned out to be closed, nothing of a response had come, and the request can
     /// be sent again as it was.
     Stale(OutgoingBody),
-    Failed(LocalReply),
+    Failed {
+        reply: LocalReply,
+        /// The upstream got a byte of the request.
+        sent: bool,
+    },
+}
+
+impl SendFailure {
+    fn unsent(reply: LocalReply) -> Self {
+        Self::Failed { reply, sent: false }
+    }
 }
 
 /// Sends a request and waits for the head of its response. With `reuse` a connection from the pool will do.
@@ -74,7 +85,7 @@ async fn send_http1(
         connection
     } else {
         let opened = Box::pin(open(worker, endpoint, settings.connect_timeout)).await;
-        Http1::new(opened.map_err(SendFailure::Failed)?, worker.http1_client)
+        Http1::new(opened.map_err(SendFailure::unsent)?, worker.http1_client)
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
     let reclaim =
@@ -95,7 +106,8 @@ fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Par
     {
         return SendFailure::Stale(body);
     }
-    SendFailure::Failed(match error.kind {
+    let sent = error.written;
+    let reply = match error.kind {
         h1::SendErrorKind::Protocol(_) => {
             worker.metrics.count(Count::ProtocolViolationsUpstream);
             LocalReply::UpstreamProtocol
@@ -108,7 +120,8 @@ fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Par
             reply
         }
         h1::SendErrorKind::Closed | h1::SendErrorKind::Io(_) => LocalReply::UpstreamClosed,
-    })
+    };
+    SendFailure::Failed { reply, sent }
 }
 
 /// Puts an HTTP/1 connection back when its exchange is over.
@@ -208,11 +221,11 @@ async fn send_http2(
     let reused = pooled.is_some();
     let connection = match pooled {
         Some(connection) => connection,
-        None => open_http2(worker, cluster, endpoint, reuse).await.map_err(SendFailure::Failed)?,
+        None => open_http2(worker, cluster, endpoint, reuse).await.map_err(SendFailure::unsent)?,
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
     let permit = connection.permit();
-    let request = http2_request(head, body).ok_or(SendFailure::Failed(LocalReply::BadRequest))?;
+    let request = http2_request(head, body).ok_or(SendFailure::unsent(LocalReply::BadRequest))?;
     let mut sender = connection.sender.clone();
     drop(connection);
     match sender.try_send_request(request).await {
@@ -220,7 +233,8 @@ async fn send_http2(
         Err(mut error) => match error.take_message() {
             // The connection ended before it took the request up.
             Some(request) if reused => Err(SendFailure::Stale(request.into_body())),
-            _ => Err(SendFailure::Failed(http2_failure(error.error()))),
+            // What was not taken up was not sent.
+            message => Err(SendFailure::Failed { reply: http2_failure(error.error()), sent: message.is_none() }),
         },
     }
 }
@@ -287,7 +301,11 @@ fn http2_failure(error: &hyper::Error) -> LocalReply {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return if error.is_reset() { LocalReply::UpstreamReset } else { LocalReply::UpstreamClosed };
+            return match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => LocalReply::UpstreamRefusedStream,
+                _ if error.is_reset() => LocalReply::UpstreamReset,
+                _ => LocalReply::UpstreamClosed,
+            };
         }
         cause = error.source();
     }

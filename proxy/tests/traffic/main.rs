@@ -4,6 +4,7 @@ mod client;
 mod connections;
 mod failures;
 mod origin;
+mod policies;
 mod reload;
 mod routing;
 mod streaming;

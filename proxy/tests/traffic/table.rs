@@ -58,6 +58,8 @@ pub(crate) fn to(destinations: &[(u32, u32)]) -> Forward {
         total_weight: destinations.iter().map(|(_, weight)| u64::from(*weight)).sum(),
         path_rewrite: None,
         timeout: None,
+        retry: None,
+        mirrors: Box::default(),
         local_reply_headers: HeaderOps::default(),
     }
 }

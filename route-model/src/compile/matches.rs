@@ -100,7 +100,7 @@ pub(super) fn predicates(entry: Option<&HttpMatch>) -> Result<(UriMatch, Predica
 }
 
 /// `{}` and the regex `*`, which is none in RE2's syntax, both ask for presence only.
-fn string_match(wanted: &kinds::StringMatch) -> Result<ValueMatch, RegexError> {
+pub(super) fn string_match(wanted: &kinds::StringMatch) -> Result<ValueMatch, RegexError> {
     Ok(ValueMatch::Text(match wanted {
         kinds::StringMatch::Present => return Ok(ValueMatch::Present),
         kinds::StringMatch::Regex(pattern) if pattern == "*" => return Ok(ValueMatch::Present),

@@ -1,7 +1,7 @@
 //! From a [`ResourceSet`] to a [`RouteTable`]: the one definition of what the resources mean.
 //!
 //! The stages, each a room: `gateway` merges Gateways into listeners; `virtual_service`, `delegate`, `rule`,
-//! `matches` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
+//! `matches`, `traffic` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
 //! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
 //! what the numbers stand for; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
 //! edit costs what it touches.
@@ -23,6 +23,7 @@ mod server_hosts;
 mod services;
 mod targets;
 mod tls;
+pub(crate) mod traffic;
 mod virtual_service;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! From one rule of a VirtualService to routes.
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
@@ -11,17 +12,20 @@ use super::headers::{BadOperation, Level, evaluations};
 use super::matches::{MatchScope, is_catch_all, predicates};
 use super::names::{is_short, qualify_host};
 use super::targets::{Target, TargetPort, Targets};
+use super::traffic;
 use crate::field::FieldPath;
 use crate::kinds::TextDuration;
 use crate::kinds::virtual_service::{
-    DirectResponse, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPortSelection,
+    self, DirectResponse, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPortSelection,
 };
 use crate::matching::regex;
 use crate::meta::ResourceKey;
+use crate::table::fault::Fault;
 use crate::table::headers::{HeaderOps, ValueTemplate};
 use crate::table::redirect::RedirectPath;
 use crate::table::route::{self, Action, Destination, Forward, PathRewrite, Route, RouteOrigin};
 use crate::table::{self, ClusterId};
+use crate::verdict::cors::Cors;
 
 /// What a rule is compiled for.
 #[derive(Clone, Copy, Debug)]
@@ -51,19 +55,38 @@ pub(super) struct CompiledRoute {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TargetUse {
     pub(super) id: ClusterId,
-    /// Index in the rule's `route`.
-    pub(super) index: usize,
+    pub(super) field: TargetField,
+}
+
+/// The field of a rule that names a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TargetField {
+    /// `route[i].destination`.
+    Route(usize),
+    Mirror,
+    /// `mirrors[i].destination`.
+    Mirrors(usize),
+}
+
+impl fmt::Display for TargetField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Route(index) => write!(f, "route[{index}].destination"),
+            Self::Mirror => f.write_str("mirror"),
+            Self::Mirrors(index) => write!(f, "mirrors[{index}].destination"),
+        }
+    }
 }
 
 /// Why a rule has no action: the field below the rule, a reason, and a sentence.
-struct Refused {
+pub(super) struct Refused {
     field: String,
     reason: &'static str,
     message: String,
 }
 
 impl Refused {
-    fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
         Self { field: field.into(), reason, message: message.into() }
     }
 
@@ -105,8 +128,8 @@ pub(super) fn compile_rule(
     if entries.is_empty() {
         return compiled;
     }
-    let mut action = match action(rule, scope, targets, &mut compiled.targets) {
-        Ok(action) => Some(action),
+    let (fault, cors, mut action) = match plan(rule, scope, targets, &mut compiled.targets) {
+        Ok((fault, cors, action)) => (fault, cors, Some(action)),
         Err(refused) => {
             compiled.findings.push(refused.finding(rule, root));
             return compiled;
@@ -141,6 +164,8 @@ pub(super) fn compile_rule(
             },
             uri,
             predicates,
+            fault: fault.clone(),
+            cors: cors.clone(),
             action,
         };
         compiled.routes.push(CompiledRoute { route: Arc::new(route), catch_all });
@@ -150,6 +175,18 @@ pub(super) fn compile_rule(
         }
     }
     compiled
+}
+
+type Plan = (Option<Box<Fault>>, Option<Box<Cors>>, Action);
+
+fn plan(
+    rule: &Rule<'_>,
+    scope: &RuleScope<'_>,
+    targets: &mut Targets,
+    uses: &mut SmallVec<[TargetUse; 1]>,
+) -> Result<Plan, Refused> {
+    let (fault, cors) = (traffic::fault(&rule.http)?, traffic::cors(&rule.http)?);
+    Ok((fault, cors, action(rule, scope, targets, uses)?))
 }
 
 fn action(
@@ -200,13 +237,15 @@ fn forward(
     for (index, route) in routes.iter().enumerate().filter(|(_, route)| live(route)) {
         let inner =
             Level::new(route.headers.as_ref()).map_err(|bad| Refused::operation(&format!("route[{index}]."), bad))?;
-        planned.push((index, target(route, index, namespace, scope)?, inner, (*route.weight).max(0) as u32));
+        let target = target(route.destination.as_ref(), TargetField::Route(index), namespace, scope)?;
+        planned.push((index, target, inner, (*route.weight).max(0) as u32));
     }
+    let planned_mirrors = traffic::planned_mirrors(http, namespace, scope)?;
     let mut local_reply_headers = level.response.clone();
     let mut destinations = Vec::with_capacity(planned.len());
     for (index, target, inner, weight) in planned {
         let cluster = targets.intern(target);
-        uses.push(TargetUse { id: cluster, index });
+        uses.push(TargetUse { id: cluster, field: TargetField::Route(index) });
         let (request_headers, response_headers, authority);
         if single {
             // Istio puts both levels into one evaluation, the destination's last.
@@ -229,13 +268,20 @@ fn forward(
         destinations: destinations.into(),
         path_rewrite,
         timeout: http.timeout.as_ref().map(TextDuration::get).filter(|timeout| !timeout.is_zero()),
+        retry: traffic::retries(http),
+        mirrors: traffic::mirrors(planned_mirrors, targets, uses),
         local_reply_headers,
     })
 }
 
-fn target(route: &HttpDestination, index: usize, namespace: &str, scope: &RuleScope<'_>) -> Result<Target, Refused> {
-    let field = |name: &str| format!("route[{index}].destination.{name}");
-    let Some(destination) = route.destination.as_ref().filter(|destination| !destination.host.is_empty()) else {
+pub(super) fn target(
+    destination: Option<&virtual_service::Destination>,
+    written: TargetField,
+    namespace: &str,
+    scope: &RuleScope<'_>,
+) -> Result<Target, Refused> {
+    let field = |name: &str| format!("{written}.{name}");
+    let Some(destination) = destination.filter(|destination| !destination.host.is_empty()) else {
         return Err(Refused::new(field("host"), "NoDestination", "a destination must name a host"));
     };
     let number = destination.port.as_ref().map_or(0, |port| *port.number);

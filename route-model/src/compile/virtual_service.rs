@@ -7,7 +7,7 @@ use super::delegate::{delegates, expand};
 use super::finding::Finding;
 use super::matches::MatchScope;
 use super::names::Seniority;
-use super::rule::{CompiledRoute, CompiledRule, RuleScope, compile_rule};
+use super::rule::{CompiledRoute, CompiledRule, RuleScope, TargetField, compile_rule};
 use super::targets::Targets;
 use crate::field::FieldPath;
 use crate::kinds::VirtualService;
@@ -105,7 +105,7 @@ impl CompiledVirtualService {
         self.rules.iter().enumerate().flat_map(move |(rule, compiled)| {
             let delegate = self.places.get(rule).and_then(Option::as_ref);
             let (resource, rule) = delegate.map_or((self.key(), rule), |(key, rule)| (key, *rule));
-            compiled.targets.iter().map(move |target| (target.id, TargetPlace { resource, rule, index: target.index }))
+            compiled.targets.iter().map(move |target| (target.id, TargetPlace { resource, rule, field: target.field }))
         })
     }
 
@@ -115,17 +115,17 @@ impl CompiledVirtualService {
     }
 }
 
-/// The field `spec.http[rule].route[index].destination` of a resource.
+/// The field of a resource that names a target, below `spec.http[rule]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TargetPlace<'a> {
     pub(super) resource: &'a ResourceKey,
     rule: usize,
-    index: usize,
+    field: TargetField,
 }
 
 impl TargetPlace<'_> {
     pub(super) fn path(&self) -> FieldPath {
-        FieldPath::new(&format!("spec.http[{}].route[{}].destination", self.rule, self.index))
+        FieldPath::new(&format!("spec.http[{}].{}", self.rule, self.field))
     }
 }
 

@@ -8,7 +8,8 @@ use http::header::{HOST, HeaderName, HeaderValue};
 
 use super::request::Sent;
 use super::{
-    ChangedHeader, ExplainedDestination, Explanation, HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict,
+    ChangedHeader, ExplainedDestination, ExplainedMirror, ExplainedRetries, Explanation, HeaderOperation,
+    NormalisedPath, Operation, Outcome, RuleVerdict,
 };
 use crate::field::FieldPath;
 use crate::matching::quoted;
@@ -16,12 +17,15 @@ use crate::meta::ResourceKey;
 use crate::request::admission::Peer;
 use crate::request::form;
 use crate::request::path::{escape, normalise};
+use crate::table::fault::Abort;
 use crate::table::headers::HeaderOps;
 use crate::table::redirect::https_location;
-use crate::table::route::{Action, Destination, Forward, RouteOrigin};
+use crate::table::retry::RetryPolicy;
+use crate::table::route::{Action, Destination, Forward, Mirror, RouteOrigin};
 use crate::table::{
     HttpRoutes, Listener, ListenerProtocol, Lookup, RequestHead, Route, RouteTable, ServerRef, TlsListener, VirtualHost,
 };
+use crate::verdict::cors::CorsVerdict;
 
 /// Up to so many rules of a host are all listed; of more only those whose path can fit.
 const MAX_LISTED: usize = 200;
@@ -37,6 +41,8 @@ pub(super) fn explain(table: &RouteTable, sent: &Sent<'_>) -> Explanation {
         host: None,
         rules: Vec::new(),
         skipped: 0,
+        faults: Vec::new(),
+        cors: None,
         outcome: Outcome::Refused { status: None, reason: String::new() },
     };
     explanation.outcome = walk(table, sent, &mut explanation).unwrap_or_else(|refused| refused);
@@ -229,6 +235,8 @@ fn look_up(table: &RouteTable, routes: &HttpRoutes, head: &RequestHead<'_>, expl
         Lookup::Route(host, route) => {
             explanation.host = Some(host.domain.to_string());
             list_rules(host, head, Some(route), explanation);
+            explanation.faults = faults(route);
+            explanation.cors = cors(route, head);
             outcome(table, route, head)
         }
     }
@@ -261,12 +269,46 @@ fn place(origin: &RouteOrigin) -> (ResourceKey, FieldPath) {
     (resource.clone(), origin.match_index.map_or_else(|| rule.clone(), |index| rule.field("match").index(index)))
 }
 
+fn faults(route: &Route) -> Vec<String> {
+    let Some(fault) = &route.fault else { return Vec::new() };
+    let delay = fault.delay.map(|(share, time)| format!("{}% of requests are delayed by {time:?}", share.percent()));
+    let abort = fault.abort.map(|(share, abort)| match abort {
+        Abort::Http(status) => format!("{}% of requests are answered {}", share.percent(), status.as_u16()),
+        Abort::Grpc(status) => format!("{}% of requests are answered with gRPC status {status}", share.percent()),
+    });
+    delay.into_iter().chain(abort).collect()
+}
+
+fn cors(route: &Route, head: &RequestHead<'_>) -> Option<String> {
+    let verdict = route.cors.as_ref()?.judge(head.method, head.headers);
+    Some(match verdict {
+        CorsVerdict::Indifferent => "not of an allowed origin, so the request goes on as it is".to_owned(),
+        CorsVerdict::Preflight { allowed: Some(_) } => "a preflight, answered here with what is allowed".to_owned(),
+        CorsVerdict::Preflight { allowed: None } => "a preflight, answered here without leave".to_owned(),
+        CorsVerdict::Allowed(_) => "the response says that this origin may read it".to_owned(),
+    })
+}
+
+fn mirror(table: &RouteTable, mirror: &Mirror) -> ExplainedMirror {
+    ExplainedMirror {
+        cluster: table.cluster(mirror.cluster).map(|cluster| cluster.name.to_string()),
+        percent: mirror.fraction.percent(),
+    }
+}
+
 fn outcome(table: &RouteTable, route: &Route, head: &RequestHead<'_>) -> Outcome {
     match &route.action {
         Action::Forward(forward) => Outcome::Forward {
             destinations: forward.destinations.iter().map(|to| destination(table, forward, to)).collect(),
             path: route.rewrite_path(head.path),
             timeout: forward.timeout,
+            retries: forward.retry.as_deref().map(|retry| ExplainedRetries {
+                attempts: retry.attempts,
+                per_try_timeout: retry.per_try_timeout,
+                on: retry.conditions(),
+                default: *retry == *RetryPolicy::mesh_default(),
+            }),
+            mirrors: forward.mirrors.iter().map(|mirror| self::mirror(table, mirror)).collect(),
         },
         Action::Redirect(redirect) => Outcome::Redirect {
             status: redirect.status.as_u16(),

@@ -42,6 +42,8 @@ fn fate(text: &str) -> &str {
 fn each_rule_says_why_it_did_not_take_the_request() {
     let rules = format!(
         "[{}, {{name: split, match: [{{name: all, uri: {{prefix: /reviews}}}}], rewrite: {{uri: r, authority: r.test}}, timeout: 2s,
+           retries: {{attempts: 3, retryOn: 5xx, perTryTimeout: 500ms}}, mirror: {{host: other.test, port: {{number: 80}}}}, mirrorPercentage: {{value: 10}},
+           fault: {{abort: {{httpStatus: 418, percentage: {{value: 0.1}}}}}}, corsPolicy: {{allowOrigins: [{{exact: x}}]}},
            headers: {{response: {{remove: [server]}}}}, route: {DESTINATIONS}}}, {}]",
         to("[{uri: {exact: /x}}, {uri: {prefix: /reviews}, headers: {end-user: {exact: jason}}}]", "jason"),
         to("[]", "rest")
@@ -53,6 +55,8 @@ host     shop.test
   -      VirtualService default/reviews spec.http[0].match[0]: the path is `/reviews/1`, the rule wants exactly `/x`
   -      VirtualService default/reviews spec.http[0].match[1]: header `end-user` is `bob` and `al`, the rule wants exactly `jason`
   match  VirtualService default/reviews spec.http[1].match[0] (split.all)
+fault    0.1% of requests are answered 418
+cors     not of an allowed origin, so the request goes on as it is
 forward  75.0% to nowhere: 503, the service, port or subset does not exist
          host becomes r.test
          request header: add x %PROTOCOL%
@@ -62,6 +66,8 @@ forward  25.0% to outbound|80||other.test
          response header: remove server
          path becomes /r/1
          timeout 2s
+         up to 3 retries on 5xx, each try within 500ms
+         10% copied to outbound|80||other.test
 "
     );
 }

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{ChangedHeader, Explanation, HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict};
+use super::{
+    ChangedHeader, ExplainedMirror, ExplainedRetries, Explanation, HeaderOperation, NormalisedPath, Operation, Outcome,
+    RuleVerdict,
+};
 
 impl Display for Explanation {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -27,6 +30,12 @@ impl Display for Explanation {
         for rule in &self.rules {
             writeln!(f, "{rule}")?;
         }
+        for fault in &self.faults {
+            writeln!(f, "fault    {fault}")?;
+        }
+        if let Some(cors) = &self.cors {
+            writeln!(f, "cors     {cors}")?;
+        }
         self.outcome.fmt(f)
     }
 }
@@ -48,7 +57,7 @@ impl Display for RuleVerdict {
 impl Display for Outcome {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Forward { destinations, path, timeout } => {
+            Self::Forward { destinations, path, timeout, retries, mirrors } => {
                 for to in destinations {
                     let nowhere = "nowhere: 503, the service, port or subset does not exist";
                     writeln!(f, "forward  {:.1}% to {}", to.percent, to.cluster.as_deref().unwrap_or(nowhere))?;
@@ -61,7 +70,17 @@ impl Display for Outcome {
                 if let Some(path) = path {
                     writeln!(f, "         path becomes {path}")?;
                 }
-                timeout.map_or(Ok(()), |timeout| writeln!(f, "         timeout {timeout:?}"))
+                if let Some(timeout) = timeout {
+                    writeln!(f, "         timeout {timeout:?}")?;
+                }
+                if let Some(ExplainedRetries { attempts, per_try_timeout, on, default: false }) = retries {
+                    let each = per_try_timeout.map_or_else(String::new, |time| format!(", each try within {time:?}"));
+                    writeln!(f, "         up to {attempts} retries on {on}{each}")?;
+                }
+                for ExplainedMirror { cluster, percent } in mirrors {
+                    writeln!(f, "         {percent}% copied to {}", cluster.as_deref().unwrap_or("nowhere"))?;
+                }
+                Ok(())
             }
             Self::Redirect { status, location, response_headers } => {
                 writeln!(f, "redirect {status} to {location}")?;

@@ -10,11 +10,13 @@ use std::time::Duration;
 use crate::meta::{ResourceKey, Revision};
 
 pub mod cluster;
+pub mod fault;
 pub mod headers;
 pub mod host;
 mod path_index;
 mod radix;
 pub mod redirect;
+pub mod retry;
 pub mod route;
 mod template;
 pub mod tls;

@@ -7,10 +7,13 @@ use http::{HeaderValue, StatusCode};
 
 use super::RequestHead;
 use super::cluster::ClusterId;
+use super::fault::{Fault, Fraction};
 use super::headers::{HeaderOps, ValueTemplate};
 use super::redirect::Redirect;
+use super::retry::RetryPolicy;
 use crate::matching::{Predicates, UriMatch};
 use crate::meta::ResourceKey;
+use crate::verdict::cors::Cors;
 
 /// One entry of a virtual host's list: a match entry of a VirtualService rule and the rule's action.
 #[derive(Clone, Debug)]
@@ -20,12 +23,23 @@ pub struct Route {
     pub origin: RouteOrigin,
     pub(crate) uri: UriMatch,
     pub(crate) predicates: Predicates,
+    pub fault: Option<Box<Fault>>,
+    pub cors: Option<Box<Cors>>,
     pub action: Action,
 }
 
 impl Route {
     pub fn new(name: Arc<str>, origin: RouteOrigin, uri: UriMatch, predicates: Predicates, action: Action) -> Self {
-        Self { name, origin, uri, predicates, action }
+        Self { name, origin, uri, predicates, fault: None, cors: None, action }
+    }
+
+    /// The response operations for replies that the proxy makes for this route.
+    pub fn reply_headers(&self) -> &HeaderOps {
+        match &self.action {
+            Action::Forward(forward) => &forward.local_reply_headers,
+            Action::Redirect(redirect) => &redirect.response_headers,
+            Action::Direct(direct) => &direct.response_headers,
+        }
     }
 
     /// Why the route does not take a request: the first predicate that does not hold, in words. `None`: it takes it.
@@ -88,8 +102,18 @@ pub struct Forward {
     pub path_rewrite: Option<PathRewrite>,
     /// From the end of the request to the end of the response, all attempts included. `None`: no limit.
     pub timeout: Option<Duration>,
+    /// `None`: a request is tried once.
+    pub retry: Option<Arc<RetryPolicy>>,
+    pub mirrors: Box<[Mirror]>,
     /// What a reply made by the proxy for this route (503, 504 …) gets: the route's own response operations.
     pub local_reply_headers: HeaderOps,
+}
+
+/// A destination of copies of requests, whose answers nobody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    pub cluster: ClusterId,
+    pub fraction: Fraction,
 }
 
 /// One weighted destination with its header operations ready to run: the list holds one evaluation, or for several

@@ -159,6 +159,8 @@ mod tests {
             },
             uri,
             predicates: Predicates::new(predicates),
+            fault: None,
+            cors: None,
             action: Action::Direct(Box::new(DirectResponse {
                 status: StatusCode::OK,
                 body: bytes::Bytes::new(),

@@ -2,6 +2,7 @@
 
 use super::virtual_service::check_destination;
 use super::{Report, http_headers, http_route};
+use crate::compile::traffic::GRPC_STATUSES;
 use crate::field::Place;
 use crate::kinds::virtual_service::{CorsPolicy, Fault, HttpRoute, Percent, Retries};
 
@@ -26,27 +27,6 @@ const RETRY_CONDITIONS: [&str; 16] = [
 ];
 
 const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
-
-/// gRPC status codes by name.
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 pub(super) fn check(route: &HttpRoute, at: &Place<'_>, report: &mut Report) {
     if let Some(retries) = &route.retries {

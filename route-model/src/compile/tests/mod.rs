@@ -7,6 +7,7 @@ mod headers;
 mod incremental;
 mod routing;
 mod tls;
+mod traffic;
 
 use std::fmt::Write as _;
 use std::sync::Arc;

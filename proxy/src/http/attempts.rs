@@ -1,0 +1,173 @@
+//! Tries: a request is sent to an endpoint, and to another one when its route says so.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderValue, Response, Version};
+use http_body::Body as _;
+use route_model::table::cluster::UpstreamProtocol;
+use route_model::table::retry::{RetryPolicy, TryFailure};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::body::Source;
+use super::context::Exchange;
+use super::deadline::Alarm;
+use super::headers::X_ENVOY_ATTEMPT_COUNT;
+use super::local_reply::LocalReply;
+use super::outgoing::Bodies;
+use crate::runtime_table::WorkerCluster;
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::metrics::Count;
+use crate::upstream::cluster_state::ActiveRequest;
+use crate::upstream::connection::{self, SendFailure};
+
+/// What is read of an answer that nobody gets, so that its connection can be used again.
+const DISCARDED_BYTES: usize = 64 * 1024;
+
+/// Why a try brought no response.
+#[derive(Debug)]
+struct TryError {
+    reply: LocalReply,
+    /// The upstream got a byte of the request.
+    sent: bool,
+}
+
+/// Sends a request to a cluster, as often as its retry policy allows.
+pub(super) async fn send(
+    exchange: &mut Exchange,
+    cluster: &WorkerCluster,
+    head: &mut Parts,
+    mut bodies: Bodies,
+    retry: Option<&RetryPolicy>,
+) -> Result<Response<Source>, LocalReply> {
+    if cluster.state.discovered.version() == 0 {
+        // A name that was never looked up yet; an answer, also a negative one, comes soon.
+        let limit = cluster.state.cluster.connect_timeout;
+        let _ = Box::pin(tokio::time::timeout(limit, cluster.state.discovered.known())).await;
+    }
+    let per_try = retry.and_then(|retry| retry.per_try_timeout);
+    let mut tried = SmallVec::<[u64; 4]>::new();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        head.headers.insert(X_ENVOY_ATTEMPT_COUNT, attempt_count(tries));
+        let outcome = one_try(exchange, cluster, head, &mut bodies, &tried, per_try).await;
+        let Some(policy) = retry else { return outcome.map_err(|error| error.reply) };
+        let (wanted, sent) = match &outcome {
+            Ok(response) => (policy.retries_response(response.status(), response.headers()), true),
+            Err(error) => {
+                let failure = error.reply.try_failure();
+                (failure.is_some_and(|failure| policy.retries_failure(failure, error.sent)), error.sent)
+            }
+        };
+        if !wanted || !policy.may_repeat(head.method.is_idempotent(), sent) || !bodies.can_repeat() {
+            return outcome.map_err(|error| error.reply);
+        }
+        if tries > policy.attempts {
+            exchange.flag(ResponseFlags::UPSTREAM_RETRY_LIMIT);
+            return outcome.map_err(|error| error.reply);
+        }
+        if let Ok(response) = outcome {
+            discard(response);
+        }
+        if policy.avoid_previous {
+            tried.extend(exchange.active.as_ref().map(|active| active.endpoint().id));
+        }
+        // Between two tries no endpoint is busy with the request.
+        exchange.active = None;
+        exchange.worker().metrics.count(Count::UpstreamRetries);
+        Box::pin(tokio::time::sleep(policy.pause(tries, fastrand::u64(..)))).await;
+    }
+}
+
+async fn one_try(
+    exchange: &mut Exchange,
+    cluster: &WorkerCluster,
+    head: &Parts,
+    bodies: &mut Bodies,
+    tried: &[u64],
+    limit: Option<Duration>,
+) -> Result<Response<Source>, TryError> {
+    let Some(endpoint) = cluster.pick(tried) else {
+        cluster.state.discovered.suspect();
+        return Err(TryError { reply: LocalReply::NoHealthyUpstream, sent: false });
+    };
+    let http2 = match cluster.state.cluster.protocol {
+        UpstreamProtocol::Http1 => false,
+        UpstreamProtocol::Http2 => true,
+        UpstreamProtocol::Client => exchange.version == Version::HTTP_2,
+    };
+    exchange.active = Some(ActiveRequest::new(Arc::clone(&endpoint)));
+    let worker = Rc::clone(exchange.worker());
+    let mut reuse = true;
+    loop {
+        let Some(body) = bodies.next() else { return Err(TryError { reply: LocalReply::UpstreamClosed, sent: true }) };
+        let sending = pin!(connection::send(&worker, cluster, &endpoint, http2, head, body, reuse));
+        match within(limit, sending).await {
+            Some(Ok(response)) => return Ok(response),
+            Some(Err(SendFailure::Stale(unsent))) => {
+                worker.metrics.count(Count::UpstreamStaleRetries);
+                bodies.put_back(unsent);
+                reuse = false;
+            }
+            Some(Err(SendFailure::Failed { reply, sent })) => {
+                if matches!(reply, LocalReply::ConnectFailure | LocalReply::ConnectTimeout) {
+                    // Its address may be out of date.
+                    cluster.state.discovered.suspect();
+                }
+                return Err(TryError { reply, sent });
+            }
+            None => return Err(TryError { reply: LocalReply::TryTimeout, sent: true }),
+        }
+    }
+}
+
+/// `None` when the time passes first.
+async fn within<F: Future>(limit: Option<Duration>, mut future: Pin<&mut F>) -> Option<F::Output> {
+    let Some(limit) = limit else { return Some(future.await) };
+    let at = Instant::now() + limit;
+    let mut alarm = pin!(Alarm::default());
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => alarm.as_mut().poll(at, cx).map(|()| None),
+    })
+    .await
+}
+
+/// Reads what has arrived of an answer that is not passed on: a connection whose exchange is over goes back to the pool.
+fn discard(mut response: Response<Source>) {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut left = DISCARDED_BYTES;
+    while let Poll::Ready(Some(Ok(frame))) = Pin::new(response.body_mut()).poll_frame(&mut cx) {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) else { return };
+        left = rest;
+    }
+}
+
+/// `x-envoy-attempt-count`: which try an upstream sees.
+fn attempt_count(tries: u32) -> HeaderValue {
+    const SMALL: [&str; 4] = ["1", "2", "3", "4"];
+    match SMALL.get(tries as usize - 1) {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(tries),
+    }
+}
+
+impl LocalReply {
+    /// How a try failed that this reply tells of; `None` where another try could not do better.
+    fn try_failure(self) -> Option<TryFailure> {
+        match self {
+            Self::ConnectFailure | Self::ConnectTimeout => Some(TryFailure::Connect),
+            Self::UpstreamRefusedStream => Some(TryFailure::RefusedStream),
+            Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => Some(TryFailure::Reset),
+            Self::TryTimeout => Some(TryFailure::Timeout),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Mirrors: copies of requests that are sent and forgotten.
+//!
+//! A copy never holds up the request it is a copy of: it runs in a task of its own, its body lags behind within bounds,
+//! and beyond a number of copies under way further ones are left out and counted.
+
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::EXPECT;
+use http::request::Parts;
+use http::{Request, Version};
+use http_body::Body as _;
+use route_model::table::cluster::UpstreamProtocol;
+use tokio::task::spawn_local;
+
+use crate::http::outgoing::OutgoingBody;
+use crate::runtime_table::WorkerCluster;
+use crate::telemetry::metrics::Count;
+use crate::upstream::cluster_state::ActiveRequest;
+use crate::upstream::connection::{self, SendFailure};
+use crate::worker::Worker;
+
+/// Copies under way on one worker.
+const MAX_COPIES: usize = 1024;
+
+/// For a route without a timeout; nobody waits for a mirror, so something has to.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Sends a copy of a request, unless too many are under way.
+pub(crate) fn send(
+    worker: &Rc<Worker>,
+    cluster: Rc<WorkerCluster>,
+    head: &Parts,
+    version: Version,
+    body: OutgoingBody,
+    timeout: Option<Duration>,
+) {
+    if worker.mirrors.get() >= MAX_COPIES {
+        worker.metrics.count(Count::MirrorsDropped);
+        return;
+    }
+    worker.mirrors.set(worker.mirrors.get() + 1);
+    worker.metrics.count(Count::MirroredRequests);
+    let head = copy(head);
+    let worker = Rc::clone(worker);
+    spawn_local(async move {
+        let sending = pin!(exchange(&worker, &cluster, &head, version, body));
+        let _ = tokio::time::timeout(timeout.unwrap_or(TIMEOUT), sending).await;
+        worker.mirrors.set(worker.mirrors.get() - 1);
+    });
+}
+
+/// The head as the mirror gets it: no upgrade, and no question whether the body is welcome.
+fn copy(head: &Parts) -> Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy.headers.remove(EXPECT);
+    copy
+}
+
+async fn exchange(worker: &Rc<Worker>, cluster: &WorkerCluster, head: &Parts, version: Version, body: OutgoingBody) {
+    if cluster.state.discovered.version() == 0 {
+        cluster.state.discovered.known().await;
+    }
+    let Some(endpoint) = cluster.pick(&[]) else { return };
+    let _active = ActiveRequest::new(Arc::clone(&endpoint));
+    let http2 = match cluster.state.cluster.protocol {
+        UpstreamProtocol::Http1 => false,
+        UpstreamProtocol::Http2 => true,
+        UpstreamProtocol::Client => version == Version::HTTP_2,
+    };
+    let mut sent = connection::send(worker, cluster, &endpoint, http2, head, body, true).await;
+    if let Err(SendFailure::Stale(body)) = sent {
+        sent = connection::send(worker, cluster, &endpoint, http2, head, body, false).await;
+    }
+    match sent {
+        Ok(mut response) => {
+            // To its end, so that the connection can be used again.
+            while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(response.body_mut()).poll_frame(cx)).await {}
+        }
+        Err(failure) => tracing::debug!(?failure, cluster = %cluster.state.cluster.name, "a mirror was not reached"),
+    }
+}

@@ -1,0 +1,4 @@
+//! What routes do to their traffic beside sending it on, one room each.
+
+pub(crate) mod fault;
+pub(crate) mod mirror;

@@ -1,0 +1,3 @@
+//! What is decided about a request beside its route, from its head and given facts.
+
+pub mod cors;
