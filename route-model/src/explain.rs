@@ -97,7 +97,7 @@ pub enum Outcome {
         timeout: Option<Duration>,
         /// `None`: a request is tried once.
         #[serde(skip_serializing_if = "Option::is_none")]
-        retries: Option<ExplainedRetries>,
+        retries: Option<Box<ExplainedRetries>>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         mirrors: Vec<ExplainedMirror>,
     },

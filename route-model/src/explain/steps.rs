@@ -289,6 +289,15 @@ fn cors(route: &Route, head: &RequestHead<'_>) -> Option<String> {
     })
 }
 
+fn retries(retry: &RetryPolicy) -> ExplainedRetries {
+    ExplainedRetries {
+        attempts: retry.attempts,
+        per_try_timeout: retry.per_try_timeout,
+        on: retry.conditions(),
+        default: *retry == *RetryPolicy::mesh_default(),
+    }
+}
+
 fn mirror(table: &RouteTable, mirror: &Mirror) -> ExplainedMirror {
     ExplainedMirror {
         cluster: table.cluster(mirror.cluster).map(|cluster| cluster.name.to_string()),
@@ -302,12 +311,7 @@ fn outcome(table: &RouteTable, route: &Route, head: &RequestHead<'_>) -> Outcome
             destinations: forward.destinations.iter().map(|to| destination(table, forward, to)).collect(),
             path: route.rewrite_path(head.path),
             timeout: forward.timeout,
-            retries: forward.retry.as_deref().map(|retry| ExplainedRetries {
-                attempts: retry.attempts,
-                per_try_timeout: retry.per_try_timeout,
-                on: retry.conditions(),
-                default: *retry == *RetryPolicy::mesh_default(),
-            }),
+            retries: forward.retry.as_deref().map(|retry| Box::new(retries(retry))),
             mirrors: forward.mirrors.iter().map(|mirror| self::mirror(table, mirror)).collect(),
         },
         Action::Redirect(redirect) => Outcome::Redirect {

@@ -73,7 +73,8 @@ impl Display for Outcome {
                 if let Some(timeout) = timeout {
                     writeln!(f, "         timeout {timeout:?}")?;
                 }
-                if let Some(ExplainedRetries { attempts, per_try_timeout, on, default: false }) = retries {
+                if let Some(retries) = retries.as_deref().filter(|retries| !retries.default) {
+                    let ExplainedRetries { attempts, per_try_timeout, on, .. } = retries;
                     let each = per_try_timeout.map_or_else(String::new, |time| format!(", each try within {time:?}"));
                     writeln!(f, "         up to {attempts} retries on {on}{each}")?;
                 }
