@@ -7,6 +7,7 @@ use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use route_model::resource::Resource;
 
+use super::admission::Admitted;
 use super::call::Call;
 use super::compilation::Preview;
 use super::error::ApiError;
@@ -21,16 +22,20 @@ pub(crate) struct Edit {
     pub(crate) previous: Option<Arc<StoredObject>>,
     pub(crate) precondition: Precondition,
     pub(crate) op: Op,
+    /// What its writer should know of it alone.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Edit {
     /// Creates an object that must not be there yet.
-    pub(crate) fn create(key: ResourceKey, object: serde_json::Value) -> Self {
-        Self { key, previous: None, precondition: Precondition::Absent, op: Op::Put(object) }
+    pub(crate) fn create(key: ResourceKey, admitted: Admitted) -> Self {
+        let Admitted { object, warnings } = admitted;
+        Self { key, previous: None, precondition: Precondition::Absent, op: Op::Put(object), warnings }
     }
 
     /// Replaces an object that must still be as it was read, or deletes it when its last finalizer has gone.
-    pub(crate) fn replace(previous: Arc<StoredObject>, object: serde_json::Value) -> Self {
+    pub(crate) fn replace(previous: Arc<StoredObject>, admitted: Admitted) -> Self {
+        let Admitted { object, warnings } = admitted;
         let metadata = &object["metadata"];
         let done =
             metadata["deletionTimestamp"].is_string() && metadata["finalizers"].as_array().is_none_or(Vec::is_empty);
@@ -39,6 +44,18 @@ impl Edit {
             precondition: Precondition::Version(previous.resource_version),
             op: if done { Op::Delete } else { Op::Put(object) },
             previous: Some(previous),
+            warnings,
+        }
+    }
+
+    /// Changes or deletes an object that must still be as it was read, in a way that needs no admission.
+    pub(crate) fn unchecked(previous: Arc<StoredObject>, op: Op) -> Self {
+        Self {
+            key: previous.key.clone(),
+            precondition: Precondition::Version(previous.resource_version),
+            op,
+            previous: Some(previous),
+            warnings: Vec::new(),
         }
     }
 }
@@ -68,7 +85,8 @@ pub(crate) struct Outcome {
     pub(crate) objects: Vec<Arc<StoredObject>>,
     /// One for each edit: false when it would have changed nothing and was left out.
     pub(crate) changed: Vec<bool>,
-    /// What the change means for the resources it writes and for others.
+    /// What the change means for the resources it writes and for others. Each names its resource, unless there is but
+    /// one write and it is about that.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -83,14 +101,13 @@ pub(crate) async fn commit(call: &Call, batch: Batch) -> Result<Outcome, ApiErro
     if batch.refuse_dangling {
         refuse_dangling(&view, &effect)?;
     }
-    let warnings = effect.raised(&keys).into_iter().map(|finding| {
-        if keys.len() == 1 && finding.resource == keys[0] {
-            located(finding)
-        } else {
-            format!("{}: {}", finding.resource, located(finding))
-        }
-    });
-    let warnings: Vec<String> = warnings.collect();
+    let named = |about: &ResourceKey, text: String| match &*keys {
+        [only] if only == about => text,
+        _ => format!("{about}: {text}"),
+    };
+    let own = batch.edits.iter().flat_map(|edit| edit.warnings.iter().map(|text| named(&edit.key, text.clone())));
+    let raised = effect.raised(&keys).into_iter().map(|finding| named(&finding.resource, located(finding)));
+    let warnings: Vec<String> = own.chain(raised).collect();
     let require = required_namespaces(&batch.edits);
     if batch.dry_run {
         check_dry(&view, &batch.edits, &require)?;

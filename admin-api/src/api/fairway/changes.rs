@@ -22,7 +22,7 @@ use crate::api::query::WriteOptions;
 use crate::api::resources::{create, patch, update};
 use crate::api::state::ApiState;
 use crate::api::writes::{Batch, Edit, commit};
-use crate::store::{Op, Precondition};
+use crate::store::Op;
 
 /// Most writes in one call.
 const MAX_CHANGES: usize = 5000;
@@ -71,7 +71,8 @@ pub(crate) struct ChangeResponse {
     revision: u64,
     /// One for each change, in its order.
     results: Vec<ChangeResult>,
-    /// What the writers should know. The same is in the `Warning` headers.
+    /// What the writers should know. Where there are several writes each begins with the resource that it is about:
+    /// `VirtualService shop/reviews: spec.http[0]: …`. The same is in the `Warning` headers.
     warnings: Vec<String>,
 }
 
@@ -130,11 +131,14 @@ async fn make(call: &Call, body: Body) -> Result<Response, ApiError> {
     }
     let mut edits = Vec::with_capacity(request.changes.len());
     let mut targets = Vec::with_capacity(request.changes.len());
-    let mut warnings = Vec::new();
     let mut keys = BTreeSet::new();
     for (index, item) in request.changes.into_iter().enumerate() {
-        let (target, edit) = prepare(call, item, &options, &mut warnings)
-            .map_err(|error| ApiError { message: format!("changes[{index}]: {}", error.message), ..error })?;
+        let inside = format!("changes[{index}].object.");
+        let duplicates = document.duplicates.iter().filter_map(|path| path.strip_prefix(&inside)).map(str::to_owned);
+        let (target, name) = address(&item.object).map_err(|error| of_change(index, None, error))?;
+        let key = ResourceKey::new(target.kind, target.namespace.as_deref().unwrap_or_default(), name.as_str());
+        let edit = prepare(call, &target, &key, item, duplicates.collect(), &options)
+            .map_err(|error| of_change(index, Some(&key), error))?;
         if !keys.insert(edit.key.clone()) {
             return Err(ApiError::bad_request(format!("changes[{index}]: {} is written twice", edit.key)));
         }
@@ -146,7 +150,6 @@ async fn make(call: &Call, body: Body) -> Result<Response, ApiError> {
     let batch =
         Batch { edits, message: request.message, dry_run: options.dry_run, refuse_dangling: !request.allow_dangling };
     let outcome = commit(call, batch).await?;
-    warnings.extend(outcome.warnings);
     let results = targets.iter().zip(&outcome.objects).enumerate().map(|(index, (target, object))| ChangeResult {
         outcome: match (deleted[index], created[index], outcome.changed[index]) {
             (true, ..) => ChangeOutcome::Deleted,
@@ -156,7 +159,8 @@ async fn make(call: &Call, body: Body) -> Result<Response, ApiError> {
         },
         object: call.show_written(object, target.version, options.dry_run),
     });
-    let answer = ChangeResponse { revision: outcome.revision.0, results: results.collect(), warnings };
+    let answer =
+        ChangeResponse { revision: outcome.revision.0, results: results.collect(), warnings: outcome.warnings };
     let mut headers = HeaderMap::new();
     add_warnings(&mut headers, &answer.warnings);
     Ok((headers, axum::Json(answer)).into_response())
@@ -170,59 +174,58 @@ fn options(call: &Call) -> Result<WriteOptions, ApiError> {
     Ok(options)
 }
 
+/// Says which of the changes an error is about. Most errors name the resource themselves.
+fn of_change(index: usize, key: Option<&ResourceKey>, error: ApiError) -> ApiError {
+    let names_it = error.details.as_ref().is_some_and(|details| !details.name.is_empty());
+    let place = match key {
+        Some(key) if !names_it => format!("changes[{index}]: {key}"),
+        _ => format!("changes[{index}]"),
+    };
+    ApiError { message: format!("{place}: {}", error.message), ..error }
+}
+
 fn prepare(
     call: &Call,
+    target: &Target,
+    key: &ResourceKey,
     item: ChangeItem,
+    duplicates: Vec<String>,
     options: &WriteOptions,
-    warnings: &mut Vec<String>,
-) -> Result<(Target, Edit), ApiError> {
+) -> Result<Edit, ApiError> {
     let ChangeItem { op, object } = item;
-    let (target, name) = address(&object)?;
+    let name = &*key.name;
     let verb = match op {
         ChangeOp::Create => "create",
         ChangeOp::Update => "update",
         ChangeOp::Apply => "patch",
         ChangeOp::Delete => "delete",
     };
-    call.authorize(verb, &target, &name)?;
+    call.authorize(verb, target, name)?;
     if target.kind == Kind::Event || (op == ChangeOp::Delete && target.kind == Kind::Namespace) {
         let why = format!("a {} cannot be written by this call", target.kind.name());
         return Err(ApiError::bad_request(why));
     }
-    let key = ResourceKey::new(target.kind, target.namespace.as_deref().unwrap_or_default(), name.as_str());
-    let previous = call.state.snapshot().view().get(&key).cloned();
-    let document = Document { value: object, duplicates: Vec::new() };
-    let edit = match op {
-        ChangeOp::Create => {
-            let (edit, more, _) = create::prepare(call, &target, &document, options)?;
-            warnings.extend(more);
-            edit
-        }
+    let previous = call.state.snapshot().view().get(key).cloned();
+    let document = Document { value: object, duplicates };
+    Ok(match op {
+        ChangeOp::Create => create::prepare(call, target, &document, options)?.0,
         ChangeOp::Update => {
-            let previous = previous.ok_or_else(|| ApiError::not_found(target.kind, &name))?;
+            let previous = previous.ok_or_else(|| ApiError::not_found(target.kind, name))?;
             let mut document = document;
             if resource_version(&document.value)?.is_none() {
                 document.value["metadata"]["resourceVersion"] = Value::String(previous.resource_version.to_string());
             }
-            let (edit, more) = update::prepare(call, &target, &name, previous, &document, options)?;
-            warnings.extend(more);
-            edit
+            update::prepare(call, target, name, previous, &document, options)?
         }
-        ChangeOp::Apply => {
-            let (edit, more, _) = patch::prepare_apply(call, &target, &name, previous, &document, options)?;
-            warnings.extend(more);
-            edit
-        }
+        ChangeOp::Apply => patch::prepare_apply(call, target, name, previous, &document, options)?.0,
         ChangeOp::Delete => {
-            let previous = previous.ok_or_else(|| ApiError::not_found(target.kind, &name))?;
+            let previous = previous.ok_or_else(|| ApiError::not_found(target.kind, name))?;
             if resource_version(&document.value)?.is_some_and(|version| version != previous.resource_version) {
-                return Err(ApiError::stale(target.kind, &name));
+                return Err(ApiError::stale(target.kind, name));
             }
-            let precondition = Precondition::Version(previous.resource_version);
-            Edit { key, precondition, op: Op::Delete, previous: Some(previous) }
+            Edit::unchecked(previous, Op::Delete)
         }
-    };
-    Ok((target, edit))
+    })
 }
 
 /// What an object says it is.

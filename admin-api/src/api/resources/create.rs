@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use route_model::meta::ResourceKey;
 use serde_json::{Value, json};
 
-use crate::api::admission::{self, Admitted, Draft, Ownership, admit};
+use crate::api::admission::{self, Draft, Ownership, admit};
 use crate::api::apply::{Manager, Operation};
 use crate::api::body::Document;
 use crate::api::call::{Answer, Call};
@@ -25,26 +25,26 @@ pub(super) async fn create(call: &Call, target: &Target, body: Body) -> Result<A
     let document = call.document(body).await?;
     let mut attempt = 1;
     loop {
-        let (edit, warnings, generated) = prepare(call, target, &document, &options)?;
+        let (edit, generated) = prepare(call, target, &document, &options)?;
         match commit(call, Batch::one(edit, options.dry_run)).await {
             Err(error) if generated && error.reason == "AlreadyExists" && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
             Ok(outcome) => {
                 let shown = outcome.objects.first();
                 let shown = shown.map_or(Value::Null, |o| call.show_written(o, target.version, options.dry_run));
-                return Ok(Answer::created(shown).with_warnings(warnings).with_warnings(outcome.warnings));
+                return Ok(Answer::created(shown).with_warnings(outcome.warnings));
             }
         }
     }
 }
 
-/// The write for a new object, its warnings, and whether its name was made here.
+/// The write for a new object, and whether its name was made here.
 pub(crate) fn prepare(
     call: &Call,
     target: &Target,
     document: &Document,
     options: &WriteOptions,
-) -> Result<(Edit, Vec<String>, bool), ApiError> {
+) -> Result<(Edit, bool), ApiError> {
     let mut object = document.value.clone();
     admission::identify(&mut object, target, None)?;
     if admission::resource_version(&object)?.is_some() {
@@ -72,8 +72,8 @@ pub(crate) fn prepare(
         ownership: Ownership::Update(&manager),
         now: &now,
     };
-    let Admitted { object, warnings } = admit(draft)?;
-    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let admitted = admit(draft)?;
+    let text = |field: &str| admitted.object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let key = ResourceKey::new(target.kind, text("namespace"), text("name"));
-    Ok((Edit::create(key, object), warnings, generated))
+    Ok((Edit::create(key, admitted), generated))
 }

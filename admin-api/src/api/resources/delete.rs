@@ -16,7 +16,7 @@ use crate::api::path::Target;
 use crate::api::query::parse_dry_run;
 use crate::api::status::whole_seconds;
 use crate::api::writes::{Batch, Edit, commit};
-use crate::store::{Op, Precondition, StoredObject, View};
+use crate::store::{Op, StoredObject, View};
 
 /// How often a deletion is tried again when the object moves on in between.
 const ATTEMPTS: usize = 5;
@@ -99,10 +99,8 @@ pub(super) async fn delete(call: &Call, target: &Target, name: &str, body: Body)
 
 /// What deleting the object means now: its end, a mark while finalizers hold it, or nothing if it is marked already.
 pub(super) fn edit(object: Arc<StoredObject>) -> Option<Edit> {
-    let precondition = Precondition::Version(object.resource_version);
-    let key = object.key.clone();
     if !has_finalizers(&object) {
-        return Some(Edit { key, precondition, op: Op::Delete, previous: Some(object) });
+        return Some(Edit::unchecked(object, Op::Delete));
     }
     if object.metadata().is_some_and(|m| m.contains_key("deletionTimestamp")) {
         return None;
@@ -110,7 +108,7 @@ pub(super) fn edit(object: Arc<StoredObject>) -> Option<Edit> {
     let mut marked = Value::clone(&object.object);
     marked["metadata"]["deletionTimestamp"] = json!(whole_seconds(Timestamp::now()));
     marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-    Some(Edit { key, precondition, op: Op::Put(marked), previous: Some(object) })
+    Some(Edit::unchecked(object, Op::Put(marked)))
 }
 
 fn has_finalizers(object: &StoredObject) -> bool {

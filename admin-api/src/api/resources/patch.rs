@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::get::key;
 use super::update::{admit_update, finish};
-use crate::api::admission::{self, Admitted, Draft, Ownership, admit};
+use crate::api::admission::{self, Draft, Ownership, admit};
 use crate::api::apply::{Manager, Operation, apply};
 use crate::api::body::{Document, media_type, parse_json, parse_yaml};
 use crate::api::call::{Answer, Call};
@@ -55,8 +55,8 @@ pub(super) async fn patch(call: &Call, target: &Target, name: &str, body: Body) 
     let mut attempt = 1;
     loop {
         let previous = call.state.snapshot().view().get(&key(target, name)).cloned();
-        let (edit, warnings, retry) = prepare(call, target, name, previous, format, &patch, &options)?;
-        match finish(call, target, edit, options.dry_run, warnings).await {
+        let (edit, retry) = prepare(call, target, name, previous, format, &patch, &options)?;
+        match finish(call, target, edit, options.dry_run).await {
             Err(error) if retry && matches!(error.reason, "Conflict" | "AlreadyExists") && attempt < ATTEMPTS => {
                 attempt += 1;
             }
@@ -82,7 +82,7 @@ fn parse(format: Format, bytes: &Bytes) -> Result<Document, ApiError> {
     if format == Format::Apply { parse_yaml(bytes) } else { parse_json(bytes) }
 }
 
-/// The write, its warnings, and whether it may be made anew from a newer object.
+/// The write, and whether it may be made anew from a newer object.
 fn prepare(
     call: &Call,
     target: &Target,
@@ -91,7 +91,7 @@ fn prepare(
     format: Format,
     patch: &Document,
     options: &WriteOptions,
-) -> Result<(Edit, Vec<String>, bool), ApiError> {
+) -> Result<(Edit, bool), ApiError> {
     if format == Format::Apply {
         return prepare_apply(call, target, name, previous, patch, options);
     }
@@ -120,8 +120,8 @@ fn prepare(
     if admission::resource_version(&object)?.is_some_and(|version| version != previous.resource_version) {
         return Err(ApiError::stale(target.kind, name));
     }
-    let (edit, warnings) = admit_update(call, target, previous, object, &patch.duplicates, options)?;
-    Ok((edit, warnings, !about_version))
+    let edit = admit_update(call, target, previous, object, &patch.duplicates, options)?;
+    Ok((edit, !about_version))
 }
 
 /// A merge patch has no place for the order and deletion directives of strategic merge patches.
@@ -132,7 +132,7 @@ fn drop_directives(patch: &mut Value) {
     }
 }
 
-/// The write of a server-side apply, its warnings, and whether it may be made anew.
+/// The write of a server-side apply, and whether it may be made anew.
 pub(crate) fn prepare_apply(
     call: &Call,
     target: &Target,
@@ -140,7 +140,7 @@ pub(crate) fn prepare_apply(
     previous: Option<Arc<StoredObject>>,
     patch: &Document,
     options: &WriteOptions,
-) -> Result<(Edit, Vec<String>, bool), ApiError> {
+) -> Result<(Edit, bool), ApiError> {
     if options.field_manager.is_empty() {
         let why = "Required value: is required for apply patch";
         return Err(ApiError::invalid_options("PatchOptions.meta.k8s.io", "fieldManager", FieldCause::Required, why));
@@ -187,10 +187,11 @@ pub(crate) fn prepare_apply(
         ownership: Ownership::Applied,
         now: &now,
     };
-    let Admitted { object, warnings } = admit(draft)?;
+    let mut admitted = admit(draft)?;
+    admitted.warnings.splice(..0, faults);
     let edit = match previous {
-        Some(previous) => Edit::replace(previous, object),
-        None => Edit::create(key(target, name), object),
+        Some(previous) => Edit::replace(previous, admitted),
+        None => Edit::create(key(target, name), admitted),
     };
-    Ok((edit, faults.into_iter().chain(warnings).collect(), wanted.is_none()))
+    Ok((edit, wanted.is_none()))
 }

@@ -8,7 +8,7 @@ use route_model::field::{FieldCause, FieldError, FieldPath};
 use serde_json::Value;
 
 use super::get::find;
-use crate::api::admission::{self, Admitted, Draft, Ownership, admit};
+use crate::api::admission::{self, Draft, Ownership, admit};
 use crate::api::apply::{Manager, Operation};
 use crate::api::body::Document;
 use crate::api::call::{Answer, Call};
@@ -24,11 +24,11 @@ pub(super) async fn update(call: &Call, target: &Target, name: &str, body: Body)
     let options = call.write_options("UpdateOptions")?;
     let document = call.document(body).await?;
     let previous = find(&call.state.snapshot().view(), target, name)?;
-    let (edit, warnings) = prepare(call, target, name, previous, &document, &options)?;
-    finish(call, target, edit, options.dry_run, warnings).await
+    let edit = prepare(call, target, name, previous, &document, &options)?;
+    finish(call, target, edit, options.dry_run).await
 }
 
-/// The write that replaces `previous`, and its warnings.
+/// The write that replaces `previous`.
 pub(crate) fn prepare(
     call: &Call,
     target: &Target,
@@ -36,7 +36,7 @@ pub(crate) fn prepare(
     previous: Arc<StoredObject>,
     document: &Document,
     options: &WriteOptions,
-) -> Result<(Edit, Vec<String>), ApiError> {
+) -> Result<Edit, ApiError> {
     let mut object = document.value.clone();
     admission::identify(&mut object, target, Some(name))?;
     match admission::resource_version(&object)? {
@@ -60,7 +60,7 @@ pub(crate) fn admit_update(
     object: Value,
     duplicates: &[String],
     options: &WriteOptions,
-) -> Result<(Edit, Vec<String>), ApiError> {
+) -> Result<Edit, ApiError> {
     let now = whole_seconds(Timestamp::now());
     let manager = Manager {
         name: call.manager(options).to_owned(),
@@ -77,22 +77,16 @@ pub(crate) fn admit_update(
         ownership: Ownership::Update(&manager),
         now: &now,
     };
-    let Admitted { object, warnings } = admit(draft)?;
-    Ok((Edit::replace(previous, object), warnings))
+    let admitted = admit(draft)?;
+    Ok(Edit::replace(previous, admitted))
 }
 
 /// Commits one edit and shows what came of it.
-pub(super) async fn finish(
-    call: &Call,
-    target: &Target,
-    edit: Edit,
-    dry_run: bool,
-    warnings: Vec<String>,
-) -> Result<Answer, ApiError> {
+pub(super) async fn finish(call: &Call, target: &Target, edit: Edit, dry_run: bool) -> Result<Answer, ApiError> {
     let created = edit.previous.is_none();
     let outcome = commit(call, Batch::one(edit, dry_run)).await?;
     let shown = outcome.objects.first();
     let shown = shown.map_or(Value::Null, |object| call.show_written(object, target.version, dry_run));
     let answer = if created { Answer::created(shown) } else { Answer::ok(shown) };
-    Ok(answer.with_warnings(warnings).with_warnings(outcome.warnings))
+    Ok(answer.with_warnings(outcome.warnings))
 }

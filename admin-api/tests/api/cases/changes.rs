@@ -1,4 +1,5 @@
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 
 use crate::harness::{Api, VS, virtual_service, vs};
 
@@ -46,6 +47,44 @@ async fn all_or_nothing() {
     );
     let again = json!({"changes": [{"op": "update", "object": virtual_service("b", &["c.example.com"])}]});
     assert_eq!(api.post(CHANGES, &again).await.expect(200)["results"][0]["outcome"], "unchanged");
+}
+
+#[tokio::test]
+async fn what_is_said_of_one_of_several_resources_names_it() {
+    let api = Api::start().await;
+    let (mut a, mut b) = (virtual_service("a", &["a.example.com"]), virtual_service("b", &["b.example.com"]));
+    a["spec"]["hostz"] = json!([]);
+    b["spec"]["gateways"] = json!(["nothing"]);
+    let apply = |objects: &[&Value]| json!({"changes": objects.iter().map(|object| json!({"op": "apply", "object": object})).collect::<Vec<_>>()});
+    let both = api.post(CHANGES, &apply(&[&a, &b])).await;
+    let said: Vec<String> = serde_json::from_value(both.expect(200)["warnings"].clone()).unwrap();
+    let [unknown, mesh, missing] = &*said else { panic!("{said:?}") };
+    assert_eq!(unknown, r#"VirtualService default/a: unknown field "spec.hostz""#);
+    assert!(mesh.starts_with("VirtualService default/a: spec.gateways: not set, "), "{mesh}");
+    assert!(missing.starts_with("VirtualService default/b: spec.gateways[0]: Gateway default/nothing "), "{missing}");
+    assert_eq!(both.warnings().len(), 3);
+    assert!(both.warnings()[0].starts_with("299 - \"VirtualService default/a: "), "{:?}", both.warnings());
+
+    let alone = api.post(CHANGES, &apply(&[&a])).await.expect(200);
+    assert_eq!(alone["warnings"][0], r#"unknown field "spec.hostz""#, "of one alone there is no doubt");
+
+    let strict = api.post(&format!("{CHANGES}?fieldValidation=Strict"), &apply(&[&b, &a])).await.expect(400);
+    let detail = strict["detail"].as_str().unwrap();
+    assert!(detail.starts_with("changes[1]: VirtualService default/a: ") && detail.contains("spec.hostz"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_field_that_an_object_has_twice_is_told_of() {
+    let api = Api::start().await;
+    let twice = r#"{"changes": [{"op": "apply", "object": {
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "a"},
+        "spec": {"hosts": ["x.example.com"], "hosts": ["y.example.com"], "http": [{"directResponse": {"status": 200}}]}
+    }}]}"#;
+    let strict = api.call(Method::POST, &format!("{CHANGES}?fieldValidation=Strict"), &[], twice).await.expect(400);
+    assert!(strict["detail"].as_str().unwrap().contains(r#"duplicate field "spec.hosts""#), "{strict}");
+    let warned = api.call(Method::POST, CHANGES, &[], twice).await.expect(200);
+    assert_eq!(warned["warnings"][0], r#"duplicate field "spec.hosts""#);
+    assert_eq!(warned["results"][0]["object"]["spec"]["hosts"], json!(["y.example.com"]));
 }
 
 #[tokio::test]
