@@ -298,7 +298,7 @@ fn retries(retry: &RetryPolicy) -> ExplainedRetries {
     }
 }
 
-fn mirror(table: &RouteTable, mirror: &Mirror) -> ExplainedMirror {
+fn mirror(table: &RouteTable, mirror: Mirror) -> ExplainedMirror {
     ExplainedMirror {
         cluster: table.cluster(mirror.cluster).map(|cluster| cluster.name.to_string()),
         percent: mirror.fraction.percent(),
@@ -312,7 +312,7 @@ fn outcome(table: &RouteTable, route: &Route, head: &RequestHead<'_>) -> Outcome
             path: route.rewrite_path(head.path),
             timeout: forward.timeout,
             retries: forward.retry.as_deref().map(|retry| Box::new(retries(retry))),
-            mirrors: forward.mirrors.iter().map(|mirror| self::mirror(table, mirror)).collect(),
+            mirrors: forward.mirrors.iter().map(|mirror| self::mirror(table, *mirror)).collect(),
         },
         Action::Redirect(redirect) => Outcome::Redirect {
             status: redirect.status.as_u16(),
