@@ -45,6 +45,8 @@ pub struct KindInfo {
     pub has_status: bool,
     /// The document has a `spec`; Secrets and Events have their fields beside the metadata.
     pub has_spec: bool,
+    /// The generation of the model that brought the kind. Proxies of an older one are not sent it.
+    pub since: u32,
 }
 
 const NETWORKING: &str = "networking.istio.io";
@@ -131,6 +133,7 @@ const fn networking(
         namespaced: true,
         has_status: true,
         has_spec: true,
+        since: 1,
     }
 }
 

@@ -249,7 +249,7 @@ impl ControlPlane for PushService {
                 Refusal::Unavailable(format!("the proxy cannot be written down as a member: {error}"))
             })?;
         }
-        Ok(self.scopes.of(&scope))
+        Ok(self.scopes.of(&scope, hello.model_version))
     }
 
     fn observe(&self, session: SessionId, event: Event) {
@@ -268,6 +268,9 @@ fn ack(view: &ProxyView, scopes: &Scopes) -> ProxyAck {
         connected: view.connected,
         acked: Revision(view.acked_revision),
         issues: issues.collect(),
-        reach: view.info.scope().map_or_else(|| scopes.reach_of_nobody(), |scope| scopes.reach_of(&scope)),
+        reach: match view.info.scope() {
+            Some(scope) => scopes.reach_of(&scope, view.info.model_version),
+            None => scopes.reach_of_nobody(),
+        },
     }
 }

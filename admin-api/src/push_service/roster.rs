@@ -43,6 +43,9 @@ pub struct ProxyInfo {
     pub labels: BTreeMap<String, String>,
     pub build: String,
     pub model_version: u32,
+    /// Kinds of which it would be sent resources if its build were newer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_back: Vec<String>,
     /// `in-process`, or the address it comes from.
     pub address: String,
     /// RFC 3339: since when it is connected, or not.
@@ -205,6 +208,15 @@ impl Roster {
             let info = info(&hello, peer, join_token);
             let local =
                 Local { session, scope: Some(scope), acked: Revision(0), sent: Revision(0), issues: Vec::new(), info };
+            let held_back = local.held_back();
+            if !held_back.is_empty() {
+                warn!(
+                    node = hello.node,
+                    ?held_back,
+                    build = hello.build,
+                    "a proxy is too old for some kinds and is not sent them"
+                );
+            }
             state.nodes.insert(session, hello.node.clone());
             state.local.insert(hello.node.clone(), local);
             self.arrived.notify_one();
@@ -307,8 +319,12 @@ impl Local {
             sent_revision: self.sent.0,
             issues: self.issues.clone(),
             replica: replica.to_owned(),
-            info: self.info.clone(),
+            info: ProxyInfo { held_back: self.held_back(), ..self.info.clone() },
         }
+    }
+
+    fn held_back(&self) -> Vec<String> {
+        self.scope.iter().flat_map(|scope| scope.held_back()).collect()
     }
 }
 
@@ -319,6 +335,7 @@ fn info(hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyInfo {
         labels: hello.labels.clone().into_iter().collect(),
         build: hello.build.clone(),
         model_version: hello.model_version,
+        held_back: Vec::new(),
         address: address(peer),
         since: now(),
         disconnected: None,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use push::MODEL_VERSION;
 use push::message::{Key, role_name};
 use push::server::{Entry, Scope};
 use route_model::compile::ProxyScope;
@@ -41,6 +42,8 @@ struct Inner {
 #[derive(Debug)]
 struct Live {
     proxies: ProxyScope,
+    /// The generation of the model that the proxies know.
+    model_version: u32,
     scope: Arc<Scope>,
     /// What the scope holds, by key.
     reached: Vec<Arc<Resource>>,
@@ -56,9 +59,10 @@ impl Scopes {
         }
     }
 
-    /// The scope of proxies like this one.
-    pub(super) fn of(&self, proxies: &ProxyScope) -> Arc<Scope> {
-        let id = id(proxies);
+    /// The scope of proxies like this one, which know this generation of the model.
+    pub(super) fn of(&self, proxies: &ProxyScope, model_version: u32) -> Arc<Scope> {
+        let model_version = model_version.min(MODEL_VERSION);
+        let id = id(proxies, model_version);
         let inner = &mut *self.lock();
         if let Some(live) = inner.live.get_mut(&id) {
             live.idle_since = None;
@@ -66,7 +70,8 @@ impl Scopes {
         }
         let mut live = Live {
             proxies: proxies.clone(),
-            scope: Arc::new(Scope::new(id.as_str())),
+            model_version,
+            scope: Arc::new(Scope::new(id.as_str()).of_model(model_version)),
             reached: Vec::new(),
             reach: Reach::default(),
             idle_since: None,
@@ -78,8 +83,9 @@ impl Scopes {
     }
 
     /// What is meant for proxies like this one, whichever replica they are connected to. May take as long as an update.
-    pub(super) fn reach_of(&self, proxies: &ProxyScope) -> Reach {
-        let id = id(proxies);
+    pub(super) fn reach_of(&self, proxies: &ProxyScope, model_version: u32) -> Reach {
+        let model_version = model_version.min(MODEL_VERSION);
+        let id = id(proxies, model_version);
         let inner = &mut *self.lock();
         if let Some(live) = inner.live.get(&id) {
             return live.reach.clone();
@@ -87,7 +93,7 @@ impl Scopes {
         let known = inner.elsewhere.entry(id);
         let known = known.or_insert_with(|| {
             let reached = reach(&inner.set, proxies);
-            Reach::new(inner.set.revision, reached.iter().map(|resource| resource.key.clone()))
+            Reach::new(inner.set.revision, keys(&reached, model_version))
         });
         known.clone()
     }
@@ -141,11 +147,17 @@ impl Live {
         self.reach = if same_keys {
             self.reach.at(set.revision)
         } else {
-            Reach::new(set.revision, next.iter().map(|resource| resource.key.clone()))
+            Reach::new(set.revision, keys(&next, self.model_version))
         };
         self.scope.publish(set.revision, upserts, removed);
         self.reached = next;
     }
+}
+
+/// The keys of what proxies of this generation of the model are sent.
+fn keys(reached: &[Arc<Resource>], model_version: u32) -> impl Iterator<Item = ResourceKey> {
+    let known = reached.iter().filter(move |resource| resource.key.kind.info().since <= model_version);
+    known.map(|resource| resource.key.clone())
 }
 
 /// The resource as it travels; `None` when it is too large to.
@@ -157,6 +169,7 @@ fn entry(resource: &Arc<Resource>, bodies: &mut HashMap<ResourceKey, (Arc<Resour
     }
     match Entry::new(body(resource)) {
         Ok(entry) => {
+            let entry = entry.since(resource.key.kind.info().since);
             bodies.insert(resource.key.clone(), (resource.clone(), entry.clone()));
             Some(entry)
         }
@@ -180,7 +193,7 @@ fn body(resource: &Resource) -> String {
 }
 
 /// The same for the same proxies on every replica and after every restart.
-fn id(proxies: &ProxyScope) -> String {
+fn id(proxies: &ProxyScope, model_version: u32) -> String {
     let mut context = Context::new(&SHA256);
     let labels: &BTreeMap<String, String> = &proxies.labels;
     for text in labels.iter().flat_map(|(key, value)| [key, value]) {
@@ -188,7 +201,8 @@ fn id(proxies: &ProxyScope) -> String {
         context.update(text.as_bytes());
     }
     let role = role_name(proxies.role);
-    format!("{role}/{}/{}", proxies.namespace, crate::base64_url(&context.finish().as_ref()[..12]))
+    let labels = crate::base64_url(&context.finish().as_ref()[..12]);
+    format!("{role}/{}/{labels}/{model_version}", proxies.namespace)
 }
 
 #[cfg(test)]
@@ -228,15 +242,18 @@ mod tests {
     #[test]
     fn proxies_with_the_same_labels_share_a_scope() {
         let scopes = Scopes::new(set(1, Some(gateway("a", "1"))));
-        assert!(Arc::ptr_eq(&scopes.of(&proxies("a")), &scopes.of(&proxies("a"))));
-        assert_ne!(scopes.of(&proxies("a")).id(), scopes.of(&proxies("b")).id());
-        assert_eq!((scopes.of(&proxies("a")).len(), scopes.of(&proxies("b")).len()), (1, 0));
+        assert!(Arc::ptr_eq(&scopes.of(&proxies("a"), MODEL_VERSION), &scopes.of(&proxies("a"), MODEL_VERSION)));
+        assert_ne!(scopes.of(&proxies("a"), MODEL_VERSION).id(), scopes.of(&proxies("b"), MODEL_VERSION).id());
+        assert_eq!(
+            (scopes.of(&proxies("a"), MODEL_VERSION).len(), scopes.of(&proxies("b"), MODEL_VERSION).len()),
+            (1, 0)
+        );
     }
 
     #[test]
     fn a_scope_hears_of_what_it_holds_and_passes_over_the_rest() {
         let scopes = Scopes::new(set(1, None));
-        let scope = scopes.of(&proxies("a"));
+        let scope = scopes.of(&proxies("a"), MODEL_VERSION);
         assert_eq!(scope.effective(Revision(1)), Revision(1));
         scopes.update(&set(2, Some(gateway("b", "2"))));
         assert_eq!(scope.effective(Revision(1)), Revision(2), "another scope's Gateway is no news");
@@ -246,6 +263,26 @@ mod tests {
         assert_eq!(scope.effective(Revision(3)), Revision(4), "only the resourceVersion changed");
         scopes.update(&set(5, None));
         assert_eq!((scope.len(), scope.effective(Revision(3))), (0, Revision(4)));
+    }
+
+    #[test]
+    fn proxies_of_an_older_model_are_a_scope_of_their_own_and_are_not_sent_what_is_newer() {
+        let scopes = Scopes::new(set(1, Some(gateway("a", "1"))));
+        let (old, new) = (scopes.of(&proxies("a"), 0), scopes.of(&proxies("a"), MODEL_VERSION + 1));
+        assert!(Arc::ptr_eq(&new, &scopes.of(&proxies("a"), MODEL_VERSION)), "this build sends no more than it knows");
+        assert_eq!((old.len(), new.len()), (0, 1));
+        assert_eq!(
+            (old.held_back().into_iter().collect::<Vec<_>>(), new.held_back().len()),
+            (vec!["Gateway".to_owned()], 0)
+        );
+        let key = ResourceKey::new(Kind::Gateway, "shop", "edge");
+        let sent = |version: u32| scopes.reach_of(&proxies("a"), version).contains(&key, Revision(1));
+        assert_eq!((sent(0), sent(MODEL_VERSION)), (Some(false), Some(true)));
+    }
+
+    #[test]
+    fn this_build_knows_every_kind() {
+        assert!(Kind::ALL.into_iter().all(|kind| (1..=MODEL_VERSION).contains(&kind.info().since)));
     }
 
     #[test]

@@ -5,10 +5,12 @@ mod support;
 use std::time::Duration;
 
 use http::StatusCode;
-use push::message::{Ack, Issue, Key};
+use push::MODEL_VERSION;
+use push::message::{Ack, Hello, Issue, Key};
+use push::server::{ControlPlane, Event, Peer, SessionId};
 use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use self::support::{Database, Replica, follow_to, names, next, options, until, until_waiting};
@@ -237,6 +239,30 @@ async fn what_is_meant_for_a_proxy_is_known_at_every_replica() {
     }
     one.end().await;
     two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_is_too_old_for_a_kind_is_not_sent_it_and_that_is_seen() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    replica.gateway("shop/edge").await;
+    let service = &replica.service;
+    for (node, model_version) in [("old", 0), ("new", MODEL_VERSION)] {
+        let hello = Hello {
+            node: node.into(),
+            namespace: "istio-system".into(),
+            role: "gateway".into(),
+            labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+            model_version,
+            ..Hello::default()
+        };
+        let scope = service.admit(Peer::InProcess, None, &hello).await.unwrap();
+        let connected = Event::Connected { hello: hello.into(), peer: Peer::InProcess, scope };
+        service.observe(SessionId(u64::from(model_version) + 1), connected);
+    }
+    let (_, list) = replica.call("GET", "/api/fairway/v1/proxies", None).await;
+    let held_back: Vec<_> = list["items"].as_array().unwrap().iter().map(|proxy| &proxy["heldBack"]).collect();
+    assert_eq!(held_back, [&Value::Null, &json!(["Gateway"])]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -122,8 +122,36 @@ async fn proxies(client: &Client, args: &Args) -> anyhow::Result<()> {
                     row
                 })
                 .collect();
+            output::warn(&held_back(items));
             output::table(&["PROXY", "NAMESPACE", "CONNECTED", "REVISION", "BUILD", "ISSUES"], &rows)?;
         }
     }
     Ok(())
+}
+
+/// Which proxies are too old for what they would be sent.
+fn held_back(proxies: &[Value]) -> Vec<String> {
+    let of = |proxy: &Value| {
+        let kinds: Vec<&str> = proxy["heldBack"].as_array()?.iter().filter_map(Value::as_str).collect();
+        let (id, build) = (proxy["id"].as_str()?, proxy["build"].as_str()?);
+        Some(format!("{id} ({build}) is too old for these kinds and is not sent them: {}", kinds.join(", ")))
+    };
+    proxies.iter().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn proxies_that_are_too_old_are_named() {
+        let proxies = [
+            json!({"id": "edge-1", "build": "0.2.0"}),
+            json!({"id": "edge-2", "build": "0.1.0", "heldBack": ["TrafficWeaver", "Loom"]}),
+        ];
+        let text = "edge-2 (0.1.0) is too old for these kinds and is not sent them: TrafficWeaver, Loom";
+        assert_eq!(held_back(&proxies), [text]);
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::digest::{SetDigest, Version};
 use crate::message::{Delta, Key, Resume, Upsert};
 use crate::rpc::frame::Frame;
-use crate::{MAX_BODY_BYTES, PART_BYTES};
+use crate::{MAX_BODY_BYTES, MODEL_VERSION, PART_BYTES};
 
 /// Changes that a scope remembers. A proxy that is further behind gets the whole set.
 const LOG_ENTRIES: usize = 20_000;
@@ -25,6 +25,8 @@ const CACHED_DELIVERIES: usize = 8;
 pub struct Entry {
     version: Version,
     body: Bytes,
+    /// The generation of the model that a proxy needs for it.
+    since: u32,
 }
 
 impl Entry {
@@ -34,7 +36,12 @@ impl Entry {
         if body.len() > MAX_BODY_BYTES {
             return Err(TooLarge(body.len()));
         }
-        Ok(Self { version: Version::of(&body), body })
+        Ok(Self { version: Version::of(&body), body, since: 1 })
+    }
+
+    /// For proxies of this generation of the model and newer ones only.
+    pub fn since(self, model_version: u32) -> Self {
+        Self { since: model_version, ..self }
     }
 }
 
@@ -47,6 +54,8 @@ pub struct TooLarge(usize);
 #[derive(Debug)]
 pub struct Scope {
     id: Arc<str>,
+    /// The generation of the model that its proxies know.
+    model_version: u32,
     state: Mutex<State>,
     changed: watch::Sender<Revision>,
 }
@@ -54,6 +63,8 @@ pub struct Scope {
 #[derive(Debug)]
 struct State {
     entries: BTreeMap<Key, Entry>,
+    /// What the scope's proxies are too old for.
+    held_back: BTreeSet<Key>,
     digest: SetDigest,
     /// The revision that brought the last change to this scope.
     revision: Revision,
@@ -101,11 +112,12 @@ pub(super) struct Delivery {
 }
 
 impl Scope {
-    /// An empty scope at revision 0. `id` names it towards proxies: what leads to the same id must be the same scope
-    /// on every replica and after every restart.
+    /// An empty scope at revision 0, of proxies that know what this build knows. `id` names it towards proxies: what
+    /// leads to the same id must be the same scope on every replica and after every restart.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         let state = State {
             entries: BTreeMap::new(),
+            held_back: BTreeSet::new(),
             digest: SetDigest::default(),
             revision: Revision(0),
             seen: Revision(0),
@@ -115,7 +127,13 @@ impl Scope {
             deliveries: VecDeque::new(),
             next_nonce: 1,
         };
-        Self { id: id.into(), state: Mutex::new(state), changed: watch::Sender::new(Revision(0)) }
+        let changed = watch::Sender::new(Revision(0));
+        Self { id: id.into(), model_version: MODEL_VERSION, state: Mutex::new(state), changed }
+    }
+
+    /// The same, of proxies that know this generation of the model.
+    pub fn of_model(self, model_version: u32) -> Self {
+        Self { model_version, ..self }
     }
 
     pub fn id(&self) -> &Arc<str> {
@@ -136,7 +154,7 @@ impl Scope {
             state.remove(key);
         }
         for (key, entry) in upserts {
-            state.upsert(key, entry);
+            state.take(key, entry, self.model_version);
         }
         self.published(state, before, revision);
     }
@@ -145,10 +163,10 @@ impl Scope {
     pub fn replace(&self, revision: Revision, entries: impl IntoIterator<Item = (Key, Entry)>) {
         let mut state = self.lock();
         let before = state.past_now();
-        let mut gone: BTreeSet<Key> = state.entries.keys().cloned().collect();
+        let mut gone: BTreeSet<Key> = state.entries.keys().chain(&state.held_back).cloned().collect();
         for (key, entry) in entries {
             gone.remove(&key);
-            state.upsert(key, entry);
+            state.take(key, entry, self.model_version);
         }
         for key in gone {
             state.remove(key);
@@ -177,6 +195,11 @@ impl Scope {
     /// The last revision that was taken in.
     pub fn seen(&self) -> Revision {
         self.lock().seen
+    }
+
+    /// The kinds of which the scope would have resources if its proxies were newer.
+    pub fn held_back(&self) -> BTreeSet<String> {
+        self.lock().held_back.iter().map(|key| key.kind.clone()).collect()
     }
 
     pub fn len(&self) -> usize {
@@ -239,6 +262,17 @@ impl State {
         Past { digest: self.digest, revision: self.revision, log_position: self.log_start + self.log.len() as u64 }
     }
 
+    /// Adds or changes, or holds back what proxies of this generation do not know.
+    fn take(&mut self, key: Key, entry: Entry, model_version: u32) {
+        if entry.since > model_version {
+            self.remove(key.clone());
+            self.held_back.insert(key);
+        } else {
+            self.held_back.remove(&key);
+            self.upsert(key, entry);
+        }
+    }
+
     fn upsert(&mut self, key: Key, entry: Entry) {
         let version = entry.version;
         match self.entries.insert(key.clone(), entry) {
@@ -251,6 +285,7 @@ impl State {
     }
 
     fn remove(&mut self, key: Key) {
+        self.held_back.remove(&key);
         if let Some(previous) = self.entries.remove(&key) {
             self.digest.remove(&key, previous.version);
             self.log.push_back(key);

@@ -12,7 +12,7 @@ use route_model::meta::{ResourceKey, Revision};
 use self::support::{PATIENCE, Plane, gateway, key, names, options, service_entry};
 use crate::client::{Limits, Status, Subscriber, SubscriberOptions};
 use crate::message::{Issue, Key};
-use crate::server::{Entry, Event};
+use crate::server::{Entry, Event, Scope};
 
 #[tokio::test]
 async fn a_proxy_receives_the_set_then_only_what_changes() {
@@ -96,6 +96,34 @@ async fn revisions_that_bring_nothing_to_a_scope_are_not_sent() {
     assert_eq!(plane.sent(), [3, 6]);
     assert_eq!(plane.scope.effective(Revision(3)), Revision(5));
     assert_eq!(plane.scope.effective(Revision(6)), Revision(6));
+}
+
+#[tokio::test]
+async fn what_a_proxy_is_too_old_for_is_held_back() {
+    let key = Key { kind: "TrafficWeaver".into(), namespace: "edge".into(), name: "x".into() };
+    let newer = |body: &str| (key.clone(), Entry::new(body.to_owned()).unwrap().since(2));
+    let plane = Plane::with(Scope::new("gateway/edge").of_model(1), None);
+    plane.scope.publish(Revision(1), [gateway("a"), newer("{}")], []);
+    let mut proxy = Subscriber::start(options("p1"), plane.transport());
+    let update = proxy.next_update().await;
+    assert_eq!((update.revision(), names(&update)), (Revision(1), vec!["a".to_owned()]));
+    assert_eq!(update.held.skipped().count(), 0, "it never came");
+    proxy.ack(Revision(1), vec![]);
+    plane.until_acked(1).await;
+    assert_eq!(plane.scope.held_back().into_iter().collect::<Vec<_>>(), ["TrafficWeaver"]);
+
+    // A change of it is no news, and when it is gone nothing is held back any more.
+    plane.scope.publish(Revision(2), [newer("{\"spec\": {}}")], []);
+    assert_eq!(plane.scope.effective(Revision(1)), Revision(2));
+    plane.scope.replace(Revision(3), [gateway("a"), newer("{}")]);
+    assert_eq!(plane.scope.held_back().len(), 1);
+    plane.scope.replace(Revision(4), [gateway("a")]);
+    assert!(plane.scope.held_back().is_empty());
+    assert_eq!(plane.sent(), [1]);
+
+    let newer_proxies = Scope::new("gateway/edge").of_model(2);
+    newer_proxies.publish(Revision(1), [newer("{}")], []);
+    assert_eq!((newer_proxies.len(), newer_proxies.held_back().len()), (1, 0));
 }
 
 #[tokio::test]
