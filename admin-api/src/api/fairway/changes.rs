@@ -19,7 +19,7 @@ use crate::api::call::{Call, add_warnings};
 use crate::api::error::ApiError;
 use crate::api::path::Target;
 use crate::api::query::WriteOptions;
-use crate::api::resources::{create, patch, update};
+use crate::api::resources::{create, delete, patch, update};
 use crate::api::state::ApiState;
 use crate::api::writes::{Batch, Edit, commit};
 use crate::store::Op;
@@ -60,6 +60,7 @@ pub(crate) enum ChangeOp {
     Update,
     /// Server-side apply: creates it, or changes the fields that are given and removes those given last time.
     Apply,
+    /// An object with finalizers is only marked (outcome `updated`) until they have gone.
     Delete,
 }
 
@@ -223,7 +224,8 @@ fn prepare(
             if resource_version(&document.value)?.is_some_and(|version| version != previous.resource_version) {
                 return Err(ApiError::stale(target.kind, name));
             }
-            Edit::unchecked(previous, Op::Delete)
+            let waits = || ApiError::conflict(target.kind, name, "it is being deleted and waits for its finalizers");
+            delete::edit(previous).ok_or_else(waits)?
         }
     })
 }

@@ -98,7 +98,7 @@ pub(super) async fn delete(call: &Call, target: &Target, name: &str, body: Body)
 }
 
 /// What deleting the object means now: its end, a mark while finalizers hold it, or nothing if it is marked already.
-pub(super) fn edit(object: Arc<StoredObject>) -> Option<Edit> {
+pub(crate) fn edit(object: Arc<StoredObject>) -> Option<Edit> {
     if !has_finalizers(&object) {
         return Some(Edit::unchecked(object, Op::Delete));
     }

@@ -1,7 +1,7 @@
 //! The verbs of the resource API. One set of handlers serves every kind.
 
 pub(crate) mod create;
-mod delete;
+pub(crate) mod delete;
 mod delete_collection;
 mod events;
 mod get;

@@ -74,6 +74,24 @@ async fn what_is_said_of_one_of_several_resources_names_it() {
 }
 
 #[tokio::test]
+async fn finalizers_hold_what_a_change_deletes() {
+    let api = Api::start().await;
+    let mut held = virtual_service("a", &["a.example.com"]);
+    held["metadata"]["finalizers"] = json!(["example.com/clean-up"]);
+    let delete = json!({"changes": [{"op": "delete", "object": held}]});
+    api.post(VS, &held).await.expect(201);
+    let marked = api.post(CHANGES, &delete).await.expect(200);
+    assert_eq!(marked["results"][0]["outcome"], "updated");
+    let waiting = api.get(&vs("a")).await.expect(200);
+    assert!(waiting["metadata"]["deletionTimestamp"].is_string(), "{waiting}");
+    api.post(CHANGES, &delete).await.expect(409);
+    let mut released = waiting;
+    released["metadata"]["finalizers"] = json!([]);
+    api.put(&vs("a"), &released).await.expect(200);
+    api.get(&vs("a")).await.expect(404);
+}
+
+#[tokio::test]
 async fn a_field_that_an_object_has_twice_is_told_of() {
     let api = Api::start().await;
     let twice = r#"{"changes": [{"op": "apply", "object": {
