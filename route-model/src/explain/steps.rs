@@ -236,8 +236,16 @@ fn look_up(table: &RouteTable, routes: &HttpRoutes, head: &RequestHead<'_>, expl
             explanation.host = Some(host.domain.to_string());
             list_rules(host, head, Some(route), explanation);
             explanation.faults = faults(route);
-            explanation.cors = cors(route, head);
-            outcome(table, route, head)
+            let verdict = route.cors.as_ref().map(|cors| cors.judge(head.method, head.headers));
+            explanation.cors = verdict.as_ref().map(|verdict| crossing(verdict).to_owned());
+            match verdict {
+                Some(CorsVerdict::Preflight { .. }) => Outcome::Direct {
+                    status: 200,
+                    body_length: 0,
+                    response_headers: operations(std::slice::from_ref(route.reply_headers())),
+                },
+                _ => outcome(table, route, head),
+            }
         }
     }
 }
@@ -279,14 +287,13 @@ fn faults(route: &Route) -> Vec<String> {
     delay.into_iter().chain(abort).collect()
 }
 
-fn cors(route: &Route, head: &RequestHead<'_>) -> Option<String> {
-    let verdict = route.cors.as_ref()?.judge(head.method, head.headers);
-    Some(match verdict {
-        CorsVerdict::Indifferent => "not of an allowed origin, so the request goes on as it is".to_owned(),
-        CorsVerdict::Preflight { allowed: Some(_) } => "a preflight, answered here with what is allowed".to_owned(),
-        CorsVerdict::Preflight { allowed: None } => "a preflight, answered here without leave".to_owned(),
-        CorsVerdict::Allowed(_) => "the response says that this origin may read it".to_owned(),
-    })
+fn crossing(verdict: &CorsVerdict) -> &'static str {
+    match verdict {
+        CorsVerdict::Indifferent => "not of an allowed origin, so the request goes on as it is",
+        CorsVerdict::Preflight { allowed: Some(_) } => "a preflight, answered here with what is allowed",
+        CorsVerdict::Preflight { allowed: None } => "a preflight, answered here without leave",
+        CorsVerdict::Allowed(_) => "the response says that this origin may read it",
+    }
 }
 
 fn retries(retry: &RetryPolicy) -> ExplainedRetries {

@@ -191,6 +191,21 @@ spec: {numTrustedProxies: 1}
 }
 
 #[test]
+fn a_preflight_ends_at_the_gateway() {
+    let cors = "corsPolicy: {allowOrigins: [{exact: 'https://a.test'}], unmatchedPreflights: IGNORE}";
+    let table = table(&format!("[{{{cors}, route: [{{destination: {{host: web.test, port: {{number: 80}}}}}}]}}]"));
+    for (method, origin, ends) in [
+        ("OPTIONS", "https://a.test", "direct   200 with 0 bytes"),
+        ("OPTIONS", "https://b.test", "direct   200 with 0 bytes"),
+        ("GET", "https://a.test", "forward  100.0% to outbound|80||web.test"),
+    ] {
+        let headers = [("origin", origin), ("access-control-request-method", "PUT")];
+        let text = explain(&table, &request(method, "http://shop.test/", &headers)).to_string();
+        assert!(text.contains(ends), "{method} {origin}: {text}");
+    }
+}
+
+#[test]
 fn a_tls_server_takes_its_own_hosts_alone() {
     let files = "tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
     let missing = "tls: {mode: SIMPLE, credentialName: nothing}";
