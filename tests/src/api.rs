@@ -4,7 +4,7 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::resources::Resources;
-use crate::wait::eventually;
+use testkit::eventually;
 
 #[derive(Clone, Debug)]
 pub struct Api {

@@ -6,11 +6,10 @@ pub mod origin;
 pub mod process;
 pub mod python;
 pub mod resources;
-pub mod wait;
 
 pub use api::Api;
 pub use kubectl::Kubectl;
 pub use origin::Origin;
 pub use process::{Fairway, Start};
 pub use resources::Resources;
-pub use wait::eventually;
+pub use testkit::eventually;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::api::Api;
-use crate::wait::eventually;
+use testkit::wait::{DEADLINE, eventually};
 
 /// The admin token of every process that the tests start.
 pub const TOKEN: &str = "token-of-the-tests";
@@ -166,7 +166,7 @@ pub struct Fairway {
 impl Fairway {
     async fn wait_ready(&mut self, (port, path): (&str, &str)) {
         let start = Instant::now();
-        while start.elapsed() < crate::wait::DEADLINE {
+        while start.elapsed() < DEADLINE {
             if let Some(status) = self.child.try_wait().expect("the state of the process") {
                 panic!("the process ended at once ({status}):\n{}", self.log());
             }
@@ -233,7 +233,7 @@ impl Fairway {
             if let Some(status) = self.child.try_wait().expect("the state of the process") {
                 return status;
             }
-            assert!(start.elapsed() < crate::wait::DEADLINE, "the process did not end:\n{}", self.log());
+            assert!(start.elapsed() < DEADLINE, "the process did not end:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

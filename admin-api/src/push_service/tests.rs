@@ -11,9 +11,10 @@ use push::server::{ControlPlane, Event, Peer, SessionId};
 use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use serde_json::{Value, json};
+use testkit::eventually;
 use tokio::time::Instant;
 
-use self::support::{Database, Replica, follow_to, names, next, options, until, until_waiting};
+use self::support::{Database, Replica, follow_to, names, next, options, until_waiting};
 use crate::store::TokenHash;
 use push::client::{Subscriber, SubscriberOptions, Token};
 
@@ -77,8 +78,8 @@ async fn what_a_proxy_runs_and_what_not_is_seen() {
     replica.until_acked("edge-1", beside).await;
 
     drop(proxy);
-    let gone = async || replica.service.acks().borrow().iter().all(|ack| !ack.connected).then_some(());
-    until("the proxy to be gone", gone).await;
+    let gone = async || replica.service.acks().borrow().iter().all(|ack| !ack.connected);
+    eventually("the proxy to be gone", gone).await;
     replica.end().await;
 }
 
@@ -169,7 +170,7 @@ async fn an_expired_token_lets_nobody_new_in_but_members_back() {
         let token = replica.snapshot.view().token(&hash).cloned()?;
         (!token.is_valid(jiff::Timestamp::now())).then_some(())
     };
-    until("the token to expire", expired).await;
+    eventually("the token to expire", expired).await;
     let refused = until_waiting(&start("edge-2")).await;
     assert!(refused.contains("has expired; make another"), "{refused}");
     next(&mut start("edge-1")).await;
@@ -180,7 +181,7 @@ async fn an_expired_token_lets_nobody_new_in_but_members_back() {
     let revoke = format!("/api/fairway/v1/join-tokens/{id}");
     assert_eq!(replica.call("DELETE", &revoke, None).await.0, StatusCode::NO_CONTENT);
     assert_eq!(replica.call("DELETE", &revoke, None).await.0, StatusCode::NOT_FOUND);
-    until("the token to be gone", async || replica.snapshot.view().token(&hash).is_none().then_some(())).await;
+    eventually("the token to be gone", async || replica.snapshot.view().token(&hash).is_none()).await;
     let refused = until_waiting(&start("edge-1")).await;
     assert!(refused.contains("it may have been revoked"), "{refused}");
     replica.end().await;
@@ -223,8 +224,10 @@ async fn what_is_meant_for_a_proxy_is_known_at_every_replica() {
         replica.until_acked("edge-1", revision).await;
         let meant = async |kind, name| {
             let key = ResourceKey::new(kind, "shop", name);
-            until("the scope to be known", async || replica.service.acks().borrow()[0].reach.contains(&key, revision))
-                .await
+            eventually("the scope to be known", async || {
+                replica.service.acks().borrow()[0].reach.contains(&key, revision)
+            })
+            .await
         };
         assert!(meant(Kind::Gateway, "edge").await && meant(Kind::VirtualService, "site").await);
         assert!(!meant(Kind::VirtualService, "mesh").await && !meant(Kind::WorkloadGroup, "group").await);
@@ -235,7 +238,7 @@ async fn what_is_meant_for_a_proxy_is_known_at_every_replica() {
         let site = ResourceKey::new(Kind::VirtualService, "shop", "site");
         let left =
             async || (replica.service.acks().borrow()[0].reach.contains(&site, removal) == Some(false)).then_some(());
-        until("the route to be meant for nobody", left).await;
+        eventually("the route to be meant for nobody", left).await;
     }
     one.end().await;
     two.end().await;
@@ -296,7 +299,7 @@ async fn revoking_a_token_ends_what_joined_by_it_at_every_replica() {
         let token = one.snapshot.view().token(&hash).cloned()?;
         (!token.is_valid(jiff::Timestamp::now())).then_some(())
     };
-    until("the token to expire", expired).await;
+    eventually("the token to expire", expired).await;
     let revision = one.route("shop/site", "hello").await;
     for ((proxy, node), replica) in proxies[2..].iter_mut().zip(["c", "d"]).zip([&one, &two]) {
         follow_to(proxy, revision).await;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use admin_api::api::{Acks, ApiState, ProxyAck, Reach, ensure_initial_namespaces, router};
 use admin_api::auth::Identity;
@@ -17,11 +16,9 @@ use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::meta::Revision;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::wait::{DEADLINE, eventually};
 use tokio::sync::watch;
 use tower::ServiceExt;
-
-/// How long a test waits for what must come.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Api {
     pub(crate) router: Router,
@@ -156,15 +153,11 @@ impl Api {
 
     /// Polls an object until `holds`.
     pub(crate) async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let start = Instant::now();
-        loop {
+        eventually(path, async || {
             let object = self.get(path).await.json();
-            if holds(&object) {
-                return object;
-            }
-            assert!(start.elapsed() < DEADLINE, "{object:#}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            if holds(&object) { Ok(object) } else { Err(object) }
+        })
+        .await
     }
 
     pub(crate) async fn watch(&self, path: &str) -> Events {

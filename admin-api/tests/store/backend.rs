@@ -2,16 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use admin_api::store::seal::MasterKey;
 use admin_api::store::{PostgresOptions, PostgresStore, Snapshot, SqliteOptions, SqliteStore, Store, StoreError};
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use testkit::Postgres;
-
-/// What is waited for happens within this, or the test fails.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) trait Backend: Sized + Send + Sync {
     fn start() -> Self;
@@ -118,14 +114,5 @@ impl Backend for OnPostgres {
         let table = |table| format!("COALESCE((SELECT string_agg(row::text, ' ') FROM {table} row), '')");
         let tables = ["resources", "history", "revisions", "secret_keys", "tokens", "proxies", "instance"].map(table);
         self.query(&format!("SELECT {}", tables.join(" || "))).await
-    }
-}
-
-/// Waits until the condition holds.
-pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "it does not happen: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -15,10 +15,10 @@ use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use serde_json::{Value, json};
 use testkit::Postgres;
+use testkit::wait::DEADLINE;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -29,9 +29,6 @@ use crate::store::seal::MasterKey;
 use crate::store::{
     ChangeSet, Op, PostgresOptions, PostgresStore, Precondition, Snapshot, SqliteOptions, SqliteStore, Store, Write,
 };
-
-/// How long anything in these tests may take.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Database {
     pub(super) store: Arc<dyn Store>,
@@ -103,7 +100,7 @@ impl Replica {
 
     pub(super) async fn end(self) {
         self.stop.send_replace(true);
-        tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, self.serving).await.unwrap().unwrap();
         if let Some(following) = self.following {
             following.abort();
         }
@@ -158,7 +155,7 @@ impl Replica {
     pub(super) async fn until_acked(&self, node: &str, revision: Revision) {
         let mut acks = self.service.acks();
         let acked = acks.wait_for(|acks| acks.iter().any(|ack| *ack.node == *node && ack.acked >= revision));
-        let reached = tokio::time::timeout(PATIENCE, acked).await.map(|found| found.is_ok());
+        let reached = tokio::time::timeout(DEADLINE, acked).await.map(|found| found.is_ok());
         assert_eq!(reached, Ok(true), "{node} did not acknowledge revision {revision}");
     }
 
@@ -181,7 +178,7 @@ impl Replica {
 }
 
 pub(super) async fn next(subscriber: &mut Subscriber) -> Update {
-    tokio::time::timeout(PATIENCE, subscriber.next_update()).await.unwrap()
+    tokio::time::timeout(DEADLINE, subscriber.next_update()).await.unwrap()
 }
 
 /// Acknowledges everything up to this revision.
@@ -195,22 +192,11 @@ pub(super) async fn follow_to(subscriber: &mut Subscriber, revision: Revision) -
     }
 }
 
-pub(super) async fn until<T>(what: &str, found: impl AsyncFn() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = found().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// The reason for which a subscriber waits.
 pub(super) async fn until_waiting(subscriber: &Subscriber) -> String {
     let mut status = subscriber.status();
     let waiting = status.wait_for(|status| matches!(status, Status::Waiting { .. }));
-    match tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().clone() {
+    match tokio::time::timeout(DEADLINE, waiting).await.unwrap().unwrap().clone() {
         Status::Waiting { reason, .. } => reason,
         other => unreachable!("{other:?}"),
     }

@@ -6,8 +6,9 @@ use admin_api::store::{ProxyState, StoreError, Token, TokenHash, TokenUse, Upkee
 use jiff::{SignedDuration, Timestamp};
 use route_model::meta::Revision;
 use serde_json::json;
+use testkit::eventually;
 
-use crate::backend::{Backend, DEADLINE, eventually};
+use crate::backend::Backend;
 use crate::requests::{create, upsert};
 
 fn token(id: &str, uses_left: Option<u32>, lives: SignedDuration) -> Token {
@@ -63,12 +64,12 @@ pub(crate) async fn tokens_show_in_the_snapshot<B: Backend>(backend: B) {
     let snapshot = backend.snapshot().await;
     let given = Token { purpose: TokenUse::Api, ..token("ci", None, HOUR) };
     snapshot.store().put_token(&given).await.unwrap();
-    eventually("the token shows", || snapshot.view().token(&given.hash).is_some()).await;
+    eventually("the token shows", async || snapshot.view().token(&given.hash).is_some()).await;
     let shown = snapshot.view().token(&given.hash).cloned().unwrap();
     assert_eq!((&shown.name, shown.purpose, &shown.scope), (&given.name, TokenUse::Api, &given.scope));
     assert!(shown.is_valid(Timestamp::now()) && !shown.is_valid(Timestamp::now() + HOUR + HOUR));
     snapshot.store().delete_token("ci").await.unwrap();
-    eventually("the token is gone", || snapshot.view().token(&given.hash).is_none()).await;
+    eventually("the token is gone", async || snapshot.view().token(&given.hash).is_none()).await;
 }
 
 pub(crate) async fn keys_are_agreed_on_and_sealed<B: Backend>(backend: B) {
@@ -122,11 +123,10 @@ pub(crate) async fn the_states_of_proxies_are_merged<B: Backend>(backend: B) {
     assert_eq!(seen, [("gw-1", "b", true, 6, 7), ("gw-2", "a", true, 7, 8)]);
     assert!(merged[0].seen > Timestamp::now() - HOUR);
 
-    let deadline = std::time::Instant::now() + DEADLINE;
-    while store.proxies(Duration::from_millis(10)).await.unwrap().iter().any(|proxy| proxy.connected) {
-        assert!(std::time::Instant::now() < deadline, "a replica that says nothing more knows nothing more");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("a replica that says nothing more knows nothing more", async || {
+        store.proxies(Duration::from_millis(10)).await.unwrap().iter().all(|proxy| !proxy.connected)
+    })
+    .await;
     store.forget_proxies(stale).await.unwrap();
     assert_eq!(store.proxies(stale).await.unwrap().len(), 2);
     store.forget_proxies(Duration::from_millis(10)).await.unwrap();
@@ -141,11 +141,7 @@ pub(crate) async fn a_lease_has_one_holder<B: Backend>(backend: B) {
     let other = store.lease("other").await.unwrap();
     assert!(other.is_some(), "leases of other names are free");
     drop(lease);
-    let deadline = std::time::Instant::now() + DEADLINE;
-    while store.lease("upkeep").await.unwrap().is_none() {
-        assert!(std::time::Instant::now() < deadline, "a dropped lease is free again");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("a dropped lease is free again", async || store.lease("upkeep").await.unwrap()).await;
 }
 
 pub(crate) async fn upkeep_forgets_what_is_past<B: Backend>(backend: B) {
@@ -160,12 +156,11 @@ pub(crate) async fn upkeep_forgets_what_is_past<B: Backend>(backend: B) {
     let soon = Duration::from_millis(20);
     let upkeep = Upkeep { every: soon, history: soon, tokens: soon, proxies: soon };
     tokio::spawn(upkeep.run(snapshot.clone()));
-    let deadline = std::time::Instant::now() + DEADLINE;
-    while !matches!(store.tail(written - 1, 1).await, Err(StoreError::Expired { .. })) {
-        assert!(std::time::Instant::now() < deadline, "the history is compacted");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    eventually("the ended token is forgotten", || snapshot.view().tokens().count() == 1).await;
+    eventually("the history is compacted", async || {
+        matches!(store.tail(written - 1, 1).await, Err(StoreError::Expired { .. }))
+    })
+    .await;
+    eventually("the ended token is forgotten", async || snapshot.view().tokens().count() == 1).await;
     assert!(snapshot.store().lease("upkeep").await.unwrap().is_none(), "one replica does it");
     assert_eq!(store.load().await.unwrap().head.resource_version, written);
 }

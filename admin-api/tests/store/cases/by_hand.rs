@@ -2,8 +2,9 @@
 
 use admin_api::store::StoreError;
 use sqlx::{Connection, PgConnection};
+use testkit::eventually;
 
-use crate::backend::{Backend, OnPostgres, eventually};
+use crate::backend::{Backend, OnPostgres};
 use crate::requests::{create, service, status_of, upsert};
 
 const ANSWER_418: &str = r#"{"hosts": ["reviews.example"], "http": [{"directResponse": {"status": 418}}]}"#;
@@ -19,7 +20,8 @@ pub(crate) async fn a_row_edited_by_sql_goes_live<B: Backend>(backend: B) {
     assert_eq!((status_of(&before.object), status_of(&after.object)), (200, 418));
     assert_eq!((after.generation, &after.uid), (2, &created.uid));
     assert!(change.resource_version > created.resource_version);
-    eventually("the row is live", || status_of(&snapshot.view().get(&service("reviews")).unwrap().object) == 418).await;
+    eventually("the row is live", async || status_of(&snapshot.view().get(&service("reviews")).unwrap().object) == 418)
+        .await;
     let record = snapshot.store().revisions(None, 1).await.unwrap().remove(0);
     assert_eq!((record.revision, &*record.via), (change.revision, "sql"));
 
@@ -40,7 +42,7 @@ pub(crate) async fn an_invalid_row_is_quarantined<B: Backend>(backend: B) {
         backend.sql(&format!("UPDATE resources SET spec = '{spec}' WHERE name = 'reviews'")).await;
         let seen = |view: &admin_api::store::View| view.get(&key).unwrap().object["spec"].to_string();
         let wanted = serde_json::from_str::<serde_json::Value>(spec).unwrap();
-        eventually("the row shows as it is", || {
+        eventually("the row shows as it is", async || {
             serde_json::from_str::<serde_json::Value>(&seen(&snapshot.view())).unwrap() == wanted
         })
         .await;
@@ -58,7 +60,7 @@ pub(crate) async fn an_invalid_row_is_quarantined<B: Backend>(backend: B) {
     assert_eq!(again.view().quarantined(&key).unwrap().live_generation, Some(1));
 
     backend.sql(&format!("UPDATE resources SET spec = '{ANSWER_418}' WHERE name = 'reviews'")).await;
-    eventually("the repaired row is live", || again.view().quarantined(&key).is_none()).await;
+    eventually("the repaired row is live", async || again.view().quarantined(&key).is_none()).await;
     assert_ne!(again.view().resources().get(&key).unwrap().spec, live.spec);
 }
 
@@ -72,14 +74,14 @@ pub(crate) async fn a_row_inserted_and_deleted_by_sql_is_seen<B: Backend>(backen
                INSERT INTO resources ("group", kind, namespace, name) VALUES ('example.com', 'Unheard', 'default', 'x')"#
         ))
         .await;
-    eventually("the rows are read", || snapshot.view().resource_version() == start + 2).await;
+    eventually("the rows are read", async || snapshot.view().resource_version() == start + 2).await;
     let object = snapshot.view().get(&service("reviews")).cloned().unwrap();
     assert_eq!((object.generation, object.uid.len()), (1, 36));
     assert!(object.metadata().unwrap()["creationTimestamp"].as_str().unwrap().ends_with('Z'));
     assert!(snapshot.view().resources().get(&service("reviews")).is_some());
 
     backend.sql("DELETE FROM resources WHERE name IN ('reviews', 'x')").await;
-    eventually("the row is gone", || snapshot.view().get(&service("reviews")).is_none()).await;
+    eventually("the row is gone", async || snapshot.view().get(&service("reviews")).is_none()).await;
     assert!(snapshot.view().resources().get(&service("reviews")).is_none());
 }
 
@@ -98,7 +100,7 @@ pub(crate) async fn one_transaction_by_hand_is_one_revision(backend: OnPostgres)
              COMMIT",
         )
         .await;
-    eventually("the transaction shows", || snapshot.view().revision() > before.revision()).await;
+    eventually("the transaction shows", async || snapshot.view().revision() > before.revision()).await;
     let view = snapshot.view();
     assert_eq!(view.revision().0, before.revision().0 + 1);
     assert_eq!(view.resource_version(), before.resource_version() + 3, "whole, never half of it");
@@ -112,10 +114,11 @@ pub(crate) async fn a_kind_is_a_table(backend: OnPostgres) {
             "INSERT INTO virtual_services (namespace, name, spec) VALUES ('default', 'reviews', '{ANSWER_418}')"
         ))
         .await;
-    eventually("the row shows", || snapshot.view().get(&service("reviews")).is_some()).await;
+    eventually("the row shows", async || snapshot.view().get(&service("reviews")).is_some()).await;
     let set = "UPDATE virtual_services SET spec = jsonb_set(spec, '{http,0,directResponse,status}', '503')";
     backend.sql(set).await;
-    eventually("the edit shows", || status_of(&snapshot.view().get(&service("reviews")).unwrap().object) == 503).await;
+    eventually("the edit shows", async || status_of(&snapshot.view().get(&service("reviews")).unwrap().object) == 503)
+        .await;
     assert_eq!(backend.query("SELECT count(*)::text FROM gateways").await, "0");
     assert_eq!(backend.query("SELECT string_agg(name, ',') FROM virtual_services").await, "reviews");
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use admin_api::store::{HistoryQuery, Precondition, StoreError, Watch};
 use jiff::Timestamp;
 use route_model::compile::Changed;
+use testkit::wait::{DEADLINE, eventually};
 
-use crate::backend::{Backend, DEADLINE, eventually};
+use crate::backend::Backend;
 use crate::requests::{create, delete, put, service, set, upsert};
 
 const WRITERS: usize = 16;
@@ -149,7 +150,7 @@ pub(crate) async fn a_write_shows_in_the_snapshot_at_once<B: Backend>(backend: B
     for n in 0..300 {
         snapshot.store().commit(create(&format!("filler{n}"), 200)).await.unwrap();
     }
-    eventually("the fillers show", || snapshot.view().get(&service("filler299")).is_some()).await;
+    eventually("the fillers show", async || snapshot.view().get(&service("filler299")).is_some()).await;
     let mut took = Vec::new();
     for n in 0..50 {
         let started = Instant::now();

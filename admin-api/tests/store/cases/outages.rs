@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use admin_api::store::seal::MasterKey;
 use admin_api::store::{Health, PostgresOptions, PostgresStore, Precondition, SqliteOptions, SqliteStore, StoreError};
+use testkit::wait::{DEADLINE, eventually};
 
-use crate::backend::{Backend, DEADLINE, OnPostgres, OnSqlite, eventually};
+use crate::backend::{Backend, OnPostgres, OnSqlite};
 use crate::requests::{create, delete, service, set, status_of, upsert};
 
 pub(crate) async fn everything_is_there_after_a_restart<B: Backend>(backend: B) {
@@ -61,7 +62,7 @@ pub(crate) async fn the_database_goes_away_and_comes_back(mut backend: OnPostgre
     assert_eq!(snapshot.health(), Health::Live);
 
     backend.server.stop();
-    eventually("the outage is noticed", || snapshot.health() != Health::Live).await;
+    eventually("the outage is noticed", async || snapshot.health() != Health::Live).await;
     let Health::Away { reason, .. } = snapshot.health() else { panic!("away") };
     assert!(reason.contains("is not available"), "{reason}");
     assert_eq!(status_of(&snapshot.view().get(&service("reviews")).unwrap().object), 200, "reads go on");
@@ -72,12 +73,8 @@ pub(crate) async fn the_database_goes_away_and_comes_back(mut backend: OnPostgre
     assert!(started.elapsed() < Duration::from_secs(6), "a write fails soon: {:?}", started.elapsed());
 
     backend.server.resume();
-    eventually("the database is back", || snapshot.health() == Health::Live).await;
-    let deadline = Instant::now() + DEADLINE;
-    while let Err(error) = snapshot.commit(upsert("reviews", 202)).await {
-        assert!(Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the database is back", async || snapshot.health() == Health::Live).await;
+    eventually("a write goes through", async || snapshot.commit(upsert("reviews", 202)).await).await;
     let change = tokio::time::timeout(DEADLINE, watch.next()).await.unwrap().unwrap();
     assert_eq!(status_of(&change.after.as_ref().unwrap().object), 202, "the watch went on");
     assert_eq!(status_of(&change.before.as_ref().unwrap().object), 200);
@@ -85,7 +82,7 @@ pub(crate) async fn the_database_goes_away_and_comes_back(mut backend: OnPostgre
     // Notices arrive again, not only polls: what another process writes shows soon.
     let started = Instant::now();
     backend.sql("UPDATE virtual_services SET labels = '{\"by\": \"hand\"}'").await;
-    eventually("the row shows", || snapshot.view().get(&service("reviews")).unwrap().label("by").is_some()).await;
+    eventually("the row shows", async || snapshot.view().get(&service("reviews")).unwrap().label("by").is_some()).await;
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
@@ -159,7 +156,7 @@ pub(crate) async fn what_was_acknowledged_survives_a_crash(mut backend: OnPostgr
         .collect();
     for _ in 0..2 {
         let target = acknowledged.load(Relaxed) + 40;
-        eventually("writes go through", || acknowledged.load(Relaxed) >= target).await;
+        eventually("writes go through", async || acknowledged.load(Relaxed) >= target).await;
         // These block their thread; the writers have others.
         tokio::task::block_in_place(|| {
             backend.server.stop();
@@ -167,7 +164,7 @@ pub(crate) async fn what_was_acknowledged_survives_a_crash(mut backend: OnPostgr
         });
     }
     let target = acknowledged.load(Relaxed) + 40;
-    eventually("writes go through again", || acknowledged.load(Relaxed) >= target).await;
+    eventually("writes go through again", async || acknowledged.load(Relaxed) >= target).await;
     running.store(false, Relaxed);
     let mut stored = Vec::new();
     for writer in writers {

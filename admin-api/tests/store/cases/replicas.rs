@@ -1,8 +1,9 @@
 //! Several control planes on one Postgres.
 
 use std::time::{Duration, Instant};
+use testkit::wait::{DEADLINE, eventually};
 
-use crate::backend::{Backend, DEADLINE, OnPostgres, eventually};
+use crate::backend::{Backend, OnPostgres};
 use crate::requests::{create, service, upsert};
 
 pub(crate) async fn a_write_at_one_replica_shows_at_the_other(backend: OnPostgres) {
@@ -21,7 +22,7 @@ pub(crate) async fn a_write_at_one_replica_shows_at_the_other(backend: OnPostgre
 
     a.store().close().await;
     b.commit(create("alone", 200)).await.unwrap();
-    eventually("the other goes on alone", || b.view().get(&service("alone")).is_some()).await;
+    eventually("the other goes on alone", async || b.view().get(&service("alone")).is_some()).await;
 }
 
 pub(crate) async fn a_lease_passes_on_when_its_holder_ends(backend: OnPostgres) {
@@ -29,15 +30,8 @@ pub(crate) async fn a_lease_passes_on_when_its_holder_ends(backend: OnPostgres) 
     let lease = a.lease("upkeep").await.unwrap().unwrap();
     assert!(b.lease("upkeep").await.unwrap().is_none());
     drop((lease, a));
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(mut lease) = b.lease("upkeep").await.unwrap() {
-            assert!(lease.is_held().await);
-            backend.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'").await;
-            assert!(!lease.is_held().await, "lost with its connection, and it says so");
-            return;
-        }
-        assert!(Instant::now() < deadline, "the lease is free once its holder is gone");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let mut lease = eventually("the lease is free", async || b.lease("upkeep").await.unwrap()).await;
+    assert!(lease.is_held().await);
+    backend.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'").await;
+    assert!(!lease.is_held().await, "lost with its connection, and it says so");
 }
