@@ -10,7 +10,7 @@ use route_model::matching::{Predicates, UriMatch};
 use route_model::meta::{ResourceKey, Revision};
 use route_model::table::cluster::{Discovery, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
 use route_model::table::route::{DirectResponse, RouteOrigin};
-use route_model::table::tls::{CertificateSource, Credential, TlsListener, TlsMode, TlsServer, TlsTerms, TlsVersion};
+use route_model::table::tls::{CertificateSource, Credential, TlsListener, TlsServer, TlsTerms};
 use route_model::table::{
     Action, Cluster, ClusterKey, HostIndex, HostPattern, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable,
     ServerRef, VirtualHost,
@@ -81,17 +81,7 @@ fn table() -> (Arc<RouteTable>, String) {
         private_key: key.clone().into_bytes(),
         ca: Vec::new(),
     };
-    let terms = TlsTerms {
-        mode: TlsMode::Simple,
-        certificates: vec![CertificateSource::Secret(Arc::new(credential))],
-        client_ca: None,
-        subject_alt_names: Vec::new(),
-        verify_certificate_spki: Vec::new(),
-        verify_certificate_hash: Vec::new(),
-        min_version: TlsVersion::V1_2,
-        max_version: TlsVersion::V1_3,
-        cipher_suites: Vec::new(),
-    };
+    let terms = TlsTerms { certificates: vec![CertificateSource::Secret(Arc::new(credential))], ..TlsTerms::default() };
     let server = TlsServer { server: gateway(1), terms: Arc::new(terms), routes: routes() };
     let by_sni = HostIndex::new([(HostPattern::new("shop.example"), 0)]);
     let tls = TlsListener { servers: vec![Arc::new(server)], by_sni };

@@ -84,17 +84,7 @@ fn ca(issuer: &Issuer) -> CaSource {
 }
 
 fn terms(certificates: Vec<CertificateSource>) -> TlsTerms {
-    TlsTerms {
-        mode: TlsMode::Simple,
-        certificates,
-        client_ca: None,
-        subject_alt_names: Vec::new(),
-        verify_certificate_spki: Vec::new(),
-        verify_certificate_hash: Vec::new(),
-        min_version: TlsVersion::V1_2,
-        max_version: TlsVersion::V1_3,
-        cipher_suites: Vec::new(),
-    }
+    TlsTerms { certificates, ..TlsTerms::default() }
 }
 
 /// A listener with one server for each host, numbered from 0.

@@ -40,8 +40,13 @@ impl Http1 {
     }
 
     pub(crate) async fn get(&mut self, host: &str, path: &str) -> Reply {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        self.ask(host, path).await;
         self.reply().await
+    }
+
+    /// Sends a GET request.
+    pub(crate) async fn ask(&mut self, host: &str, path: &str) {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -10,9 +10,9 @@ use route_model::table::cluster::{Discovery, Endpoint, EndpointAddress, LoadBala
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::{Http1, connect_http2};
-use crate::origin::{Origin, Scripted};
+use crate::origin::{OK, Origin, Scripted};
 use crate::table::{self, cluster, direct, everything_to, http2, listener, route};
-use crate::{addr, apply, eventually, start, start_with};
+use crate::{addr, apply, eventually, scripted, start, start_with};
 
 fn saying(text: &str) -> route_model::table::RouteTable {
     table::table(vec![listener(80, vec![("*", vec![route("/", direct(200, text))])])], Vec::new())
@@ -34,8 +34,7 @@ async fn connections_beyond_the_limit_are_told_so_and_those_within_go_on() {
     let mut served = false;
     for _ in 0..200 {
         let mut client = Http1::connect(addr(&proxy, 80)).await;
-        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-        served = client.reply().await.status == 200;
+        served = client.get("h", "/").await.status == 200;
         if served {
             break;
         }
@@ -138,14 +137,11 @@ async fn streams_to_one_origin_share_a_connection() {
 
 #[tokio::test]
 async fn a_draining_http2_connection_finishes_its_streams() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let (origin, proxy, _) = scripted().await;
     let mut client = connect_http2(addr(&proxy, 80)).await;
     let request = Request::get("http://h/").body(Full::<Bytes>::default()).unwrap();
     let response = tokio::spawn(client.send_request(request));
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     apply(&proxy, table::table(Vec::new(), Vec::new())).await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
     let body = response.await.unwrap().unwrap().into_body().collect().await.unwrap();
@@ -159,10 +155,9 @@ async fn an_endpoint_that_is_gone_gets_no_request_and_its_connections_end() {
     let proxy = start(1);
     apply(&proxy, everything_to(cluster("o", &[a.addr]))).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = a.accept().await;
-    upstream.request().await;
-    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    client.ask("h", "/").await;
+    let mut upstream = a.accept_request().await;
+    upstream.send(OK).await;
     assert_eq!(client.reply().await.text(), "ok");
     apply(&proxy, everything_to(cluster("o", &[b.addr]))).await;
     assert_eq!(client.get("h", "/").await.header("x-origin"), Some("b"));

@@ -8,25 +8,19 @@ use http_body_util::Full;
 use route_model::table::Forward;
 
 use crate::client::{Http1, connect_http2};
-use crate::origin::Scripted;
-use crate::table::{self, cluster, everything_to, forward, listener, route, to};
-use crate::{addr, apply, start};
-
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+use crate::origin::{OK, Scripted};
+use crate::table::{self, cluster, forward, listener, route, to};
+use crate::{addr, apply, scripted, start};
 
 #[tokio::test]
 async fn a_stale_connection_costs_a_retry_and_not_a_request() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut first = origin.accept().await;
-    first.request().await;
+    let (origin, _proxy, mut client) = scripted().await;
+    client.ask("h", "/1").await;
+    let mut first = origin.accept_request().await;
     first.send(OK).await;
     assert_eq!(client.reply().await.status, 200);
     // The origin closes only when the next request has reached it: the proxy could not have known.
-    client.send("GET /2 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.ask("h", "/2").await;
     assert_eq!(first.request().await.0, "GET /2 HTTP/1.1");
     drop(first);
     let mut second = origin.accept().await;
@@ -45,15 +39,11 @@ async fn a_stale_connection_costs_a_retry_and_not_a_request() {
 
 #[tokio::test]
 async fn an_idle_connection_that_the_origin_closed_is_not_used() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     for _ in 0..2 {
         // A POST is never retried, so this passes only if the closed connection is noticed.
         client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n").await;
-        let mut upstream = origin.accept().await;
-        upstream.request().await;
+        let mut upstream = origin.accept_request().await;
         upstream.send(OK).await;
         assert_eq!(client.reply().await.status, 200);
         drop(upstream);
@@ -63,19 +53,14 @@ async fn an_idle_connection_that_the_origin_closed_is_not_used() {
 
 #[tokio::test]
 async fn bytes_that_nobody_asked_for_end_the_connection() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut first = origin.accept().await;
-    first.request().await;
+    let (origin, _proxy, mut client) = scripted().await;
+    client.ask("h", "/1").await;
+    let mut first = origin.accept_request().await;
     first.send(format!("{OK}HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")).await;
     assert_eq!(client.reply().await.text(), "ok");
     assert!(first.is_closed().await);
-    client.send("GET /2 HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut second = origin.accept().await;
-    second.request().await;
+    client.ask("h", "/2").await;
+    let mut second = origin.accept_request().await;
     second.send(OK).await;
     assert_eq!(client.reply().await.text(), "ok");
 }
@@ -88,16 +73,14 @@ async fn a_routes_timeout_is_a_504_and_frees_the_upstream() {
     let hosts = vec![("*", vec![route("/", forward(limited))])];
     apply(&proxy, table::table(vec![listener(80, hosts)], vec![cluster("o", &[origin.addr])])).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    client.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.text()), (504, "upstream request timeout"));
     assert!(upstream.is_closed().await);
     // The time runs to the end of the response: one that has begun is cut.
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    client.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
     assert_eq!(client.head().await.unwrap().status, 200);
     let mut rest = Vec::new();
@@ -114,8 +97,7 @@ async fn the_timeout_waits_for_the_request_to_be_complete() {
     apply(&proxy, table::table(vec![listener(80, hosts)], vec![cluster("o", &[origin.addr])])).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     client.send("b").await;
     upstream.send(OK).await;
@@ -124,18 +106,14 @@ async fn the_timeout_waits_for_the_request_to_be_complete() {
 
 #[tokio::test]
 async fn a_broken_response_is_not_passed_on() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     for broken in [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok",
         "SSH-2.0-OpenSSH\r\n\r\n",
     ] {
-        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-        let mut upstream = origin.accept().await;
-        upstream.request().await;
+        client.ask("h", "/").await;
+        let mut upstream = origin.accept_request().await;
         upstream.send(broken).await;
         assert_eq!(client.reply().await.status, 502, "{broken:?}");
         assert!(upstream.is_closed().await);
@@ -144,21 +122,16 @@ async fn a_broken_response_is_not_passed_on() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_releases_the_upstream() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let (origin, proxy, mut client) = scripted().await;
     // While the response is awaited.
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    client.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
     drop(client);
     assert!(upstream.is_closed().await);
     // While the response is coming.
     let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    client.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
     client.head().await.unwrap();
     drop(client);
@@ -167,17 +140,14 @@ async fn a_client_that_goes_away_releases_the_upstream() {
     let mut client = connect_http2(addr(&proxy, 80)).await;
     let request = Request::get("http://h/").body(Full::<Bytes>::default()).unwrap();
     let response = tokio::spawn(client.send_request(request));
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     response.abort();
     assert!(upstream.is_closed().await);
 }
 
 #[tokio::test]
 async fn malformed_requests_are_refused_and_the_connection_closed() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let (origin, proxy, _) = scripted().await;
     for (request, status) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
@@ -195,13 +165,9 @@ async fn malformed_requests_are_refused_and_the_connection_closed() {
 
 #[tokio::test]
 async fn a_body_that_turns_out_malformed_is_refused_and_ends_both_connections() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     client.send("1 \r\nb\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.header("connection")), (400, Some("close")));

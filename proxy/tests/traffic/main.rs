@@ -18,6 +18,10 @@ use std::time::Duration;
 use proxy::{Options, Proxy};
 use route_model::table::RouteTable;
 
+use crate::client::Http1;
+use crate::origin::Scripted;
+use crate::table::{cluster, everything_to};
+
 /// A proxy on loopback whose Gateway ports are all mapped to free ones.
 pub(crate) fn start(workers: usize) -> Proxy {
     start_with(Options { workers, ..Options::default() })
@@ -33,6 +37,15 @@ pub(crate) fn start_with(options: Options) -> Proxy {
 pub(crate) async fn apply(proxy: &Proxy, table: RouteTable) {
     let report = proxy.apply(Arc::new(table)).await;
     assert_eq!(report.issues, []);
+}
+
+/// A scripted origin, a proxy that sends it everything, and a client of the proxy.
+pub(crate) async fn scripted() -> (Scripted, Proxy, Http1) {
+    let origin = Scripted::new().await;
+    let proxy = start(1);
+    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let client = Http1::connect(addr(&proxy, 80)).await;
+    (origin, proxy, client)
 }
 
 /// Where a Gateway port is bound.

@@ -86,6 +86,9 @@ impl Origin {
     }
 }
 
+/// What a scripted origin says where it does not matter.
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// An origin whose every byte the test writes itself.
 #[derive(Debug)]
 pub(crate) struct Scripted {
@@ -107,6 +110,13 @@ impl Scripted {
             .expect("a connection in time")
             .expect("accepts");
         Http1 { io: BufReader::new(stream) }
+    }
+
+    /// The next connection, once the head of its first request is read.
+    pub(crate) async fn accept_request(&self) -> Http1 {
+        let mut upstream = self.accept().await;
+        upstream.request().await;
+        upstream
     }
 
     /// Whether nobody connects for a moment.

@@ -14,11 +14,10 @@ use route_model::table::{ClusterId, Forward, Route};
 use route_model::verdict::cors::Cors;
 
 use crate::client::Http1;
-use crate::origin::{Origin, Scripted};
+use crate::origin::{OK, Origin, Scripted};
 use crate::table::{self, cluster, direct, forward, listener, route, to};
 use crate::{addr, apply, start};
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy";
 
 fn retrying(words: &[&str], attempts: u32) -> Arc<RetryPolicy> {
@@ -75,7 +74,7 @@ async fn the_last_answer_is_passed_on_when_tries_run_out() {
     serve(&proxy, route("/", forward(Forward { retry: Some(Arc::new(policy)), ..to(&[(0, 1)]) })), &[origin.addr])
         .await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.ask("h", "/").await;
     let mut upstream = origin.accept().await;
     for _ in 0..2 {
         upstream.request().await;
@@ -106,16 +105,14 @@ async fn by_default_a_post_that_was_sent_is_not_sent_twice() {
     let proxy = proxying(Forward { retry: Some(Arc::new(retry)), ..to(&[(0, 1)]) }, &[origin.addr]).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let upstream = origin.accept_request().await;
     drop(upstream);
     assert_eq!(client.reply().await.status, 503);
     assert!(origin.is_left_alone().await);
     // A GET does no harm twice.
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.ask("h", "/").await;
     drop(origin.accept().await);
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     upstream.send(OK).await;
     assert_eq!(client.reply().await.status, 200);
 }
@@ -127,15 +124,14 @@ async fn a_try_that_takes_too_long_is_given_up_for_another() {
         RetryPolicy { per_try_timeout: Some(Duration::from_millis(50)), ..(*retrying(&["gateway-error"], 1)).clone() };
     let proxy = proxying(Forward { retry: Some(Arc::new(policy)), ..to(&[(0, 1)]) }, &[slow.addr]).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut first = slow.accept().await;
-    first.request().await;
+    client.ask("h", "/").await;
+    let mut first = slow.accept_request().await;
     let mut second = slow.accept().await;
     assert!(first.is_closed().await);
     second.request().await;
     second.send(OK).await;
     assert_eq!(client.reply().await.status, 200);
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.ask("h", "/").await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.text()), (504, "upstream request timeout"));
 }
@@ -148,8 +144,7 @@ async fn a_body_too_long_to_keep_is_sent_once() {
     let body = vec![b'x'; 100_000];
     client.send(format!("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len())).await;
     client.send(&body).await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     let mut received = vec![0; body.len()];
     tokio::io::AsyncReadExt::read_exact(&mut upstream.io, &mut received).await.unwrap();
     assert!(received == body);

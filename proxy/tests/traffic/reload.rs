@@ -10,7 +10,7 @@ use proxy::{Options, reason};
 use tokio::net::TcpStream;
 
 use crate::client::{Http1, connect_http2};
-use crate::origin::{Origin, Scripted};
+use crate::origin::{OK, Origin, Scripted};
 use crate::table::{self, cluster, direct, everything_to, forward, gateway, listener, route, to};
 use crate::{addr, apply, eventually, start, start_with};
 
@@ -62,9 +62,8 @@ async fn a_removed_listener_finishes_what_it_has() {
     let clusters = || vec![cluster("o", &[origin.addr])];
     apply(&proxy, table::table(vec![listener(80, hosts()), listener(81, hosts())], clusters())).await;
     let mut client = Http1::connect(addr(&proxy, 81)).await;
-    client.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    client.ask("h", "/slow").await;
+    let mut upstream = origin.accept_request().await;
     apply(&proxy, answering(&[80], "new")).await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
     let reply = client.reply().await;
@@ -127,9 +126,8 @@ async fn draining_answers_what_is_under_way_and_then_nothing() {
     let address = addr(&proxy, 80);
     let mut idle = Http1::connect(address).await;
     let mut busy = Http1::connect(address).await;
-    busy.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    busy.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
     let draining = tokio::spawn({
         let proxy = Arc::clone(&proxy);
         async move { proxy.drain().await }
@@ -137,7 +135,7 @@ async fn draining_answers_what_is_under_way_and_then_nothing() {
     assert!(idle.is_closed().await);
     eventually("the port is closed", || std::net::TcpStream::connect(address).is_err()).await;
     assert!(!draining.is_finished());
-    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    upstream.send(OK).await;
     assert_eq!(busy.reply().await.text(), "ok");
     assert!(busy.is_closed().await);
     tokio::time::timeout(Duration::from_secs(5), draining).await.expect("the drain ends").unwrap();
@@ -149,9 +147,8 @@ async fn a_drain_that_takes_too_long_is_cut() {
     let proxy = start_with(Options { workers: 1, ..Options::default() });
     apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    client.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
     tokio::time::timeout(Duration::from_secs(10), proxy.drain()).await.expect("the drain ends");
     assert!(client.is_closed().await && upstream.is_closed().await);
 }

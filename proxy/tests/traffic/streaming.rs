@@ -9,19 +9,16 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::client::{Http1, connect_http2};
+use crate::client::connect_http2;
 use crate::origin::Scripted;
 use crate::table::{cluster, everything_to, http2};
-use crate::{addr, apply, start};
+use crate::{addr, apply, scripted, start};
 
 const MIB: usize = 1024 * 1024;
 
 #[tokio::test]
 async fn long_bodies_pass_both_ways_at_once() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 32 * MIB)).await;
     let mut upstream = origin.accept().await;
     let (_, fields) = upstream.request().await;
@@ -71,13 +68,9 @@ fn resident() -> usize {
 
 #[tokio::test]
 async fn a_slow_client_holds_the_origin_back() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let (origin, _proxy, mut client) = scripted().await;
+    client.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
     upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1024 * MIB)).await;
     client.head().await.unwrap();
     let before = resident();
@@ -136,10 +129,7 @@ async fn trailers_pass_from_http2_to_http2() {
 
 #[tokio::test]
 async fn chunks_and_trailers_pass_over_http1() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     client
         .send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Up: 1\r\n\r\n")
         .await;
@@ -158,10 +148,7 @@ async fn chunks_and_trailers_pass_over_http1() {
 
 #[tokio::test]
 async fn head_has_the_length_and_no_body() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     client.send("HEAD / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let mut upstream = origin.accept().await;
     assert_eq!(upstream.request().await.0, "HEAD / HTTP/1.1");
@@ -169,7 +156,7 @@ async fn head_has_the_length_and_no_body() {
     let head = client.head().await.unwrap();
     assert_eq!((head.status, head.header("content-length")), (200, Some("1000")));
     // Both connections go on.
-    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.ask("h", "/").await;
     upstream.request().await;
     upstream.send("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(client.head().await.unwrap().status, 204);
@@ -177,10 +164,7 @@ async fn head_has_the_length_and_no_body() {
 
 #[tokio::test]
 async fn the_origin_decides_whether_a_body_is_worth_sending() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     client.send("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
     let mut upstream = origin.accept().await;
     let (_, fields) = upstream.request().await;
@@ -199,8 +183,7 @@ const EARLY: (&str, &str) = ("link", "</a.css>; rel=preload");
 
 /// Answers the next request on a connection of its own, with interim answers before.
 async fn answer_late(origin: &Scripted) {
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     upstream.send(format!("HTTP/1.1 103 Early Hints\r\n{}: {}\r\n\r\n", EARLY.0, EARLY.1)).await;
     upstream.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n").await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
@@ -229,10 +212,7 @@ async fn late_http2() -> SocketAddr {
 /// As in Envoy, Early Hints and the like are between the origin and the proxy.
 #[tokio::test]
 async fn interim_answers_stay_at_the_proxy() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, proxy, mut client) = scripted().await;
     let (reply, ()) = tokio::join!(client.get("h", "/"), answer_late(&origin));
     assert_eq!((reply.status, reply.header(EARLY.0), reply.text()), (200, None, "ok"));
     let mut http2_client = connect_http2(addr(&proxy, 80)).await;
@@ -248,13 +228,9 @@ async fn interim_answers_stay_at_the_proxy() {
 
 #[tokio::test]
 async fn an_answer_before_the_request_is_complete_reaches_the_client() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 16 * MIB)).await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     upstream.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig").await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.text()), (413, "big"));

@@ -11,9 +11,7 @@ use proxy::Proxy;
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
 use route_model::table::cluster::{Discovery, DnsEndpoint};
-use route_model::table::tls::{
-    CaSource, CertificateSource, Credential, TlsListener, TlsMode, TlsServer, TlsTerms, TlsVersion,
-};
+use route_model::table::tls::{CaSource, CertificateSource, Credential, TlsListener, TlsMode, TlsServer, TlsTerms};
 use route_model::table::{Cluster, HostIndex, HostPattern, Listener, ListenerProtocol, RouteTable, ServerRef};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -49,17 +47,7 @@ impl Identity {
     }
 
     fn terms(&self) -> TlsTerms {
-        TlsTerms {
-            mode: TlsMode::Simple,
-            certificates: vec![CertificateSource::Secret(self.credential())],
-            client_ca: None,
-            subject_alt_names: Vec::new(),
-            verify_certificate_spki: Vec::new(),
-            verify_certificate_hash: Vec::new(),
-            min_version: TlsVersion::V1_2,
-            max_version: TlsVersion::V1_3,
-            cipher_suites: Vec::new(),
-        }
+        TlsTerms { certificates: vec![CertificateSource::Secret(self.credential())], ..TlsTerms::default() }
     }
 }
 

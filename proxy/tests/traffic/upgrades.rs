@@ -14,19 +14,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::Http1;
-use crate::origin::{Origin, Scripted};
+use crate::origin::Origin;
 use crate::table::{cluster, direct, everything_to, http2, listener, route, table};
-use crate::{addr, apply, start};
+use crate::{addr, apply, scripted, start};
 
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Accept: x\r\n\r\nfirst";
 
 #[tokio::test]
 async fn websockets_pass_and_outlive_a_reload() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, proxy, mut client) = scripted().await;
     client
         .send(
             "GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
@@ -82,17 +79,13 @@ async fn rules_may_ask_for_an_upgrade() {
 
 #[tokio::test]
 async fn an_upgrade_that_the_origin_declines_is_plain_http() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     // The second request looks like data to whoever believes that the protocol was switched already.
     client.send("GET /1 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
     assert_eq!(client.reply().await.status, 403);
-    client.send("GET /2 HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client.ask("h", "/2").await;
     assert_eq!(upstream.request().await.0, "GET /2 HTTP/1.1");
     upstream.send(SWITCHING).await;
     assert_eq!(client.reply().await.status, 502, "nobody asked for a switch");
@@ -101,10 +94,7 @@ async fn an_upgrade_that_the_origin_declines_is_plain_http() {
 #[tokio::test]
 async fn http2_in_clear_text_is_not_offered_to_the_origin() {
     // Were the switch granted, further requests would bypass all routes.
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
-    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let (origin, _proxy, mut client) = scripted().await;
     client
         .send(
             "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket, H2C\r\n\
@@ -138,9 +128,7 @@ fn extended_connect() -> Request<Empty<Bytes>> {
 
 #[tokio::test]
 async fn extended_connect_becomes_an_upgrade() {
-    let origin = Scripted::new().await;
-    let proxy = start(1);
-    apply(&proxy, everything_to(cluster("o", &[origin.addr]))).await;
+    let (origin, proxy, _) = scripted().await;
     let mut client = over_http2(addr(&proxy, 80)).await;
     let response = tokio::spawn(client.send_request(extended_connect()));
     let mut upstream = origin.accept().await;

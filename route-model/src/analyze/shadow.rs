@@ -56,46 +56,26 @@ pub(crate) fn behind_catch_all(
     let Some(last) = reached.checked_sub(1).and_then(|last| rules.get(last)) else { return Vec::new() };
     let (by, by_path) = last.place(root);
     let behind = rules.iter().skip(reached).take(MAX_FINDINGS);
-    behind
-        .map(|rule| {
-            let (resource, path) = rule.place(root);
-            let by = if by == resource { String::new() } else { format!(" of {by}") };
-            Finding {
-                resource,
-                path,
-                severity: Severity::Warning,
-                reason: "RuleShadowed",
-                message: format!(
-                    "never takes a request: {by_path}{by} comes first and takes all of them; move the narrower rule up \
-                     or remove it"
-                ),
-            }
-        })
-        .collect()
+    behind.map(|rule| shadowed(rule.place(root), "", &by, &by_path)).collect()
 }
 
 fn finding(host: &VirtualHost, route: &Route, shadow: &Route) -> Finding {
-    let place = |origin: &RouteOrigin| {
-        let (resource, rule) = match &origin.delegate {
-            Some((key, rule)) => (key.clone(), *rule),
-            None => (origin.virtual_service.clone(), origin.rule),
-        };
-        let base = FieldPath::new("spec").field("http").index(rule);
-        let path = origin.match_index.map_or(base.clone(), |index| base.field("match").index(index));
-        (resource, path)
-    };
-    let (resource, path) = place(&route.origin);
-    let (by, by_path) = place(&shadow.origin);
-    let by = if by == resource { String::new() } else { format!(" of {by}") };
+    let (resource, path) = route.origin.place();
+    let (by, by_path) = shadow.origin.place();
+    shadowed((resource.clone(), path), &format!(" for host `{}`", host.domain), by, &by_path)
+}
+
+/// `whose` says which of the requests.
+fn shadowed((resource, path): (ResourceKey, FieldPath), whose: &str, by: &ResourceKey, by_path: &FieldPath) -> Finding {
+    let of = if *by == resource { String::new() } else { format!(" of {by}") };
     Finding {
         resource,
         path,
         severity: Severity::Warning,
         reason: "RuleShadowed",
         message: format!(
-            "never takes a request for host `{}`: {by_path}{by} comes first and takes all of them; move the narrower \
-             rule up or remove it",
-            host.domain
+            "never takes a request{whose}: {by_path}{of} comes first and takes all of them; move the narrower rule up \
+             or remove it"
         ),
     }
 }

@@ -9,7 +9,7 @@ use crate::kind::Kind;
 use crate::kinds::virtual_service::{HttpMatch, HttpRoute, VirtualService};
 use crate::kinds::{StringMatch, Written};
 use crate::meta::ResourceKey;
-use crate::resource::ResourceSet;
+use crate::resource::{Resource, ResourceSet};
 
 /// A rule as it is in force, and where it was written.
 #[derive(Clone, Debug)]
@@ -72,41 +72,15 @@ pub(crate) fn expand<'a>(
             });
             continue;
         };
-        let path = FieldPath::new("spec").field("http").index(index).field("delegate");
-        let found = set.get(&key).and_then(|resource| Some((resource, resource.spec::<VirtualService>()?)));
-        let Some((resource, delegate)) = found else {
-            expanded.findings.push(Finding {
-                resource: root.clone(),
-                path,
-                severity: Severity::Unresolved,
-                reason: "DelegateNotFound",
-                message: format!("{key} does not exist, so the rule takes nothing; create it or correct the name"),
-            });
-            continue;
+        let (resource, delegate) = match find(&key, &root.namespace, set, default_export_to) {
+            Ok(found) => found,
+            Err((reason, message)) => {
+                let path = FieldPath::new("spec").field("http").index(index).field("delegate");
+                let severity = Severity::Unresolved;
+                expanded.findings.push(Finding { resource: root.clone(), path, severity, reason, message });
+                continue;
+            }
         };
-        if !delegate.hosts.is_empty() {
-            expanded.findings.push(Finding {
-                resource: root.clone(),
-                path,
-                severity: Severity::Unresolved,
-                reason: "DelegateHasHosts",
-                message: format!("{key} has hosts of its own, so nothing can be delegated to it; remove its hosts"),
-            });
-            continue;
-        }
-        if !is_visible(&delegate.export_to, default_export_to, &key.namespace, &root.namespace) {
-            expanded.findings.push(Finding {
-                resource: root.clone(),
-                path,
-                severity: Severity::Unresolved,
-                reason: "DelegateNotVisible",
-                message: format!(
-                    "{key} is not exported to namespace {}; add it to the delegate's exportTo",
-                    root.namespace
-                ),
-            });
-            continue;
-        }
         for (at, rule) in delegate.http.iter().enumerate() {
             let place = || FieldPath::new("spec").field("http").index(at);
             if rule.delegate.is_some() {
@@ -142,6 +116,29 @@ pub(crate) fn expand<'a>(
         }
     }
     expanded
+}
+
+/// A delegate as a root in `namespace` may use it; else a reason and a sentence.
+fn find<'a>(
+    key: &ResourceKey,
+    namespace: &str,
+    set: &'a ResourceSet,
+    default_export_to: &[String],
+) -> Result<(&'a Resource, &'a VirtualService), (&'static str, String)> {
+    let found = set.get(key).and_then(|resource| Some((&**resource, resource.spec::<VirtualService>()?)));
+    let Some((resource, delegate)) = found else {
+        let message = format!("{key} does not exist, so the rule takes nothing; create it or correct the name");
+        return Err(("DelegateNotFound", message));
+    };
+    if !delegate.hosts.is_empty() {
+        let message = format!("{key} has hosts of its own, so nothing can be delegated to it; remove its hosts");
+        return Err(("DelegateHasHosts", message));
+    }
+    if !is_visible(&delegate.export_to, default_export_to, &key.namespace, namespace) {
+        let message = format!("{key} is not exported to namespace {namespace}; add it to the delegate's exportTo");
+        return Err(("DelegateNotVisible", message));
+    }
+    Ok((resource, delegate))
 }
 
 /// A delegate's rule with the root's conditions added and what it leaves open filled in; `None` if they conflict.

@@ -11,9 +11,7 @@ use super::{
     ChangedHeader, ExplainedDestination, ExplainedMirror, ExplainedRetries, Explanation, HeaderOperation,
     NormalisedPath, Operation, Outcome, RuleVerdict,
 };
-use crate::field::FieldPath;
 use crate::matching::quoted;
-use crate::meta::ResourceKey;
 use crate::request::admission::Peer;
 use crate::request::form;
 use crate::request::path::{escape, normalise};
@@ -21,7 +19,7 @@ use crate::table::fault::Abort;
 use crate::table::headers::HeaderOps;
 use crate::table::redirect::https_location;
 use crate::table::retry::RetryPolicy;
-use crate::table::route::{Action, Destination, Forward, Mirror, RouteOrigin};
+use crate::table::route::{Action, Destination, Forward, Mirror};
 use crate::table::{
     HttpRoutes, Listener, ListenerProtocol, Lookup, RequestHead, Route, RouteTable, ServerRef, TlsListener, VirtualHost,
 };
@@ -262,19 +260,11 @@ fn list_rules(host: &VirtualHost, head: &RequestHead<'_>, winner: Option<&Arc<Ro
     explanation.skipped = looked_at - positions.len();
     for position in positions {
         let route = &routes[position];
-        let (resource, path) = place(&route.origin);
+        let (resource, path) = route.origin.place();
+        let resource = resource.clone();
         let failure = route.failure(head);
         explanation.rules.push(RuleVerdict { position, resource, path, name: route.name.to_string(), failure });
     }
-}
-
-fn place(origin: &RouteOrigin) -> (ResourceKey, FieldPath) {
-    let (resource, rule) = match &origin.delegate {
-        Some((key, rule)) => (key, *rule),
-        None => (&origin.virtual_service, origin.rule),
-    };
-    let rule = FieldPath::new("spec").field("http").index(rule);
-    (resource.clone(), origin.match_index.map_or_else(|| rule.clone(), |index| rule.field("match").index(index)))
 }
 
 fn faults(route: &Route) -> Vec<String> {

@@ -11,6 +11,7 @@ use super::fault::{Fault, Fraction};
 use super::headers::{HeaderOps, ValueTemplate};
 use super::redirect::Redirect;
 use super::retry::RetryPolicy;
+use crate::field::FieldPath;
 use crate::matching::{Predicates, UriMatch};
 use crate::meta::ResourceKey;
 use crate::verdict::cors::Cors;
@@ -83,6 +84,18 @@ pub struct RouteOrigin {
     pub match_index: Option<usize>,
     /// The delegate and the rule in it, when the rule came from one.
     pub delegate: Option<(ResourceKey, usize)>,
+}
+
+impl RouteOrigin {
+    /// The resource whose field the rule is, which is the delegate if it came from one, and its place in that.
+    pub fn place(&self) -> (&ResourceKey, FieldPath) {
+        let (resource, rule) = match &self.delegate {
+            Some((delegate, rule)) => (delegate, *rule),
+            None => (&self.virtual_service, self.rule),
+        };
+        let rule = FieldPath::new("spec").field("http").index(rule);
+        (resource, self.match_index.map_or_else(|| rule.clone(), |index| rule.field("match").index(index)))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

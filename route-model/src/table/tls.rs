@@ -51,6 +51,23 @@ pub struct TlsTerms {
     pub cipher_suites: Vec<String>,
 }
 
+/// Terms that ask nothing of clients, with every version and suite there is, and no certificate yet.
+impl Default for TlsTerms {
+    fn default() -> Self {
+        Self {
+            mode: TlsMode::Simple,
+            certificates: Vec::new(),
+            client_ca: None,
+            subject_alt_names: Vec::new(),
+            verify_certificate_spki: Vec::new(),
+            verify_certificate_hash: Vec::new(),
+            min_version: TlsVersion::V1_2,
+            max_version: TlsVersion::V1_3,
+            cipher_suites: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
     Simple,
