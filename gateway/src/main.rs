@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gateway::logging::LogArgs;
+use gateway::process;
 
 /// Arenas that give memory back, and less contention between workers than the system's allocator.
 #[global_allocator]
@@ -23,11 +24,5 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.log.init();
-    match gateway::process::run(cli.args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    process::exit_code(process::run(cli.args))
 }

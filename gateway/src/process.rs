@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -20,6 +21,26 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let shutdown = signalled().context("cannot listen for signals")?;
         crate::run(options, transport, shutdown).await?;
         Ok(())
+    })
+}
+
+/// Ends a process: an error is printed with what caused it.
+pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", with_causes(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes; a cause that was said with the error before it is not said again.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        before if before.contains(&cause) => said,
+        before => format!("{before}: {cause}"),
     })
 }
 
@@ -61,4 +82,16 @@ pub fn signalled() -> io::Result<impl Future<Output = ()>> {
         // An error means that the task is gone, and with it the runtime.
         let _ = is_first.await;
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let cause = io::Error::other("the disk is full");
+        let error = anyhow::Error::new(cause).context("cannot write a: the disk is full").context("cannot start");
+        assert_eq!(with_causes(&error), "cannot start: cannot write a: the disk is full");
+    }
 }

@@ -13,6 +13,7 @@
 //!   accepted; sets and serialised deltas live in `server::Scope`, shared by all proxies of the same scope.
 //! - [`transport`] connects the two: TLS with a pinned CA, or a pipe inside one process.
 
+mod broken;
 pub mod client;
 pub mod digest;
 pub mod message;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -28,13 +28,16 @@ use super::{Held, Status, SubscriberOptions, Update};
 use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, at_most_max};
 use crate::rpc::{AUTHORIZATION, STREAM_PATH};
 use crate::transport::{Connect, Io};
-use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_MESSAGE_BYTES};
+use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_MESSAGE_BYTES, broken};
 
 /// How long the control plane may take from the open connection to its first answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Room for a large set to be in flight instead of waiting for window updates.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// Who is at the other end, in words.
+const SERVER: &str = "the control plane";
 
 /// The newest update that nobody took yet.
 #[derive(Debug, Default)]
@@ -91,7 +94,7 @@ pub(super) enum Command {
 enum SessionError {
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
-    #[error("the connection broke: {}", root_cause(.0).unwrap_or_else(|| .0.to_string()))]
+    #[error("{}", broken::describe(.0, SERVER).unwrap_or_else(|| format!("the connection broke: {}", .0)))]
     Http(#[from] hyper::Error),
     #[error("{}", explain(.0))]
     Status(#[from] tonic::Status),
@@ -107,20 +110,9 @@ fn explain(status: &tonic::Status) -> String {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => format!("the control plane refused: {}", status.message()),
         Code::Unavailable | Code::Aborted | Code::ResourceExhausted => status.message().to_owned(),
-        _ if let Some(cause) = root_cause(status) => format!("the connection broke: {cause}"),
+        _ if let Some(text) = broken::describe(status, SERVER) => text,
         code => format!("the stream failed: {} ({code:?})", status.message()),
     }
-}
-
-/// What lies deepest under an error, in words: a stream that breaks off says no more than that.
-fn root_cause(error: &dyn std::error::Error) -> Option<String> {
-    let cause = std::iter::successors(error.source(), |error| error.source()).last()?;
-    let io = cause.downcast_ref().or_else(|| cause.downcast_ref::<h2::Error>()?.get_io());
-    let gone = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
-    if io.is_some_and(|error: &io::Error| gone.contains(&error.kind())) {
-        return Some("the control plane is gone without a word".to_owned());
-    }
-    Some(cause.to_string())
 }
 
 impl SessionError {

@@ -18,7 +18,7 @@ use super::{ControlPlane, Event, Peer, Refusal, SessionId, Shared};
 use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage};
 use crate::rpc::frame::{Frame, FrameCodec};
 use crate::rpc::{AUTHORIZATION, STREAM_PATH};
-use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES};
+use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES, broken};
 
 /// How long a proxy may take from opening the stream to its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ async fn run<C: ControlPlane>(
     drop(shared.release(&hello.node, id));
     let reason = match &ended {
         Ok(()) => "the proxy closed the connection".to_owned(),
-        Err(status) => status.message().to_owned(),
+        Err(status) => broken::describe(status, "the proxy").unwrap_or_else(|| status.message().to_owned()),
     };
     shared.control_plane.observe(id, Event::Disconnected { reason });
     ended
