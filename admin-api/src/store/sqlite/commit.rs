@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use route_model::meta::{ResourceKey, Revision};
-use sqlx::{Connection, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::super::decide::{Decision, decide};
 use super::super::row::{Columns, read_image};
@@ -14,21 +14,8 @@ use super::SqliteStore;
 impl SqliteStore {
     pub(super) async fn write(&self, changes: ChangeSet) -> Result<Committed, StoreError> {
         let failed = || self.failed("write");
-        let mut connection = self.writer.acquire().await.map_err(failed())?;
-        let result = self.write_on(&mut connection, changes).await;
-        if let Err(StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Database { .. }) = &result {
-            // SQLite has ended the transaction by itself, or not; a new connection is in a known state.
-            if let Err(error) = connection.close().await {
-                tracing::debug!(%error, "closing a connection after a failed write");
-            }
-        }
-        result
-    }
-
-    async fn write_on(&self, connection: &mut SqliteConnection, changes: ChangeSet) -> Result<Committed, StoreError> {
-        let failed = || self.failed("write");
         let ChangeSet { author, via, message, writes, require } = changes;
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
         let connection = &mut *transaction;
         for key in require {
             if self.stored(connection, &key).await?.is_none() {

@@ -18,9 +18,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use route_model::meta::{ResourceKey, Revision};
-use sqlx::SqlitePool;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::Notify;
 
 use super::seal::MasterKey;
@@ -93,7 +93,8 @@ impl SqliteStore {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false);
-        let opened = pool.clone().max_connections(1).connect_with(connect.clone()).await;
+        let writing = pool.clone().max_connections(1).after_release(|connection, _| Box::pin(is_idle(connection)));
+        let opened = writing.connect_with(connect.clone()).await;
         let writer = opened.map_err(|error| classify(&location, "open the file", error))?;
         let readers = pool.max_connections(READERS).connect_lazy_with(connect.pragma("query_only", "1"));
 
@@ -107,6 +108,14 @@ impl SqliteStore {
     fn failed(&self, action: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError + '_ {
         move |error| classify(&self.location, action, error)
     }
+}
+
+/// Whether a connection that comes back from a write can carry the next one. When a write fails, SQLite may have ended
+/// its transaction by itself, and sqlx takes it for open ever after; such a connection is closed instead.
+async fn is_idle(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Also carries out a rollback that is still to be done.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Takes the lock of `<file>.lock`.

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use admin_api::store::seal::MasterKey;
-use admin_api::store::{ChangeSet, Precondition, SqliteOptions, SqliteStore, Store, StoreError};
+use admin_api::store::{ChangeSet, Precondition, ProxyState, SqliteOptions, SqliteStore, Store, StoreError};
+use jiff::Timestamp;
+use route_model::meta::Revision;
 use serde_json::json;
 
 use crate::requests::{answering, create, put, service, set, status_of};
@@ -34,10 +36,27 @@ async fn count(store: &SqliteStore) -> usize {
     services.inspect(|object| assert_eq!(status_of(&object.object), 200)).count()
 }
 
-/// The refusal leaves nothing half done behind, however often it happens.
+/// What is too large for the space that is left, beside resources.
+fn heavy_state() -> ProxyState {
+    ProxyState {
+        node: "node".to_owned(),
+        replica: String::new(),
+        connected: true,
+        acked: Revision(1),
+        sent: Revision(1),
+        issues: json!("x".repeat(64 << 10)),
+        info: json!({}),
+        seen: Timestamp::now(),
+    }
+}
+
+/// The refusal leaves nothing half done behind, however often it happens and whatever it meets.
 async fn refuses_cleanly(store: &SqliteStore, stored: usize) {
     for _ in 0..3 {
-        assert!(matches!(store.commit(heavy(stored)).await, Err(StoreError::Full { .. })));
+        let beside = store.put_proxies("replica", &[heavy_state()]).await;
+        assert!(matches!(beside, Err(StoreError::Full { .. })), "{beside:?}");
+        let refused = store.commit(heavy(stored)).await;
+        assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
     }
     assert_eq!(count(store).await, stored, "reads go on");
 }
