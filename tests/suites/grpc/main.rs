@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use e2e::resources::to;
 use e2e::{Fairway, Resources, Start, eventually, python};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("suites/grpc").join(name)
@@ -107,8 +107,12 @@ async fn what_the_gateway_answers_itself_is_a_grpc_status() {
 async fn the_log_and_the_metrics_show_the_status_of_a_call() {
     let server = Server::start();
     let fairway = Start::serve(&[8080]).arg("--access-log").arg("json").run().await;
-    let rules = format!("[{{{}}}]", to("grpc"));
-    let resources = Resources::edge(&[8080]).service_of("grpc", server.port, "GRPC").routes("edge", &rules);
+    let port = json!({"number": 8080, "name": "grpc", "protocol": "GRPC"});
+    let gateway = json!({"selector": {"istio": "ingressgateway"}, "servers": [{"port": port, "hosts": ["*"]}]});
+    let resources = Resources::default()
+        .resource("Gateway", "edge", gateway)
+        .service_of("grpc", server.port, "HTTP2")
+        .routes("edge", &format!("[{{{}}}]", to("grpc")));
     fairway.api().apply(&resources).await;
     let address = fairway.listener(8080).await;
     assert_eq!(client(&[&address, "status", "/test.Test/Unary"]), "OK");
