@@ -14,6 +14,7 @@ use route_model::meta::{ResourceKey, Revision};
 use route_model::table::cluster::{Discovery, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
 use route_model::table::headers::HeaderOps;
 use route_model::table::route::RouteOrigin;
+use route_model::table::upstream::UpstreamPolicy;
 use route_model::table::{
     Action, Cluster, ClusterId, ClusterKey, Destination, Forward, HostIndex, HostPattern, HttpRoutes, Listener,
     ListenerProtocol, Route, RouteTable, VirtualHost,
@@ -33,6 +34,7 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
         protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_hours(1),
+        policy: UpstreamPolicy::default(),
         service_name: "origin".into(),
         service_namespace: "".into(),
     };

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::listener::ListenerId;
 use crate::telemetry::requests::RequestSeries;
 use crate::tls::TlsAcceptor;
-use crate::upstream::balance::Balancer;
+use crate::upstream::balance::{Balancer, Wish};
 use crate::upstream::cluster_state::{ClusterState, EndpointState};
 use crate::worker::Worker;
 
@@ -116,13 +116,16 @@ impl Drop for WorkerTable {
 
 impl WorkerCluster {
     fn new(state: Arc<ClusterState>) -> Self {
-        Self { balancer: RefCell::new(Balancer::new(state.cluster.load_balancer)), series: OnceCell::new(), state }
+        Self {
+            balancer: RefCell::new(Balancer::new(state.cluster.load_balancer.clone())),
+            series: OnceCell::new(),
+            state,
+        }
     }
 
-    /// Chooses an endpoint; `None` when there is none. A retry excludes the endpoints that were tried.
-    pub(crate) fn pick(&self, excluded: &[u64]) -> Option<Arc<EndpointState>> {
-        let mut balancer = self.balancer.borrow_mut();
-        balancer.pick(self.state.cluster.load_balancer, &self.state.discovered, excluded).cloned()
+    /// Chooses an endpoint; `None` when there is none.
+    pub(crate) fn pick(&self, wish: Wish<'_>) -> Option<Arc<EndpointState>> {
+        self.balancer.borrow_mut().pick(&self.state.discovered, wish).cloned()
     }
 
     /// Where this worker counts the cluster's requests.

@@ -1,18 +1,21 @@
 //! Making tables ready to run, with everything that was learnt under the tables before.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use route_model::table::cluster::Discovery;
+use route_model::table::upstream::OutlierDetection;
 use route_model::table::{Cluster, ClusterKey, Listener, ListenerProtocol, RouteTable};
+use tokio::runtime::Handle;
 
 use crate::listener::ListenerId;
 use crate::proxy::Issue;
 use crate::runtime_table::{RuntimeListener, RuntimeTable};
 use crate::tls::TlsStore;
 use crate::upstream::cluster_state::{ClusterState, Discovered};
+use crate::upstream::load::ClusterLoad;
+use crate::upstream::outlier::{self, Sweeping};
 use crate::upstream::resolve::{Following, Resolver};
 
 /// Builds one [`RuntimeTable`] after the other. Clusters keep their endpoints under their key, TLS terms their
@@ -29,11 +32,28 @@ pub(crate) struct TableBuilder {
 #[derive(Debug)]
 struct Tracked {
     discovered: Arc<Discovered>,
+    load: Arc<ClusterLoad>,
     discovery: Discovery,
     /// The longest time between tries of a name that cannot be looked up.
     retry: Duration,
     /// Keeps what is found in DNS up to date.
     _following: Option<Following>,
+    /// Brings endpoints back into rotation, by these rules.
+    sweeping: Option<(OutlierDetection, Sweeping)>,
+}
+
+impl Tracked {
+    /// Has endpoints leave the rotation and come back by these rules.
+    fn govern(&mut self, rules: Option<&OutlierDetection>, handle: &Handle) {
+        if self.sweeping.as_ref().map(|(rules, _)| rules) == rules {
+            return;
+        }
+        self.discovered.govern(rules);
+        self.sweeping = rules.map(|rules| (rules.clone(), outlier::sweep(handle, &self.discovered, rules)));
+        if rules.is_none() {
+            self.discovered.pardon();
+        }
+    }
 }
 
 impl TableBuilder {
@@ -101,32 +121,34 @@ impl TableBuilder {
     }
 
     fn cluster(&mut self, cluster: &Arc<Cluster>, retry: Duration) -> Arc<ClusterState> {
-        let tracked = self.discovery.entry(cluster.key.clone());
-        let kept = match &tracked {
-            Entry::Occupied(tracked) => Some(tracked.get()),
-            Entry::Vacant(_) => None,
+        let kept = self.discovery.remove(&cluster.key);
+        let mut tracked = match kept {
+            Some(kept) if kept.discovery == cluster.discovery && kept.retry == retry => kept,
+            kept => self.track(cluster, retry, kept.as_ref()),
         };
-        let discovered = match kept {
-            Some(kept) if kept.discovery == cluster.discovery && kept.retry == retry => Arc::clone(&kept.discovered),
-            _ => {
-                let discovered = Arc::new(kept.map_or_else(Discovered::new, |kept| kept.discovered.successor()));
-                match &cluster.discovery {
-                    Discovery::Static(endpoints) => discovered.publish(endpoints),
-                    Discovery::None => discovered.publish(&[]),
-                    // What was found before serves until the first answer.
-                    Discovery::Dns(_) | Discovery::LogicalDns(_) | Discovery::Undeclared(_) => {}
-                }
-                let following = self.resolver.follow(&cluster.discovery, &discovered, retry);
-                tracked.insert_entry(Tracked {
-                    discovered: Arc::clone(&discovered),
-                    discovery: cluster.discovery.clone(),
-                    retry,
-                    _following: following,
-                });
-                discovered
-            }
-        };
-        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered })
+        tracked.govern(cluster.policy.outlier.as_ref(), self.resolver.handle());
+        let (discovered, load) = (Arc::clone(&tracked.discovered), Arc::clone(&tracked.load));
+        self.discovery.insert(cluster.key.clone(), tracked);
+        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load })
+    }
+
+    /// Begins to look for a cluster's endpoints, with what is known from a discovery that this one replaces.
+    fn track(&self, cluster: &Arc<Cluster>, retry: Duration, before: Option<&Tracked>) -> Tracked {
+        let discovered = Arc::new(before.map_or_else(Discovered::new, |before| before.discovered.successor()));
+        match &cluster.discovery {
+            Discovery::Static(endpoints) => discovered.publish(endpoints),
+            Discovery::None => discovered.publish(&[]),
+            // What was found before serves until the first answer.
+            Discovery::Dns(_) | Discovery::LogicalDns(_) | Discovery::Undeclared(_) => {}
+        }
+        Tracked {
+            _following: self.resolver.follow(&cluster.discovery, &discovered, retry),
+            discovered,
+            load: before.map_or_else(Arc::default, |before| Arc::clone(&before.load)),
+            discovery: cluster.discovery.clone(),
+            retry,
+            sweeping: None,
+        }
     }
 
     fn forget_unused(&mut self, clusters: &[Option<Arc<ClusterState>>]) {

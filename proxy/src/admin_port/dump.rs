@@ -1,6 +1,7 @@
 //! What is in force, as JSON for operators. Of secrets it shows the names only.
 
 use route_model::table::cluster::{Discovery, EndpointAddress, LoadBalancer, UpstreamProtocol};
+use route_model::table::hash::HashAlgorithm;
 use route_model::table::redirect::RedirectPath;
 use route_model::table::route::RouteOrigin;
 use route_model::table::tls::{CaSource, CertificateSource, TlsMode, TlsServer, TlsTerms, TlsVersion};
@@ -75,10 +76,14 @@ fn cluster(cluster: &Cluster) -> Value {
         "subset": cluster.key.subset,
         "namespace": cluster.key.namespace,
         "discovery": discovery(&cluster.discovery),
-        "load_balancer": match cluster.load_balancer {
+        "load_balancer": match &cluster.load_balancer {
             LoadBalancer::LeastRequest => "LEAST_REQUEST",
             LoadBalancer::RoundRobin => "ROUND_ROBIN",
             LoadBalancer::Random => "RANDOM",
+            LoadBalancer::Hash(hash) => match hash.algorithm {
+                HashAlgorithm::Ring(_) => "RING_HASH",
+                HashAlgorithm::Maglev(_) => "MAGLEV",
+            },
         },
         "protocol": match cluster.protocol {
             UpstreamProtocol::Http1 => "HTTP/1.1",

@@ -11,6 +11,7 @@ use route_model::meta::{ResourceKey, Revision};
 use route_model::table::cluster::{Discovery, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
 use route_model::table::route::{DirectResponse, RouteOrigin};
 use route_model::table::tls::{CertificateSource, Credential, TlsListener, TlsServer, TlsTerms};
+use route_model::table::upstream::UpstreamPolicy;
 use route_model::table::{
     Action, Cluster, ClusterKey, HostIndex, HostPattern, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable,
     ServerRef, VirtualHost,
@@ -96,6 +97,7 @@ fn table() -> (Arc<RouteTable>, String) {
         protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_mins(1),
+        policy: UpstreamPolicy::default(),
         service_name: "tea".into(),
         service_namespace: "default".into(),
     };

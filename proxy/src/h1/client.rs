@@ -134,6 +134,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         self.parts.exchanges
     }
 
+    /// What the connection runs on.
+    pub fn io(&self) -> &I {
+        &self.parts.io
+    }
+
     /// Whether an idle connection can still be used: the origin has neither closed it nor sent what nobody asked for,
     /// as far as the runtime has seen. No system call is made while nothing happened.
     pub fn is_quiet(&mut self) -> bool {

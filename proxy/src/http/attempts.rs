@@ -3,7 +3,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,8 +23,10 @@ use super::outgoing::Bodies;
 use crate::runtime_table::WorkerCluster;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
+use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::ActiveRequest;
 use crate::upstream::connection::{self, SendFailure};
+use crate::upstream::outlier::{self, TryOutcome};
 
 /// What is read of an answer that nobody gets, so that its connection can be used again.
 const DISCARDED_BYTES: usize = 64 * 1024;
@@ -45,6 +46,7 @@ pub(super) async fn send(
     head: &mut Parts,
     mut bodies: Bodies,
     retry: Option<&RetryPolicy>,
+    hash: Option<u64>,
 ) -> Result<Response<Source>, LocalReply> {
     if cluster.state.discovered.version() == 0 {
         // A name that was never looked up yet; an answer, also a negative one, comes soon.
@@ -54,10 +56,13 @@ pub(super) async fn send(
     let per_try = retry.and_then(|retry| retry.per_try_timeout);
     let mut tried = SmallVec::<[u64; 4]>::new();
     let mut tries = 0;
+    // Counts among the cluster's retries until the last of them is over.
+    let mut retrying = None;
     loop {
         tries += 1;
         head.headers.insert(X_ENVOY_ATTEMPT_COUNT, attempt_count(tries));
-        let outcome = one_try(exchange, cluster, head, &mut bodies, &tried, per_try).await;
+        let wish = Wish { hash, tried: &tried };
+        let outcome = one_try(exchange, cluster, head, &mut bodies, wish, per_try).await;
         let Some(policy) = retry else { return outcome.map_err(|error| error.reply) };
         let (wanted, sent) = match &outcome {
             Ok(response) => (policy.retries_response(response.status(), response.headers()), true),
@@ -73,10 +78,18 @@ pub(super) async fn send(
             exchange.flag(ResponseFlags::UPSTREAM_RETRY_LIMIT);
             return outcome.map_err(|error| error.reply);
         }
+        if retrying.is_none() {
+            retrying = cluster.state.load.retry(&cluster.state.cluster.policy.limits);
+            if retrying.is_none() {
+                exchange.worker().metrics.count(Count::UpstreamRetriesRefused);
+                return outcome.map_err(|error| error.reply);
+            }
+        }
         if let Ok(response) = outcome {
             discard(response);
         }
-        if policy.avoid_previous {
+        // A key stays with its endpoint, unless somebody wrote otherwise.
+        if policy.avoid_previous.unwrap_or(hash.is_none()) {
             tried.extend(exchange.active.as_ref().map(|active| active.endpoint().id));
         }
         // Between two tries no endpoint is busy with the request.
@@ -91,10 +104,10 @@ async fn one_try(
     cluster: &WorkerCluster,
     head: &Parts,
     bodies: &mut Bodies,
-    tried: &[u64],
+    wish: Wish<'_>,
     limit: Option<Duration>,
 ) -> Result<Response<Source>, TryError> {
-    let Some(endpoint) = cluster.pick(tried) else {
+    let Some(endpoint) = cluster.pick(wish) else {
         cluster.state.discovered.suspect();
         return Err(TryError { reply: LocalReply::NoHealthyUpstream, sent: false });
     };
@@ -103,13 +116,23 @@ async fn one_try(
         UpstreamProtocol::Http2 => true,
         UpstreamProtocol::Client => exchange.version == Version::HTTP_2,
     };
-    exchange.active = Some(ActiveRequest::new(Arc::clone(&endpoint)));
+    let Some(active) = ActiveRequest::admitted(&endpoint, &cluster.state) else {
+        return Err(TryError { reply: LocalReply::Overflow, sent: false });
+    };
+    exchange.active = Some(active);
     let worker = Rc::clone(exchange.worker());
     let mut reuse = true;
     loop {
         let Some(body) = bodies.next() else { return Err(TryError { reply: LocalReply::UpstreamClosed, sent: true }) };
         let sending = pin!(connection::send(&worker, cluster, &endpoint, http2, head, body, reuse));
-        match within(limit, sending).await {
+        let sent = within(limit, sending).await;
+        if let Some(rules) = &cluster.state.cluster.policy.outlier
+            && let Some(outcome) = try_outcome(sent.as_ref())
+            && outlier::record(&cluster.state.discovered, &endpoint, rules, outcome, std::time::Instant::now())
+        {
+            worker.metrics.count(Count::OutlierEjections);
+        }
+        match sent {
             Some(Ok(response)) => return Ok(response),
             Some(Err(SendFailure::Stale(unsent))) => {
                 worker.metrics.count(Count::UpstreamStaleRetries);
@@ -125,6 +148,19 @@ async fn one_try(
             }
             None => return Err(TryError { reply: LocalReply::TryTimeout, sent: true }),
         }
+    }
+}
+
+/// What a try says of its endpoint; `None` if nothing.
+fn try_outcome(sent: Option<&Result<Response<Source>, SendFailure>>) -> Option<TryOutcome> {
+    match sent {
+        None => Some(TryOutcome::TimedOut),
+        Some(Ok(response)) => Some(TryOutcome::Answered(response.status())),
+        Some(Err(SendFailure::Stale(_))) => None,
+        Some(Err(SendFailure::Failed { reply, .. })) => match reply.try_failure()? {
+            TryFailure::Timeout => Some(TryOutcome::TimedOut),
+            TryFailure::Connect | TryFailure::RefusedStream | TryFailure::Reset => Some(TryOutcome::Failed),
+        },
     }
 }
 

@@ -6,12 +6,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue, UPGRADE};
+use http::header::{HOST, HeaderValue, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, Response};
+use route_model::table::cluster::LoadBalancer;
 use route_model::table::fault::Fraction;
+use route_model::table::hash::{self, HashKey};
 use route_model::table::headers::{HeaderOps, ValueTemplate};
-use route_model::table::{Destination, Forward, Route};
+use route_model::table::{Destination, Forward, RequestHead, Route};
 
 use super::attempts;
 use super::body::{RequestBody, ResponseBody};
@@ -22,7 +24,8 @@ use super::local_reply::LocalReply;
 use super::outgoing::Bodies;
 use super::request::{apply_to_local, replace_target, reply, stamp};
 use super::upgrade;
-use crate::runtime_table::WorkerTable;
+use super::validate::authority;
+use crate::runtime_table::{WorkerCluster, WorkerTable};
 use crate::{h1, policy};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -53,6 +56,7 @@ pub(crate) async fn forward(
     if rewrite(&mut head, &exchange, route, destination, scheme).is_err() {
         return local(exchange, LocalReply::BadRequest, &action.local_reply_headers, &head, scheme);
     }
+    let (hash, cookie) = affinity(&exchange, &cluster, &head, scheme);
     exchange.deadline = deadline(&exchange, action, &head);
     let mirrored = action.mirrors.iter().any(|mirror| mirror.fraction != Fraction::NEVER);
     let bodies = Bodies::new(body, exchange.progress.clone(), action.retry.is_some() || mirrored);
@@ -63,7 +67,8 @@ pub(crate) async fn forward(
         let mut deadline = exchange.deadline.take();
         let mut alarm = pin!(Alarm::default());
         let answered = {
-            let mut sending = pin!(attempts::send(&mut exchange, &cluster, &mut head, bodies, action.retry.as_deref()));
+            let mut sending =
+                pin!(attempts::send(&mut exchange, &cluster, &mut head, bodies, action.retry.as_deref(), hash));
             poll_fn(|cx| match (sending.as_mut().poll(cx), &mut deadline) {
                 (Poll::Ready(answered), _) => Poll::Ready(answered),
                 (Poll::Pending, Some(deadline)) => match deadline.at(cx) {
@@ -92,6 +97,9 @@ pub(crate) async fn forward(
         let evaluation = ops.evaluate(&exchange.facts(&head, scheme, Some(headers)));
         evaluation.apply(headers);
     }
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
     stamp(&mut response);
     let response = if upgrade::is_agreed(head.headers.contains_key(UPGRADE), &response) {
         Box::pin(upgrade::switched(exchange, &mut head, response)).await
@@ -101,6 +109,34 @@ pub(crate) async fn forward(
     // The table of header fields serves the next request.
     h1::recycle(head.headers);
     response
+}
+
+/// The hash by which the request finds its endpoint, and the cookie that brings the client back to it.
+fn affinity(
+    exchange: &Exchange,
+    cluster: &WorkerCluster,
+    head: &Parts,
+    scheme: &str,
+) -> (Option<u64>, Option<HeaderValue>) {
+    let LoadBalancer::Hash(by) = &cluster.state.cluster.load_balancer else { return (None, None) };
+    let asked = RequestHead {
+        method: head.method.as_str(),
+        scheme,
+        authority: authority(head),
+        path: head.uri.path(),
+        query: head.uri.query(),
+        headers: &head.headers,
+    };
+    match (by.of(&asked, exchange.client.ip()), &by.key) {
+        (None, HashKey::Cookie(cookie)) => {
+            let value = format!("{:016x}", fastrand::u64(..));
+            match cookie.issue(&value).and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {
+                Some(cookie) => (Some(hash::hash(value.as_bytes())), Some(cookie)),
+                None => (None, None),
+            }
+        }
+        (hash, _) => (hash, None),
+    }
 }
 
 /// The route's timeout, or the time that a gRPC client gives itself if that is shorter (`grpc-timeout`).

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::telemetry::flags::ResponseFlags;
 
+const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Why the proxy answers in the upstream's place.
@@ -17,6 +18,8 @@ pub(crate) enum LocalReply {
     NoRoute,
     NoCluster,
     NoHealthyUpstream,
+    /// A ceiling of the cluster is reached.
+    Overflow,
     /// No connection could be made.
     ConnectFailure,
     ConnectTimeout,
@@ -53,6 +56,7 @@ impl LocalReply {
             Self::Timeout | Self::GrpcDeadline | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::NoCluster
             | Self::NoHealthyUpstream
+            | Self::Overflow
             | Self::ConnectFailure
             | Self::ConnectTimeout
             | Self::UpstreamClosed
@@ -70,6 +74,7 @@ impl LocalReply {
             Self::NoRoute => ResponseFlags::NO_ROUTE,
             Self::NoCluster => ResponseFlags::NO_CLUSTER,
             Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            Self::Overflow => ResponseFlags::UPSTREAM_OVERFLOW,
             Self::ConnectFailure | Self::ConnectTimeout => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             Self::UpstreamClosed => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
             Self::UpstreamReset | Self::UpstreamRefusedStream => ResponseFlags::UPSTREAM_REMOTE_RESET,
@@ -86,6 +91,7 @@ impl LocalReply {
             Self::NoRoute => "route_not_found",
             Self::NoCluster => "cluster_not_found",
             Self::NoHealthyUpstream => "no_healthy_upstream",
+            Self::Overflow => "upstream_reset_before_response_started{overflow}",
             Self::ConnectFailure => "upstream_reset_before_response_started{remote_connection_failure}",
             Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}",
             Self::UpstreamClosed => "upstream_reset_before_response_started{connection_termination}",
@@ -108,6 +114,7 @@ impl LocalReply {
             Self::BadRequest | Self::RequestBody | Self::RequestAborted => "Bad Request",
             Self::RequestTimeout => "stream timeout",
             Self::NoHealthyUpstream => "no healthy upstream",
+            Self::Overflow => "upstream connect error or disconnect/reset before headers. reset reason: overflow",
             Self::ConnectFailure => {
                 "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
             }
@@ -132,6 +139,10 @@ impl LocalReply {
 
     pub(crate) fn response(self) -> Response<Bytes> {
         let mut response = text_response(self.status(), Bytes::from_static(self.body().as_bytes()));
+        if self == Self::Overflow {
+            // Tells a proxy in front of this one not to try again.
+            response.headers_mut().insert(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
+        }
         if self == Self::GrpcDeadline {
             // DEADLINE_EXCEEDED: what the client's own clock is about to say.
             response.headers_mut().insert(GRPC_STATUS, HeaderValue::from_static("4"));

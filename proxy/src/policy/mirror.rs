@@ -5,7 +5,6 @@
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -18,6 +17,7 @@ use tokio::task::spawn_local;
 use crate::http::outgoing::OutgoingBody;
 use crate::runtime_table::WorkerCluster;
 use crate::telemetry::metrics::Count;
+use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::ActiveRequest;
 use crate::upstream::connection::{self, SendFailure};
 use crate::worker::Worker;
@@ -67,8 +67,8 @@ async fn exchange(worker: &Rc<Worker>, cluster: &WorkerCluster, head: &Parts, ve
     if cluster.state.discovered.version() == 0 {
         cluster.state.discovered.known().await;
     }
-    let Some(endpoint) = cluster.pick(&[]) else { return };
-    let _active = ActiveRequest::new(Arc::clone(&endpoint));
+    let Some(endpoint) = cluster.pick(Wish::default()) else { return };
+    let Some(_active) = ActiveRequest::admitted(&endpoint, &cluster.state) else { return };
     let http2 = match cluster.state.cluster.protocol {
         UpstreamProtocol::Http1 => false,
         UpstreamProtocol::Http2 => true,

@@ -121,6 +121,16 @@ const FAMILIES: &[Family] = &[
         &[sample("", Count::UpstreamRetries)],
     ),
     counter(
+        "fairway_upstream_retries_refused_total",
+        "Retries that maxRetries or a retry budget did not allow.",
+        &[sample("", Count::UpstreamRetriesRefused)],
+    ),
+    counter(
+        "fairway_outlier_ejections_total",
+        "Endpoints taken out of rotation because they failed again and again.",
+        &[sample("", Count::OutlierEjections)],
+    ),
+    counter(
         "fairway_mirrored_requests_total",
         "Copies of requests for mirrors, by whether they were sent or left out because too many were under way.",
         &[sample("{result=\"sent\"}", Count::MirroredRequests), sample("{result=\"dropped\"}", Count::MirrorsDropped)],

@@ -51,6 +51,10 @@ pub enum Count {
     UpstreamStaleRetries,
     /// Tries after the first, as routes' retry policies say.
     UpstreamRetries,
+    /// Retries that a ceiling of the cluster did not allow.
+    UpstreamRetriesRefused,
+    /// Endpoints taken out of rotation because they failed again and again.
+    OutlierEjections,
     /// Copies of requests sent to mirrors.
     MirroredRequests,
     /// Copies that were not sent, because too many were under way.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use route_model::table::cluster::LoadBalancer;
 
 use super::cluster_state::{Discovered, EndpointSet, EndpointState};
+use super::placement::Places;
 
 /// Chooses endpoints of one cluster on one worker.
 #[derive(Debug)]
@@ -21,6 +22,17 @@ pub(crate) struct Balancer {
     /// Sums of the weights up to and with each endpoint; empty where all weights are the same.
     cumulative: Vec<u64>,
     turns: Turns,
+    /// For consistent hashing.
+    places: Option<Places>,
+}
+
+/// What a request wants of the endpoint that is picked for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wish<'a> {
+    /// The hash that keeps requests of one key together; `None`: any endpoint will do.
+    pub(crate) hash: Option<u64>,
+    /// The ids of endpoints that were tried already; they are chosen again only where there is no other.
+    pub(crate) tried: &'a [u64],
 }
 
 /// Whose turn it is with round robin.
@@ -40,36 +52,30 @@ const REDRAWS: usize = 4;
 
 impl Balancer {
     pub(crate) fn new(policy: LoadBalancer) -> Self {
-        Self { policy, version: 0, set: Arc::default(), cumulative: Vec::new(), turns: Turns::Equal(0) }
+        Self { policy, version: 0, set: Arc::default(), cumulative: Vec::new(), turns: Turns::Equal(0), places: None }
     }
 
-    /// Chooses an endpoint; `None` when the cluster has none. `excluded` are the ids of endpoints that were
-    /// tried already; they are chosen again only where there is no other.
-    pub(crate) fn pick(
-        &mut self,
-        policy: LoadBalancer,
-        discovered: &Discovered,
-        excluded: &[u64],
-    ) -> Option<&Arc<EndpointState>> {
-        if self.version != discovered.version() || self.policy != policy {
-            self.refresh(policy, discovered);
+    /// Chooses an endpoint; `None` when the cluster has none.
+    pub(crate) fn pick(&mut self, discovered: &Discovered, wish: Wish<'_>) -> Option<&Arc<EndpointState>> {
+        if self.version != discovered.version() {
+            self.refresh(discovered);
         }
         let count = self.set.endpoints.len();
         let index = match count {
             0 => return None,
             1 => 0,
-            _ => match self.policy {
-                LoadBalancer::LeastRequest => self.least_request(excluded),
-                LoadBalancer::Random => self.draw(excluded),
-                LoadBalancer::RoundRobin => self.next_turn(excluded),
+            _ => match (&self.policy, wish.hash) {
+                (LoadBalancer::Hash(_), Some(hash)) => self.placed(hash, wish.tried),
+                (LoadBalancer::LeastRequest, _) => self.least_request(wish.tried),
+                (LoadBalancer::Random | LoadBalancer::Hash(_), _) => self.draw(wish.tried),
+                (LoadBalancer::RoundRobin, _) => self.next_turn(wish.tried),
             },
         };
         self.set.endpoints.get(index).map(|endpoint| &endpoint.state)
     }
 
-    fn refresh(&mut self, policy: LoadBalancer, discovered: &Discovered) {
+    fn refresh(&mut self, discovered: &Discovered) {
         let (version, set) = discovered.current();
-        self.policy = policy;
         self.version = version;
         self.cumulative.clear();
         if !set.uniform {
@@ -87,7 +93,18 @@ impl Balancer {
                 weights.enumerate().map(|(index, period)| Reverse((fastrand::u128(..period), index))).collect(),
             )
         };
+        if let LoadBalancer::Hash(hash) = &self.policy {
+            self.places = Some(Places::new(hash.algorithm, &set));
+        }
         self.set = set;
+    }
+
+    /// The endpoint of a hash, or the next one that was not tried.
+    fn placed(&self, hash: u64, tried: &[u64]) -> usize {
+        let Some(places) = &self.places else { return 0 };
+        let mut walk = places.walk(hash).peekable();
+        let first = walk.peek().copied().unwrap_or(0);
+        walk.find(|index| !self.is(*index, tried)).unwrap_or(first)
     }
 
     /// Power of two choices: of two endpoints drawn by weight, the one with fewer requests in flight for its weight;
@@ -145,13 +162,13 @@ impl Balancer {
         }
         let set = &self.set;
         let Turns::Weighted(due) = &mut self.turns else { return 0 };
-        let mut passed_over = None;
-        if let Some(Reverse((_, index))) = due.peek()
+        let mut passed_over = Vec::new();
+        while let Some(Reverse((_, index))) = due.peek()
             && excluded.contains(&set.endpoints[*index].state.id)
         {
-            passed_over = due.pop();
+            passed_over.extend(due.pop());
         }
-        let mut chosen = passed_over.map_or(0, |Reverse((_, index))| index);
+        let mut chosen = passed_over.first().map_or(0, |Reverse((_, index))| *index);
         if let Some(mut first) = due.peek_mut() {
             let Reverse((deadline, index)) = *first;
             *first = Reverse((deadline + period(set.endpoints[index].weight), index));
@@ -201,7 +218,7 @@ mod tests {
         let mut balancer = Balancer::new(policy);
         let mut counts = BTreeMap::new();
         for _ in 0..picks {
-            *counts.entry(port(balancer.pick(policy, discovered, &[]).unwrap())).or_default() += 1;
+            *counts.entry(port(balancer.pick(discovered, Wish::default()).unwrap())).or_default() += 1;
         }
         counts
     }
@@ -212,7 +229,7 @@ mod tests {
             let (discovered, total) = (discovered(weights), f64::from(weights.iter().sum::<u32>()));
             for policy in POLICIES {
                 let picks = 20_000;
-                let counts = tally(policy, &discovered, picks);
+                let counts = tally(policy.clone(), &discovered, picks);
                 for (port, weight) in weights.iter().enumerate() {
                     let share = f64::from(*weight) / total;
                     let sigma = (picks as f64 * share * (1.0 - share)).sqrt();
@@ -231,7 +248,7 @@ mod tests {
         for _ in 0..50 {
             let mut counts = [0_u32; 3];
             for _ in 0..7 {
-                counts[usize::from(port(balancer.pick(LoadBalancer::RoundRobin, &discovered, &[]).unwrap()))] += 1;
+                counts[usize::from(port(balancer.pick(&discovered, Wish::default()).unwrap()))] += 1;
             }
             for (count, weight) in counts.iter().zip(weights) {
                 assert!(count.abs_diff(weight) <= 1, "{counts:?}");
@@ -243,7 +260,7 @@ mod tests {
     fn least_request_keeps_clear_of_a_slow_endpoint() {
         let discovered = discovered(&[1, 1]);
         let (_, set) = discovered.current();
-        let _stuck: Vec<_> = (0..3).map(|_| ActiveRequest::new(Arc::clone(&set.endpoints[0].state))).collect();
+        let _stuck: Vec<_> = (0..3).map(|_| ActiveRequest::new(&set.endpoints[0].state)).collect();
         let counts = tally(LoadBalancer::LeastRequest, &discovered, 1000);
         assert_eq!(counts, BTreeMap::from([(1, 1000)]));
     }
@@ -252,11 +269,8 @@ mod tests {
     fn requests_in_flight_settle_in_proportion_to_the_weights() {
         let discovered = discovered(&[1, 3]);
         let mut balancer = Balancer::new(LoadBalancer::LeastRequest);
-        let held: Vec<_> = (0..400)
-            .map(|_| {
-                ActiveRequest::new(Arc::clone(balancer.pick(LoadBalancer::LeastRequest, &discovered, &[]).unwrap()))
-            })
-            .collect();
+        let held: Vec<_> =
+            (0..400).map(|_| ActiveRequest::new(balancer.pick(&discovered, Wish::default()).unwrap())).collect();
         let light = held.iter().filter(|request| port(request.endpoint()) == 0).count();
         assert!((80..=120).contains(&light), "{light} of 400");
     }
@@ -265,11 +279,11 @@ mod tests {
     fn a_cluster_that_changes_is_noticed_on_the_next_pick() {
         let discovered = Discovered::new();
         let mut balancer = Balancer::new(LoadBalancer::LeastRequest);
-        assert!(balancer.pick(LoadBalancer::LeastRequest, &discovered, &[]).is_none());
+        assert!(balancer.pick(&discovered, Wish::default()).is_none());
         discovered.publish(&endpoints(&[1]));
-        assert!(balancer.pick(LoadBalancer::LeastRequest, &discovered, &[]).is_some());
+        assert!(balancer.pick(&discovered, Wish::default()).is_some());
         discovered.publish(&[]);
-        assert!(balancer.pick(LoadBalancer::RoundRobin, &discovered, &[]).is_none());
+        assert!(balancer.pick(&discovered, Wish::default()).is_none());
     }
 
     proptest! {
@@ -280,10 +294,10 @@ mod tests {
         ) {
             let discovered = discovered(&weights);
             for policy in POLICIES {
-                let mut balancer = Balancer::new(policy);
+                let mut balancer = Balancer::new(policy.clone());
                 for _ in 0..tries {
-                    let failed = balancer.pick(policy, &discovered, &[]).unwrap().id;
-                    let retried = balancer.pick(policy, &discovered, &[failed]).unwrap().id;
+                    let failed = balancer.pick(&discovered, Wish::default()).unwrap().id;
+                    let retried = balancer.pick(&discovered, Wish { tried: &[failed], ..Wish::default() }).unwrap().id;
                     prop_assert_eq!(retried == failed, weights.len() == 1);
                 }
             }

@@ -10,13 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use route_model::table::Cluster;
 use route_model::table::cluster::{Endpoint, EndpointAddress};
+use route_model::table::upstream::OutlierDetection;
 use tokio::sync::{Notify, watch};
+
+use super::load::{ClusterLoad, Permit};
+use super::outlier::Record;
 
 /// One cluster of one table.
 #[derive(Debug)]
 pub(crate) struct ClusterState {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) discovered: Arc<Discovered>,
+    pub(crate) load: Arc<ClusterLoad>,
 }
 
 /// The endpoints of a cluster as discovery last saw them.
@@ -24,9 +29,32 @@ pub(crate) struct ClusterState {
 pub(crate) struct Discovered {
     /// Rises with every publication, so that a worker notices a new set without a lock. 0: nothing is known yet.
     version: AtomicU64,
-    current: Mutex<Arc<EndpointSet>>,
+    current: Mutex<Current>,
     known: watch::Sender<bool>,
     suspicion: Notify,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Current {
+    /// Everybody, in rotation or out.
+    all: Arc<EndpointSet>,
+    /// Those in rotation: what balancers see.
+    rotation: Arc<EndpointSet>,
+    rules: Option<OutlierDetection>,
+}
+
+impl Current {
+    fn new(all: Arc<EndpointSet>, rules: Option<OutlierDetection>) -> Self {
+        let out = all.endpoints.iter().filter(|endpoint| endpoint.state.record.is_out()).count();
+        let panics = rules.as_ref().is_some_and(|rules| rules.panics(out, all.endpoints.len()));
+        let rotation = if out == 0 || panics {
+            Arc::clone(&all)
+        } else {
+            let inside = all.endpoints.iter().filter(|endpoint| !endpoint.state.record.is_out());
+            Arc::new(EndpointSet::new(inside.cloned().collect()))
+        };
+        Self { all, rotation, rules }
+    }
 }
 
 /// A consistent set of endpoints; replaced whole.
@@ -53,6 +81,7 @@ pub(crate) struct EndpointState {
     /// `address:port` or the socket path, as access logs show it.
     pub(crate) name: Box<str>,
     active: AtomicU32,
+    pub(super) record: Record,
 }
 
 impl Discovered {
@@ -68,7 +97,10 @@ impl Discovered {
     /// Begins anew with the endpoints known so far, for a discovery that replaces another: what the old one still
     /// has to say does not reach it.
     pub(crate) fn successor(&self) -> Self {
-        let (version, current) = self.current();
+        let (version, current) = {
+            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            (self.version(), current.clone())
+        };
         Self {
             version: AtomicU64::new(version),
             current: Mutex::new(current),
@@ -81,14 +113,14 @@ impl Discovered {
     pub(crate) fn publish(&self, endpoints: &[Endpoint]) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = |address: &EndpointAddress| {
-            current.endpoints.iter().find(|e| e.state.address == *address).map(|e| Arc::clone(&e.state))
+            current.all.endpoints.iter().find(|e| e.state.address == *address).map(|e| Arc::clone(&e.state))
         };
         let mut weighted: Vec<WeightedEndpoint> = Vec::with_capacity(endpoints.len());
         for Endpoint { address, weight } in endpoints {
             let state = kept(address).unwrap_or_else(|| Arc::new(EndpointState::new(address.clone())));
             weighted.push(WeightedEndpoint { state, weight: (*weight).max(1) });
         }
-        *current = Arc::new(EndpointSet::new(weighted));
+        *current = Current::new(Arc::new(EndpointSet::new(weighted)), current.rules.take());
         self.version.fetch_add(1, Ordering::Release);
         drop(current);
         self.known.send_replace(true);
@@ -99,10 +131,33 @@ impl Discovered {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The current set and its version.
+    /// Sets the rules by which endpoints leave the rotation; `None`: none does.
+    pub(crate) fn govern(&self, rules: Option<&OutlierDetection>) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.rules.as_ref() != rules {
+            *current = Current::new(Arc::clone(&current.all), rules.cloned());
+            // 0 says that nothing is known yet.
+            if self.version() > 0 {
+                self.version.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
+    /// Changes who is in rotation: `change` looks at everybody and answers whether it took or brought back somebody.
+    pub(super) fn revise(&self, change: impl FnOnce(&[WeightedEndpoint]) -> bool) -> bool {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&current.all.endpoints);
+        if changed {
+            *current = Current::new(Arc::clone(&current.all), current.rules.take());
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        changed
+    }
+
+    /// The current set, without those out of rotation, and its version.
     pub(crate) fn current(&self) -> (u64, Arc<EndpointSet>) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.version(), Arc::clone(&current))
+        (self.version(), Arc::clone(&current.rotation))
     }
 
     /// Waits until discovery has reported for the first time, be it that there are no endpoints.
@@ -137,7 +192,13 @@ impl EndpointState {
             EndpointAddress::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string().into(),
             EndpointAddress::Unix(path) => Box::from(&**path),
         };
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), address, name, active: AtomicU32::new(0) }
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            address,
+            name,
+            active: AtomicU32::new(0),
+            record: Record::default(),
+        }
     }
 
     /// Requests in flight on all workers, as it was a moment ago.
@@ -159,12 +220,24 @@ impl fmt::Debug for EndpointState {
 #[derive(Debug)]
 pub(crate) struct ActiveRequest {
     endpoint: Arc<EndpointState>,
+    _permit: Option<Permit>,
 }
 
 impl ActiveRequest {
-    pub(crate) fn new(endpoint: Arc<EndpointState>) -> Self {
+    /// `None` if the cluster has too many under way.
+    pub(crate) fn admitted(endpoint: &Arc<EndpointState>, cluster: &ClusterState) -> Option<Self> {
+        let permit = cluster.load.request(&cluster.cluster.policy.limits)?;
+        Some(Self::counted(endpoint, permit))
+    }
+
+    fn counted(endpoint: &Arc<EndpointState>, permit: Option<Permit>) -> Self {
         endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint }
+        Self { endpoint: Arc::clone(endpoint), _permit: permit }
+    }
+
+    #[cfg(test)]
+    pub(super) fn new(endpoint: &Arc<EndpointState>) -> Self {
+        Self::counted(endpoint, None)
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<EndpointState> {
@@ -216,7 +289,7 @@ mod tests {
     #[test]
     fn a_request_counts_until_it_is_dropped() {
         let state = Arc::new(EndpointState::new(EndpointAddress::Unix("/run/app.sock".into())));
-        let request = ActiveRequest::new(Arc::clone(&state));
+        let request = ActiveRequest::new(&state);
         assert_eq!((state.active(), &*state.name), (1, "/run/app.sock"));
         drop(request);
         assert_eq!(state.active(), 0);

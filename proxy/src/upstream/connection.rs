@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use http::header::{HOST, UPGRADE};
 use http::request::Parts;
@@ -13,10 +13,11 @@ use http::{Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use route_model::table::Cluster;
 use tokio::task::spawn_local;
 
-use super::cluster_state::EndpointState;
-use super::connect::{Stream, connect};
+use super::cluster_state::{ClusterState, EndpointState};
+use super::connect::{ConnectionPermit, Stream, connect};
 use crate::h1;
 use crate::http::body::{BodyError, Source};
 use crate::http::local_reply::LocalReply;
@@ -78,22 +79,51 @@ async fn send_http1(
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
-    let settings = &cluster.state.cluster;
     let pooled = if reuse { worker.pool.take_http1(endpoint) } else { None };
-    let reused = pooled.is_some();
-    let connection = if let Some(connection) = pooled {
-        connection
+    let (connection, reused) = if let Some(connection) = pooled {
+        (connection, true)
     } else {
-        let opened = Box::pin(open(worker, endpoint, settings.connect_timeout)).await;
-        Http1::new(opened.map_err(SendFailure::unsent)?, worker.http1_client)
+        let found = Box::pin(find_http1(worker, cluster, endpoint, reuse)).await;
+        found.map_err(SendFailure::unsent)?
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
     let reclaim =
-        Return { worker: Rc::clone(worker), endpoint: Arc::clone(endpoint), idle_timeout: settings.idle_timeout };
+        Return { worker: Rc::clone(worker), endpoint: Arc::clone(endpoint), cluster: Arc::clone(&cluster.state) };
     match connection.send(head, body, reclaim).await {
         Ok(response) => Ok(response.map(Source::Http1)),
         Err(error) => Err(http1_failure(worker, error, head, reused)),
     }
+}
+
+/// A new connection, or where the cluster may have no more one that comes free; and whether it was used before.
+async fn find_http1(
+    worker: &Worker,
+    cluster: &WorkerCluster,
+    endpoint: &Arc<EndpointState>,
+    reuse: bool,
+) -> Result<(Http1, bool), LocalReply> {
+    let state = &cluster.state;
+    let mut waiting = None;
+    loop {
+        if let Some(permit) = permit(worker, state, endpoint) {
+            let stream = open(worker, state, endpoint, permit).await?;
+            return Ok((Http1::new(stream, worker.http1_client), false));
+        }
+        if waiting.is_none() {
+            waiting = Some(state.load.pending(&state.cluster.policy.limits).ok_or(LocalReply::Overflow)?);
+        }
+        state.load.wait().await;
+        if reuse && let Some(connection) = worker.pool.take_http1(endpoint) {
+            return Ok((connection, true));
+        }
+    }
+}
+
+/// Leave to open a connection: while the cluster may have more, and always when this worker has none to the endpoint.
+fn permit(worker: &Worker, state: &ClusterState, endpoint: &Arc<EndpointState>) -> Option<ConnectionPermit> {
+    let open = worker.pool.open(endpoint);
+    let permit = state.load.connection(&state.cluster.policy.limits, open.get() == 0)?;
+    Some(ConnectionPermit::new(permit, open))
 }
 
 fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Parts, reused: bool) -> SendFailure {
@@ -129,17 +159,29 @@ fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Par
 pub(crate) struct Return {
     worker: Rc<Worker>,
     endpoint: Arc<EndpointState>,
-    idle_timeout: Duration,
+    cluster: Arc<ClusterState>,
 }
 
 impl h1::Reclaim<Stream> for Return {
     fn reclaim(self, connection: Http1) {
-        self.worker.pool.put_http1(&self.endpoint, connection, self.idle_timeout);
+        let Cluster { idle_timeout, policy, .. } = &*self.cluster.cluster;
+        let settings = &policy.connections;
+        let spent = settings.max_requests.is_some_and(|most| connection.exchanges() >= u64::from(most))
+            || settings.max_duration.is_some_and(|most| connection.io().age() >= most);
+        if !spent {
+            self.worker.pool.put_http1(&self.endpoint, connection, *idle_timeout);
+            self.cluster.load.freed();
+        }
     }
 }
 
-async fn open(worker: &Worker, endpoint: &EndpointState, limit: Duration) -> Result<Stream, LocalReply> {
-    match connect(&endpoint.address, limit, &worker.metrics).await {
+async fn open(
+    worker: &Worker,
+    state: &ClusterState,
+    endpoint: &EndpointState,
+    permit: ConnectionPermit,
+) -> Result<Stream, LocalReply> {
+    match connect(&endpoint.address, &state.cluster, permit, &worker.metrics).await {
         Ok(stream) => Ok(stream),
         Err(error) => {
             worker.metrics.count(Count::UpstreamConnectFailed);
@@ -159,6 +201,9 @@ pub(crate) struct Http2 {
     /// When it was last used, by the pool's clock.
     used: Cell<u64>,
     idle_seconds: u64,
+    requests_left: Cell<u32>,
+    /// When it takes no further request.
+    retires: Option<Instant>,
 }
 
 /// A request under way on an HTTP/2 connection.
@@ -197,7 +242,13 @@ impl Http2 {
         self.streams.get() == 0 && now.saturating_sub(self.used.get()) > self.idle_seconds
     }
 
+    /// Whether it has carried all that it may.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.requests_left.get() == 0 || self.retires.is_some_and(|at| at <= Instant::now())
+    }
+
     fn permit(&self) -> StreamPermit {
+        self.requests_left.set(self.requests_left.get().saturating_sub(1));
         self.streams.set(self.streams.get() + 1);
         StreamPermit(Rc::clone(&self.streams))
     }
@@ -217,11 +268,12 @@ async fn send_http2(
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
-    let pooled = if reuse { worker.pool.take_http2(endpoint) } else { None };
+    let most = cluster.state.cluster.policy.connections.max_streams.unwrap_or(u32::MAX);
+    let pooled = if reuse { worker.pool.take_http2(endpoint, most) } else { None };
     let reused = pooled.is_some();
     let connection = match pooled {
         Some(connection) => connection,
-        None => open_http2(worker, cluster, endpoint, reuse).await.map_err(SendFailure::unsent)?,
+        None => open_http2(worker, cluster, endpoint, reuse, most).await.map_err(SendFailure::unsent)?,
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
     let permit = connection.permit();
@@ -244,16 +296,34 @@ async fn open_http2(
     cluster: &WorkerCluster,
     endpoint: &Arc<EndpointState>,
     reuse: bool,
+    most: u32,
 ) -> Result<Rc<Http2>, LocalReply> {
     let settings = &cluster.state.cluster;
     let opening = worker.pool.opening(endpoint);
     let _turn = opening.lock().await;
     // Whoever had the turn before may have opened one for all who waited.
-    if reuse && let Some(connection) = worker.pool.take_http2(endpoint) {
+    if reuse && let Some(connection) = worker.pool.take_http2(endpoint, most) {
         return Ok(connection);
     }
-    let stream = open(worker, endpoint, settings.connect_timeout).await?;
+    let state = &cluster.state;
+    let mut waiting = None;
+    let permit = loop {
+        if let Some(permit) = permit(worker, state, endpoint) {
+            break permit;
+        }
+        if waiting.is_none() {
+            waiting = Some(state.load.pending(&settings.policy.limits).ok_or(LocalReply::Overflow)?);
+        }
+        state.load.wait().await;
+        if reuse && let Some(connection) = worker.pool.take_http2(endpoint, most) {
+            return Ok(connection);
+        }
+    };
+    drop(waiting);
+    let stream = open(worker, state, endpoint, permit).await?;
     let limits = &worker.process.options.limits;
+    let ping = (limits.h2_keep_alive_interval, limits.h2_keep_alive_timeout);
+    let (interval, timeout) = settings.policy.connections.ping.unwrap_or(ping);
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
@@ -261,8 +331,8 @@ async fn open_http2(
         .initial_connection_window_size(limits.h2_connection_window)
         .max_header_list_size(limits.h2_max_header_list_bytes)
         .max_send_buf_size(limits.h2_send_buffer)
-        .keep_alive_interval(limits.h2_keep_alive_interval)
-        .keep_alive_timeout(limits.h2_keep_alive_timeout);
+        .keep_alive_interval(interval)
+        .keep_alive_timeout(timeout);
     let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| LocalReply::ConnectFailure)?;
     spawn_local(async move {
         if let Err(error) = driver.await {
@@ -270,7 +340,15 @@ async fn open_http2(
         }
     });
     let idle_seconds = settings.idle_timeout.as_secs().max(1);
-    let connection = Rc::new(Http2 { sender, streams: Rc::default(), used: Cell::new(0), idle_seconds });
+    let connections = &settings.policy.connections;
+    let connection = Rc::new(Http2 {
+        sender,
+        streams: Rc::default(),
+        used: Cell::new(0),
+        idle_seconds,
+        requests_left: Cell::new(connections.max_requests.unwrap_or(u32::MAX)),
+        retires: connections.max_duration.map(|most| Instant::now() + most),
+    });
     worker.pool.put_http2(endpoint, &connection);
     Ok(connection)
 }

@@ -4,5 +4,8 @@ pub(crate) mod balance;
 pub(crate) mod cluster_state;
 pub(crate) mod connect;
 pub(crate) mod connection;
+pub(crate) mod load;
+pub(crate) mod outlier;
+mod placement;
 pub(crate) mod pool;
 pub(crate) mod resolve;

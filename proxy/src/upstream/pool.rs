@@ -37,6 +37,8 @@ struct EndpointPool {
     http2: Vec<Rc<Http2>>,
     /// Held while an HTTP/2 connection is opened: others wait for it instead of opening their own.
     opening: Rc<tokio::sync::Mutex<()>>,
+    /// Connections to the endpoint, busy or idle.
+    open: Rc<Cell<u32>>,
 }
 
 #[derive(Debug)]
@@ -89,11 +91,13 @@ impl Pool {
 
     /// An HTTP/2 connection to the endpoint with room for one more request: the busiest such, so that the others can
     /// fall idle.
-    pub(crate) fn take_http2(&self, endpoint: &EndpointState) -> Option<Rc<Http2>> {
+    pub(crate) fn take_http2(&self, endpoint: &EndpointState, max_streams: u32) -> Option<Rc<Http2>> {
         let mut endpoints = self.endpoints.borrow_mut();
         let pool = endpoints.get_mut(&endpoint.id)?;
-        pool.http2.retain(|connection| !connection.is_closed());
-        let free = pool.http2.iter().filter(|connection| connection.streams() < self.max_streams);
+        // One that is spent ends by itself once its last stream has.
+        pool.http2.retain(|connection| !connection.is_closed() && !connection.is_spent());
+        let max_streams = self.max_streams.min(max_streams);
+        let free = pool.http2.iter().filter(|connection| connection.streams() < max_streams);
         let connection = free.max_by_key(|connection| connection.streams())?;
         connection.touch(self.clock.get());
         Some(Rc::clone(connection))
@@ -104,6 +108,13 @@ impl Pool {
         let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
         connection.touch(self.clock.get());
         pool.http2.push(Rc::clone(connection));
+    }
+
+    /// The number of connections to the endpoint, busy or idle.
+    pub(crate) fn open(&self, endpoint: &Arc<EndpointState>) -> Rc<Cell<u32>> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+        Rc::clone(&pool.open)
     }
 
     /// To be held while an HTTP/2 connection to the endpoint is opened.
@@ -125,7 +136,10 @@ impl Pool {
             pool.idle.retain_mut(|idle| idle.expires > now && idle.connection.is_quiet());
             pool.http2.retain(|connection| !connection.is_closed() && !connection.is_stale(now));
             idle += pool.idle.len();
-            !pool.idle.is_empty() || !pool.http2.is_empty() || Rc::strong_count(&pool.opening) > 1
+            !pool.idle.is_empty()
+                || !pool.http2.is_empty()
+                || Rc::strong_count(&pool.opening) > 1
+                || Rc::strong_count(&pool.open) > 1
         });
         self.idle.set(idle);
     }
@@ -133,6 +147,12 @@ impl Pool {
 
 impl EndpointPool {
     fn new(endpoint: &Arc<EndpointState>) -> Self {
-        Self { endpoint: Arc::downgrade(endpoint), idle: Vec::new(), http2: Vec::new(), opening: Rc::default() }
+        Self {
+            endpoint: Arc::downgrade(endpoint),
+            idle: Vec::new(),
+            http2: Vec::new(),
+            opening: Rc::default(),
+            open: Rc::default(),
+        }
     }
 }

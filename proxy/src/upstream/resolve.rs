@@ -133,6 +133,11 @@ impl Resolver {
         Some(Following(self.handle.spawn(cluster.run(discovered))))
     }
 
+    /// The runtime that look-ups run on.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     async fn resolve(&self, name: &str) -> Answer {
         if let Ok(ip) = name.trim_start_matches('[').trim_end_matches(']').parse() {
             return Answer::Addresses(vec![ip], self.schedule.ceiling);

@@ -11,6 +11,7 @@ mod streaming;
 mod table;
 mod tls;
 mod upgrades;
+mod upstreams;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,6 +12,7 @@ use route_model::meta::{ResourceKey, Revision};
 use route_model::table::cluster::{Discovery, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
 use route_model::table::headers::HeaderOps;
 use route_model::table::route::{DirectResponse, RouteOrigin};
+use route_model::table::upstream::UpstreamPolicy;
 use route_model::table::{
     Action, Cluster, ClusterId, ClusterKey, Destination, Forward, HostIndex, HostPattern, HttpRoutes, Listener,
     ListenerProtocol, Route, RouteTable, ServerRef, VirtualHost,
@@ -33,6 +34,7 @@ pub(crate) fn cluster(host: &str, origins: &[SocketAddr]) -> Cluster {
         protocol: UpstreamProtocol::Http1,
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_mins(1),
+        policy: UpstreamPolicy::default(),
         service_name: host.into(),
         service_namespace: "default".into(),
     }

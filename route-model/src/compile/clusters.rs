@@ -14,12 +14,13 @@ use super::mesh::Mesh;
 use super::names::namespace_of;
 use super::services::{ServedPort, Service, Services, Workload};
 use super::targets::{Target, TargetPort, Targets};
+use super::upstream;
 use crate::kinds::TextDuration;
-use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
+use crate::kinds::destination_rule::H2UpgradePolicy;
 use crate::kinds::protocol::Protocol;
 use crate::kinds::service_entry::Resolution;
 use crate::kinds::value::StringMap;
-use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
+use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, UpstreamProtocol};
 use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
 
 /// How long an unused connection to an upstream is kept, unless a DestinationRule says otherwise.
@@ -393,11 +394,6 @@ fn cluster(
     let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
     let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout.as_ref()).map(TextDuration::get);
     let idle_timeout = http.and_then(|http| http.idle_timeout.as_ref()).map(TextDuration::get);
-    let load_balancer = match policy.load_balancer.map(|block| *block.simple) {
-        Some(SimpleLoadBalancer::Random) => LoadBalancer::Random,
-        Some(SimpleLoadBalancer::RoundRobin) => LoadBalancer::RoundRobin,
-        _ => LoadBalancer::LeastRequest,
-    };
     let protocol = if http.is_some_and(|http| *http.use_client_protocol) {
         UpstreamProtocol::Client
     } else if http2 || http.is_some_and(|http| *http.h2_upgrade_policy == H2UpgradePolicy::Upgrade) {
@@ -408,10 +404,11 @@ fn cluster(
     Cluster {
         name,
         discovery,
-        load_balancer,
+        load_balancer: upstream::load_balancer(policy.load_balancer),
         protocol,
         connect_timeout: connect_timeout.filter(|time| !time.is_zero()).unwrap_or_else(|| mesh.connect_timeout()),
         idle_timeout: idle_timeout.filter(|time| !time.is_zero()).unwrap_or(IDLE_TIMEOUT),
+        policy: upstream::policy(&policy),
         service_name: key.host.clone(),
         service_namespace,
         key,

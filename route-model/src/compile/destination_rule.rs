@@ -8,7 +8,9 @@ use foldhash::fast::RandomState;
 use super::ProxyScope;
 use super::mesh::Mesh;
 use super::names::{Seniority, is_visible, qualify_host};
-use crate::kinds::destination_rule::{ConnectionPool, DestinationRule, LoadBalancer, Subset, TrafficPolicy};
+use crate::kinds::destination_rule::{
+    ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, RetryBudget, Subset, TrafficPolicy,
+};
 use crate::meta::ResourceKey;
 use crate::resource::Resource;
 use crate::table::HostPattern;
@@ -60,6 +62,8 @@ pub(super) struct Effective<'a> {
 pub(super) struct PortPolicy<'a> {
     pub(super) load_balancer: Option<&'a LoadBalancer>,
     pub(super) connection_pool: Option<&'a ConnectionPool>,
+    pub(super) outlier_detection: Option<&'a OutlierDetection>,
+    pub(super) retry_budget: Option<&'a RetryBudget>,
 }
 
 impl DestinationRules {
@@ -193,13 +197,20 @@ impl<'a> Effective<'a> {
             PortPolicy {
                 load_balancer: own.load_balancer.or(base.load_balancer),
                 connection_pool: own.connection_pool.or(base.connection_pool),
+                outlier_detection: own.outlier_detection.or(base.outlier_detection),
+                retry_budget: own.retry_budget.or(base.retry_budget),
             }
         })
     }
 }
 
 fn blocks(policy: &TrafficPolicy) -> PortPolicy<'_> {
-    PortPolicy { load_balancer: policy.load_balancer.as_ref(), connection_pool: policy.connection_pool.as_ref() }
+    PortPolicy {
+        load_balancer: policy.load_balancer.as_ref(),
+        connection_pool: policy.connection_pool.as_ref(),
+        outlier_detection: policy.outlier_detection.as_ref(),
+        retry_budget: policy.retry_budget.as_ref(),
+    }
 }
 
 /// The settings of one port, which replace the policy as a set: a block that is left out is at its default.
@@ -209,5 +220,11 @@ fn port_level(policy: &TrafficPolicy, port: u16) -> Option<PortPolicy<'_>> {
         .port_level_settings
         .iter()
         .find(|entry| entry.port.as_ref().is_some_and(|port| is_port(*port.number)))?;
-    Some(PortPolicy { load_balancer: entry.load_balancer.as_ref(), connection_pool: entry.connection_pool.as_ref() })
+    Some(PortPolicy {
+        load_balancer: entry.load_balancer.as_ref(),
+        connection_pool: entry.connection_pool.as_ref(),
+        outlier_detection: entry.outlier_detection.as_ref(),
+        // Nothing of the policy's own reaches a port that has settings, as in Istio.
+        retry_budget: None,
+    })
 }

@@ -24,6 +24,7 @@ mod services;
 mod targets;
 mod tls;
 pub(crate) mod traffic;
+mod upstream;
 mod virtual_service;
 
 use std::collections::BTreeMap;

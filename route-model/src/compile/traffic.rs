@@ -31,7 +31,7 @@ pub(super) fn retries(http: &HttpRoute) -> Option<Arc<RetryPolicy>> {
         statuses,
         explicit,
         backoff: time(&retries.backoff).unwrap_or(RetryPolicy::DEFAULT_BACKOFF),
-        avoid_previous: retries.retry_ignore_previous_hosts.get().copied().unwrap_or(true),
+        avoid_previous: retries.retry_ignore_previous_hosts.get().copied(),
         remote_localities: *retries.retry_remote_localities,
     };
     Some(if policy == *default { default } else { Arc::new(policy) })

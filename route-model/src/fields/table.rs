@@ -140,13 +140,13 @@ macro_rules! policy_blocks {
             $at,
             entry(concat!($at, ".loadBalancer.simple"), V0_1),
             entry(concat!($at, ".loadBalancer.simple=PASSTHROUGH"), NotYet),
-            entry(concat!($at, ".loadBalancer.consistentHash"), NotYet),
+            entry(concat!($at, ".loadBalancer.consistentHash"), V0_1),
             entry(concat!($at, ".loadBalancer.backendUtilization"), NotYet),
             entry(concat!($at, ".loadBalancer.localityLbSetting"), NotYet),
             entry(concat!($at, ".loadBalancer.zoneAwareLbSetting"), NotYet),
             entry(concat!($at, ".loadBalancer.warmup"), NotYet),
             entry(concat!($at, ".loadBalancer.warmupDurationSecs"), NotYet),
-            entry(concat!($at, ".outlierDetection"), NotYet),
+            entry(concat!($at, ".outlierDetection"), V0_1),
             entry(concat!($at, ".tls"), NotYet),
         )
     };
@@ -156,19 +156,19 @@ macro_rules! connection_pool {
     ($at:literal, $($more:expr),* $(,)?) => {
         &[
             entry(concat!($at, ".connectionPool.tcp.connectTimeout"), V0_1),
-            entry(concat!($at, ".connectionPool.tcp.maxConnections"), NotYet),
-            entry(concat!($at, ".connectionPool.tcp.tcpKeepalive"), NotYet),
-            entry(concat!($at, ".connectionPool.tcp.maxConnectionDuration"), NotYet),
+            entry(concat!($at, ".connectionPool.tcp.maxConnections"), V0_1),
+            entry(concat!($at, ".connectionPool.tcp.tcpKeepalive"), V0_1),
+            entry(concat!($at, ".connectionPool.tcp.maxConnectionDuration"), V0_1),
             entry(concat!($at, ".connectionPool.tcp.idleTimeout"), NotYet),
             entry(concat!($at, ".connectionPool.http.idleTimeout"), V0_1),
             entry(concat!($at, ".connectionPool.http.h2UpgradePolicy"), V0_1),
             entry(concat!($at, ".connectionPool.http.useClientProtocol"), V0_1),
-            entry(concat!($at, ".connectionPool.http.http1MaxPendingRequests"), NotYet),
-            entry(concat!($at, ".connectionPool.http.http2MaxRequests"), NotYet),
-            entry(concat!($at, ".connectionPool.http.maxRequestsPerConnection"), NotYet),
-            entry(concat!($at, ".connectionPool.http.maxRetries"), NotYet),
-            entry(concat!($at, ".connectionPool.http.maxConcurrentStreams"), NotYet),
-            entry(concat!($at, ".connectionPool.http.http2KeepAlive"), NotYet),
+            entry(concat!($at, ".connectionPool.http.http1MaxPendingRequests"), V0_1),
+            entry(concat!($at, ".connectionPool.http.http2MaxRequests"), V0_1),
+            entry(concat!($at, ".connectionPool.http.maxRequestsPerConnection"), V0_1),
+            entry(concat!($at, ".connectionPool.http.maxRetries"), V0_1),
+            entry(concat!($at, ".connectionPool.http.maxConcurrentStreams"), V0_1),
+            entry(concat!($at, ".connectionPool.http.http2KeepAlive"), V0_1),
             $($more),*
         ]
     };
@@ -183,11 +183,11 @@ static DESTINATION_RULE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         "spec.subsets[].labels" => V0_1,
         "spec.trafficPolicy.tunnel" => NotYet,
         "spec.trafficPolicy.proxyProtocol" => NotYet,
-        "spec.trafficPolicy.retryBudget" => NotYet,
+        "spec.trafficPolicy.retryBudget" => V0_1,
         "spec.trafficPolicy.portLevelSettings[].port" => V0_1,
         "spec.subsets[].trafficPolicy.tunnel" => NotYet,
         "spec.subsets[].trafficPolicy.proxyProtocol" => NotYet,
-        "spec.subsets[].trafficPolicy.retryBudget" => NotYet,
+        "spec.subsets[].trafficPolicy.retryBudget" => V0_1,
         "spec.subsets[].trafficPolicy.portLevelSettings[].port" => V0_1,
     };
     [

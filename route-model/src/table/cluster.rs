@@ -4,6 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hash::ConsistentHash;
+use super::upstream::UpstreamPolicy;
+
 /// The index of a cluster in [`RouteTable::clusters`](super::RouteTable::clusters).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub u32);
@@ -40,6 +43,7 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long an unused connection is kept; Istio: 1 h.
     pub idle_timeout: Duration,
+    pub policy: UpstreamPolicy,
     /// Istio metric labels `destination_service_name` and `destination_service_namespace`.
     pub service_name: Arc<str>,
     pub service_namespace: Arc<str>,
@@ -82,14 +86,15 @@ pub struct DnsEndpoint {
     pub weight: u32,
 }
 
-/// `trafficPolicy.loadBalancer.simple`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `trafficPolicy.loadBalancer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LoadBalancer {
     /// Power of two choices on requests in flight.
     #[default]
     LeastRequest,
     RoundRobin,
     Random,
+    Hash(Arc<ConsistentHash>),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use crate::meta::{ResourceKey, Revision};
 
 pub mod cluster;
 pub mod fault;
+pub mod hash;
 pub mod headers;
 pub mod host;
 mod path_index;
@@ -20,6 +21,7 @@ pub mod retry;
 pub mod route;
 mod template;
 pub mod tls;
+pub mod upstream;
 pub mod vhost;
 
 pub use cluster::{Cluster, ClusterId, ClusterKey};

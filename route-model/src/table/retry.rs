@@ -121,8 +121,9 @@ pub struct RetryPolicy {
     pub explicit: bool,
     /// Before retry `n` passes a random time below `backoff · 2ⁿ⁻¹`, and below ten times `backoff`.
     pub backoff: Duration,
-    /// A retry goes to an endpoint that was not tried yet, if there is one (`retryIgnorePreviousHosts`).
-    pub avoid_previous: bool,
+    /// A retry goes to an endpoint that was not tried yet, if there is one (`retryIgnorePreviousHosts`). `None`: it
+    /// does, unless requests are kept with an endpoint by consistent hashing.
+    pub avoid_previous: Option<bool>,
     /// `retryRemoteLocalities`: retries may leave the locality that the balancer prefers.
     pub remote_localities: bool,
 }
@@ -139,7 +140,7 @@ impl RetryPolicy {
                 statuses: Box::default(),
                 explicit: false,
                 backoff: BACKOFF,
-                avoid_previous: true,
+                avoid_previous: None,
                 remote_localities: false,
             })
         });

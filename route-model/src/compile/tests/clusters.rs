@@ -351,7 +351,7 @@ fn policies_are_inherited_block_by_block() {
         let edge = edge(&(destination(&format!("{{host: s.test, {to}}}")) + &service + &policies));
         let cluster = cluster(&edge).expect("cluster");
         assert_eq!(
-            (cluster.load_balancer, cluster.connect_timeout, cluster.idle_timeout, cluster.protocol),
+            (cluster.load_balancer.clone(), cluster.connect_timeout, cluster.idle_timeout, cluster.protocol),
             want,
             "{to}"
         );

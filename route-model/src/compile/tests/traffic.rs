@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::*;
+use crate::table::cluster::LoadBalancer;
 use crate::table::fault::{Abort, Fraction};
+use crate::table::hash::{HashAlgorithm, HashKey};
 use crate::table::retry::{RetryOn, RetryPolicy};
 use crate::table::route::Forward;
+use crate::table::upstream::{CircuitBreakers, RetryBudget, TcpKeepalive};
 
 /// The route of the only rule, which goes to `a.test` and has these fields besides.
 fn rule(fields: &str) -> (Edge, Arc<Route>) {
@@ -36,7 +39,7 @@ fn retries_are_istios_default_unless_written() {
     assert_eq!(policy.on, RetryOn::SERVER_ERROR | RetryOn::RESET);
     assert_eq!(policy.conditions(), "5xx,reset,429");
     assert_eq!((policy.per_try_timeout, policy.backoff), (Some(Duration::from_secs(2)), Duration::from_secs(1)));
-    assert_eq!((policy.explicit, policy.avoid_previous, policy.remote_localities), (true, false, true));
+    assert_eq!((policy.explicit, policy.avoid_previous, policy.remote_localities), (true, Some(false), true));
 }
 
 #[test]
@@ -104,4 +107,74 @@ fn cors_lists_are_joined_once() {
     assert_eq!(cors.expose.as_ref().unwrap(), "x-c");
     assert_eq!(cors.max_age.as_ref().unwrap(), "86400");
     assert!(cors.credentials && cors.ignore_unmatched);
+}
+
+/// The cluster of a service whose DestinationRule has this `trafficPolicy`.
+fn cluster(policy: &str) -> Arc<crate::table::Cluster> {
+    let service = "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a, namespace: default}
+spec: {hosts: [a.test], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a, namespace: default}
+spec: {host: a.test, trafficPolicy: ";
+    let route = virtual_service("v", 0, "['*']", "[{route: [{destination: {host: a.test}}]}]");
+    let edge = edge(&format!("{service}{policy}}}\n{route}"));
+    let target = forward(&edge.route(80, "GET h /")).destinations[0].cluster;
+    Arc::clone(edge.table.cluster(target).unwrap())
+}
+
+#[test]
+fn ceilings_are_none_unless_written() {
+    assert_eq!(cluster("{loadBalancer: {simple: RANDOM}}").policy.limits, CircuitBreakers::default());
+    let written = cluster(
+        "{connectionPool: {tcp: {maxConnections: 1, maxConnectionDuration: 5m, tcpKeepalive: {probes: 3, time: 10s}},
+          http: {http1MaxPendingRequests: 2, http2MaxRequests: 3, maxRetries: 4, maxRequestsPerConnection: 5,
+          maxConcurrentStreams: 6, http2KeepAlive: {interval: 7s}}}, retryBudget: {percent: 25}}",
+    );
+    let limits = &written.policy.limits;
+    assert_eq!((limits.connections, limits.pending, limits.requests, limits.retries), (1, 2, 3, 4));
+    assert_eq!(limits.retry_budget, Some(RetryBudget { percent: 25.0, minimum: 3 }));
+    let connections = &written.policy.connections;
+    assert_eq!((connections.max_requests, connections.max_streams), (Some(5), Some(6)));
+    assert_eq!(connections.max_duration, Some(Duration::from_mins(5)));
+    assert_eq!(connections.ping, Some((Duration::from_secs(7), Duration::from_secs(7))));
+    let keepalive = TcpKeepalive { probes: Some(3), time: Some(Duration::from_secs(10)), interval: None };
+    assert_eq!(connections.keepalive, Some(keepalive));
+}
+
+#[test]
+fn outlier_detection_is_off_unless_the_block_is_there() {
+    assert_eq!(cluster("{loadBalancer: {simple: RANDOM}}").policy.outlier, None);
+    let default = cluster("{outlierDetection: {}}").policy.outlier.clone().unwrap();
+    assert_eq!((default.consecutive_5xx, default.consecutive_gateway_errors, default.local_failures), (5, 0, None));
+    assert_eq!((default.interval.as_secs(), default.base_ejection_time.as_secs()), (10, 30));
+    assert_eq!((default.max_ejection_percent, default.min_health_percent), (10, 0));
+    let written = cluster(
+        "{outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 2, maxEjectionPercent: 100,
+          splitExternalLocalOriginErrors: true, minHealthPercent: 30, interval: 1s, baseEjectionTime: 2s}}",
+    );
+    let written = written.policy.outlier.as_ref().unwrap();
+    assert_eq!((written.consecutive_5xx, written.consecutive_gateway_errors, written.local_failures), (0, 2, Some(5)));
+    assert_eq!((written.max_ejection_percent, written.min_health_percent), (100, 30));
+}
+
+#[test]
+fn requests_are_hashed_by_what_is_written() {
+    let hash = |policy: &str| match &cluster(&format!("{{loadBalancer: {{consistentHash: {policy}}}}}")).load_balancer {
+        LoadBalancer::Hash(hash) => (**hash).clone(),
+        other => panic!("{other:?}"),
+    };
+    let header = hash("{httpHeaderName: X-User}");
+    assert_eq!(header.key, HashKey::Header(HeaderName::from_static("x-user")));
+    assert_eq!(header.algorithm, HashAlgorithm::Ring(1024));
+    assert_eq!(hash("{useSourceIp: true, maglev: {}}").algorithm, HashAlgorithm::Maglev(65_537));
+    assert_eq!(hash("{httpQueryParameterName: q, ringHash: {minimumRingSize: 7}}").algorithm, HashAlgorithm::Ring(7));
+    let cookie = hash("{httpCookie: {name: at, ttl: 0s, path: /, attributes: [{name: SameSite, value: Lax}]}}");
+    let HashKey::Cookie(cookie) = cookie.key else { panic!("{cookie:?}") };
+    assert_eq!((&*cookie.name, cookie.ttl), ("at", Some(Duration::ZERO)));
 }

@@ -1,0 +1,194 @@
+//! What a DestinationRule says of connections to an upstream: their limits, their life, and when an endpoint is taken
+//! out of rotation.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// The traffic policy of a cluster beside its load balancer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpstreamPolicy {
+    pub limits: CircuitBreakers,
+    pub connections: ConnectionSettings,
+    /// `None`: endpoints are never taken out.
+    pub outlier: Option<OutlierDetection>,
+}
+
+/// Ceilings over all workers of a proxy (Envoy's circuit breakers). What is beyond is answered 503, flag UO.
+///
+/// Workers count without waiting for each other, so a ceiling may be passed for a moment by as many as they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CircuitBreakers {
+    /// `tcp.maxConnections`. HTTP requests wait for a connection; each worker may have one in any case.
+    pub connections: u32,
+    /// `http1MaxPendingRequests`: requests that wait for a connection, over HTTP/2 too.
+    pub pending: u32,
+    /// `http2MaxRequests`: requests under way, over HTTP/1 too.
+    pub requests: u32,
+    /// `maxRetries`: tries after the first one under way at once.
+    pub retries: u32,
+    /// `retryBudget`, in place of `retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// How many retries may be under way, relative to the requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Of the requests under way; 0 to 100.
+    pub percent: f64,
+    /// So many in any case.
+    pub minimum: u32,
+}
+
+/// Istio's: no ceiling at all.
+impl Default for CircuitBreakers {
+    fn default() -> Self {
+        let none = u32::MAX;
+        Self { connections: none, pending: none, requests: none, retries: none, retry_budget: None }
+    }
+}
+
+impl CircuitBreakers {
+    /// How many retries may be under way beside so many requests.
+    pub fn retries_beside(&self, requests: u32) -> u32 {
+        match self.retry_budget {
+            None => self.retries,
+            Some(budget) => budget.minimum.max((f64::from(requests) * budget.percent / 100.0) as u32),
+        }
+    }
+}
+
+/// The life of a connection to an upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// `maxRequestsPerConnection`; `None`: any number.
+    pub max_requests: Option<u32>,
+    /// `tcp.maxConnectionDuration`: an older connection gets no further request.
+    pub max_duration: Option<Duration>,
+    /// `maxConcurrentStreams` of one HTTP/2 connection.
+    pub max_streams: Option<u32>,
+    /// `http2KeepAlive`: time between pings, and time for the answer.
+    pub ping: Option<(Duration, Duration)>,
+    /// `tcp.tcpKeepalive`; `None`: the operating system's way without.
+    pub keepalive: Option<TcpKeepalive>,
+    /// `tcp.idleTimeout`, for TCP traffic: the connection is closed when no byte moved for so long. `None`: never.
+    pub tcp_idle: Option<Duration>,
+}
+
+/// Probes on a silent connection; what is `None` is the operating system's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}
+
+/// When an endpoint is taken out of rotation, and for how long (Envoy's outlier detection as Istio uses it).
+///
+/// Mind `max_ejection_percent`: with the default of 10 no endpoint of fewer than ten is ever taken out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Bad answers in a row; 0: off.
+    pub consecutive_5xx: u32,
+    /// 502, 503 and 504 in a row; 0: off.
+    pub consecutive_gateway_errors: u32,
+    /// Failures without an answer (connect, reset, timeout) in a row are counted apart, up to so many. `None`: they
+    /// count as 503 and 504.
+    pub local_failures: Option<u32>,
+    /// What counts as a bad answer; empty: any 5xx.
+    pub codes: Box<[StatusCode]>,
+    /// Between two looks at who may come back.
+    pub interval: Duration,
+    /// How long an endpoint is out the first time; the second time twice as long, and so on up to
+    /// [`max_ejection_time`](Self::max_ejection_time).
+    pub base_ejection_time: Duration,
+    /// No more endpoints of the cluster than this are out at once.
+    pub max_ejection_percent: u32,
+    /// With fewer endpoints in rotation than this all are used, in or out. 0: never.
+    pub min_health_percent: u32,
+}
+
+impl OutlierDetection {
+    /// Five minutes, or the base time if that is longer (Envoy's default of `max_ejection_time`).
+    pub fn max_ejection_time(&self) -> Duration {
+        self.base_ejection_time.max(Duration::from_mins(5))
+    }
+
+    /// How long an endpoint stays out that is taken out for the `times`th time.
+    pub fn ejection_time(&self, times: u32) -> Duration {
+        self.base_ejection_time.saturating_mul(times).min(self.max_ejection_time())
+    }
+
+    /// Whether one more of `endpoints` may be taken out when `out` are.
+    pub fn may_eject(&self, out: usize, endpoints: usize) -> bool {
+        (out + 1) * 100 <= endpoints * self.max_ejection_percent as usize
+    }
+
+    /// Whether so few endpoints are in rotation that all are to be used.
+    pub fn panics(&self, out: usize, endpoints: usize) -> bool {
+        (endpoints - out) * 100 < endpoints * self.min_health_percent as usize
+    }
+
+    pub fn is_bad(&self, status: StatusCode) -> bool {
+        if self.codes.is_empty() { status.is_server_error() } else { self.codes.contains(&status) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outlier() -> OutlierDetection {
+        OutlierDetection {
+            consecutive_5xx: 5,
+            consecutive_gateway_errors: 0,
+            local_failures: None,
+            codes: Box::default(),
+            interval: Duration::from_secs(10),
+            base_ejection_time: Duration::from_secs(30),
+            max_ejection_percent: 10,
+            min_health_percent: 0,
+        }
+    }
+
+    #[test]
+    fn as_many_go_as_the_percentage_allows() {
+        for (percent, out, endpoints, may) in [
+            (10, 0, 9, false),
+            (10, 0, 10, true),
+            (10, 1, 10, false),
+            (50, 0, 2, true),
+            (50, 0, 1, false),
+            (100, 0, 1, true),
+        ] {
+            let outlier = OutlierDetection { max_ejection_percent: percent, ..outlier() };
+            assert_eq!(outlier.may_eject(out, endpoints), may, "{percent}% {out} of {endpoints}");
+        }
+    }
+
+    #[test]
+    fn times_grow_up_to_five_minutes() {
+        let seconds = |times| outlier().ejection_time(times).as_secs();
+        assert_eq!([1, 2, 3, 100].map(seconds), [30, 60, 90, 300]);
+        let long = OutlierDetection { base_ejection_time: Duration::from_hours(1), ..outlier() };
+        assert_eq!(long.ejection_time(3), Duration::from_hours(1));
+    }
+
+    #[test]
+    fn too_few_are_worse_than_bad_ones() {
+        for (percent, out, endpoints, panics) in [(0, 4, 4, false), (50, 2, 4, false), (50, 3, 4, true)] {
+            let outlier = OutlierDetection { min_health_percent: percent, ..outlier() };
+            assert_eq!(outlier.panics(out, endpoints), panics, "{percent}% {out} of {endpoints}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_a_share_of_the_requests_and_never_nothing() {
+        let limits = CircuitBreakers {
+            retry_budget: Some(RetryBudget { percent: 20.0, minimum: 3 }),
+            ..CircuitBreakers::default()
+        };
+        assert_eq!([0, 10, 100].map(|requests| limits.retries_beside(requests)), [3, 3, 20]);
+        assert_eq!(CircuitBreakers { retries: 7, ..CircuitBreakers::default() }.retries_beside(100), 7);
+    }
+}
