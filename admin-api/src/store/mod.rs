@@ -10,7 +10,9 @@
 //! [`Revision`]: route_model::meta::Revision
 
 mod change;
+mod database;
 mod decide;
+mod dialect;
 mod error;
 mod migrations;
 mod object;

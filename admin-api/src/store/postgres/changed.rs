@@ -11,8 +11,8 @@ const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Notices that resources or tokens were written; triggers send them.
 const RESOURCES: &str = "fairway";
-/// Notices that a replica wrote what it knows of its proxies.
-pub(super) const PROXIES: &str = "fairway_proxies";
+/// Notices that a replica wrote what it knows of its proxies, with [`NOTIFY_PROXIES`](super::super::dialect::Dialect).
+const PROXIES: &str = "fairway_proxies";
 
 impl PostgresStore {
     pub(super) async fn wait_for_change(&self, at_most: Duration) {
@@ -58,7 +58,7 @@ impl PostgresStore {
     }
 
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
-        let mut listener = PgListener::connect_with(&self.pool).await?;
+        let mut listener = PgListener::connect_with(&self.database.writer).await?;
         listener.eager_reconnect(false);
         listener.listen_all([RESOURCES, PROXIES]).await?;
         Ok(listener)

@@ -13,9 +13,9 @@ use super::PostgresStore;
 
 impl PostgresStore {
     pub(super) async fn write(&self, changes: ChangeSet) -> Result<Committed, StoreError> {
-        let failed = || self.failed("write");
+        let failed = || self.database.failed("write");
         let ChangeSet { author, via, message, writes, require } = changes;
-        let mut transaction = self.pool.begin().await.map_err(failed())?;
+        let mut transaction = self.database.writer.begin().await.map_err(failed())?;
         let connection = &mut *transaction;
         // From here to the commit this is the only writer.
         sqlx::query("SELECT fairway_begin($1, $2, $3)")
@@ -36,7 +36,7 @@ impl PostgresStore {
         }
         let revision: i64 =
             sqlx::query_scalar("SELECT revision FROM clock").fetch_one(connection).await.map_err(failed())?;
-        transaction.commit().await.map_err(|error| match self.failed("commit")(error) {
+        transaction.commit().await.map_err(|error| match self.database.failed("commit")(error) {
             StoreError::Unavailable { location, reason } => StoreError::Unavailable {
                 location,
                 reason: format!("the connection was lost at the commit, whether it happened is unknown: {reason}"),
@@ -49,19 +49,19 @@ impl PostgresStore {
     async fn carry_out(&self, connection: &mut PgConnection, write: Write) -> Result<Written, StoreError> {
         let key = write.key.clone();
         let stored = self.stored(connection, &key).await?;
-        let image = match decide(write, stored.clone(), &self.master)? {
+        let image = match decide(write, stored.clone(), &self.database.master)? {
             Decision::Nothing(written) => return Ok(written),
             Decision::Insert { columns, uid } => insert(connection, &key, columns, uid).await.map(Some),
             Decision::Update(columns) => update(connection, &key, columns).await,
             Decision::Delete(stored) => {
-                let version = delete(connection, &key).await.map_err(self.failed("delete"))?;
+                let version = delete(connection, &key).await.map_err(self.database.failed("delete"))?;
                 return Ok(Written { object: Some(Arc::new(stored.at_version(version as u64))), changed: true });
             }
         };
         let image = image.map_err(|error| self.refused(&key, error))?;
         // No image: to Postgres the values are equal (1.0 and 1.00), and its trigger let the write fall away.
         let changed = image.is_some();
-        let object = image.map(|image| read_image(key, &image, &self.master)).or(stored);
+        let object = image.map(|image| read_image(key, &image, &self.database.master)).or(stored);
         Ok(Written { object: object.map(Arc::new), changed })
     }
 
@@ -73,7 +73,7 @@ impl PostgresStore {
             Some((code, message)) if NOT_STORABLE.contains(&&*code) => {
                 StoreError::Invalid { key: key.clone(), reason: message.to_owned() }
             }
-            _ => self.failed("write")(error),
+            _ => self.database.failed("write")(error),
         }
     }
 
@@ -94,7 +94,7 @@ impl PostgresStore {
         .fetch_optional(connection)
         .await
         .map_err(|error| self.refused(key, error))?;
-        Ok(image.map(|image| read_image(key.clone(), &image, &self.master)))
+        Ok(image.map(|image| read_image(key.clone(), &image, &self.database.master)))
     }
 }
 

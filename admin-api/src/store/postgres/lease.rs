@@ -21,8 +21,8 @@ impl LeaseHold for Hold {
 
 impl PostgresStore {
     pub(super) async fn take_lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
-        let failed = || self.failed("take a lease");
-        let mut session = self.pool.acquire().await.map_err(failed())?;
+        let failed = || self.database.failed("take a lease");
+        let mut session = self.database.writer.acquire().await.map_err(failed())?;
         let taken: bool =
             sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtextextended('fairway lease ' || $1, 0))")
                 .bind(name)

@@ -6,9 +6,7 @@
 mod changed;
 mod commit;
 mod lease;
-mod migrate;
-mod read;
-mod side;
+mod sql;
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,11 +15,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use route_model::meta::{ResourceKey, Revision};
-use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, Postgres};
 use tokio::sync::{Mutex, Notify};
 
+use super::database::Database;
 use super::seal::MasterKey;
 use super::{
     Change, ChangeSet, Committed, Head, HistoryQuery, Lease, Loaded, ProxyState, RevisionRecord, Store, StoreError,
@@ -58,9 +56,7 @@ impl fmt::Debug for PostgresOptions {
 
 #[derive(Debug)]
 pub struct PostgresStore {
-    location: String,
-    master: MasterKey,
-    pool: PgPool,
+    database: Database<Postgres>,
     written: Notify,
     proxies_written: Notify,
     listener: Mutex<Option<PgListener>>,
@@ -99,76 +95,36 @@ impl PostgresStore {
         }
         let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
         let pool = pool.connect_lazy_with(connect);
+        let database = Database { location, master, readers: pool.clone(), writer: pool };
+        database.migrate().await?;
+        database.check_master_key().await?;
         let (written, proxies_written) = (Notify::new(), Notify::new());
-        let store = Self { location, master, pool, written, proxies_written, listener: Mutex::new(None) };
-        store.migrate().await?;
-        store.check_master_key().await?;
-        Ok(store)
-    }
-
-    /// Tells what an error of the database means.
-    fn failed(&self, action: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError + '_ {
-        move |error| classify(&self.location, action, error)
+        Ok(Self { database, written, proxies_written, listener: Mutex::new(None) })
     }
 
     /// Ends a call that gets no answer.
     async fn bounded<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(CALL_WITHIN, call).await.unwrap_or_else(|_| {
             Err(StoreError::Unavailable {
-                location: self.location.clone(),
+                location: self.database.location.clone(),
                 reason: format!("no answer within {} s, what became of the call is unknown", CALL_WITHIN.as_secs()),
             })
         })
     }
 }
 
-/// By SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
-fn classify(location: &str, action: &'static str, error: sqlx::Error) -> StoreError {
-    const DISK_FULL: &str = "53100";
-    const LOCK_NOT_AVAILABLE: &str = "55P03";
-    /// A standby, or a server that was told to take no writes.
-    const READ_ONLY: &str = "25006";
-    /// Connection exceptions, transactions rolled back, insufficient resources, operator intervention.
-    const PASSING: [&str; 4] = ["08", "40", "53", "57"];
-
-    let location = location.to_owned();
-    let reason = error.to_string();
-    let code = error.as_database_error().and_then(DatabaseError::code).unwrap_or_default();
-    match &*code {
-        DISK_FULL => StoreError::Full { location, reason },
-        LOCK_NOT_AVAILABLE => {
-            let reason = "another transaction holds the lock on resources for long; is one left open in psql?".into();
-            StoreError::Unavailable { location, reason }
-        }
-        READ_ONLY => StoreError::Unavailable { location, reason },
-        code if code.get(..2).is_some_and(|class| PASSING.contains(&class)) => {
-            StoreError::Unavailable { location, reason }
-        }
-        _ => match error {
-            sqlx::Error::PoolTimedOut => {
-                let reason = format!("no connection within {} s", CONNECT_WITHIN.as_secs());
-                StoreError::Unavailable { location, reason }
-            }
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-                StoreError::Unavailable { location, reason }
-            }
-            _ => StoreError::Database { location, action, reason },
-        },
-    }
-}
-
 #[async_trait]
 impl Store for PostgresStore {
     fn location(&self) -> &str {
-        &self.location
+        &self.database.location
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        self.bounded(self.read_head()).await
+        self.bounded(self.database.head()).await
     }
 
     async fn load(&self) -> Result<Loaded, StoreError> {
-        self.read_all().await
+        self.database.load().await
     }
 
     async fn commit(&self, changes: ChangeSet) -> Result<Committed, StoreError> {
@@ -179,7 +135,7 @@ impl Store for PostgresStore {
     }
 
     async fn tail(&self, after: u64, limit: u32) -> Result<Tail, StoreError> {
-        self.bounded(self.read_tail(after, limit)).await
+        self.bounded(self.database.tail(after, limit)).await
     }
 
     async fn changed(&self, at_most: Duration) {
@@ -187,15 +143,15 @@ impl Store for PostgresStore {
     }
 
     async fn history(&self, query: HistoryQuery) -> Result<Vec<Change>, StoreError> {
-        self.bounded(self.read_history(query)).await
+        self.bounded(self.database.history(query)).await
     }
 
     async fn revisions(&self, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
-        self.bounded(self.read_revisions(before, limit)).await
+        self.bounded(self.database.revisions(before, limit)).await
     }
 
     async fn compact(&self, before: Timestamp, keep: &[ResourceKey]) -> Result<u64, StoreError> {
-        self.forget_history(before, keep).await
+        self.database.compact(before, keep).await
     }
 
     async fn lease(&self, name: &str) -> Result<Option<Lease>, StoreError> {
@@ -203,35 +159,35 @@ impl Store for PostgresStore {
     }
 
     async fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.bounded(self.read_secret(name)).await
+        self.bounded(self.database.secret(name)).await
     }
 
     async fn secret_or(&self, name: &str, candidate: &[u8]) -> Result<Vec<u8>, StoreError> {
-        self.bounded(self.read_secret_or(name, candidate)).await
+        self.bounded(self.database.secret_or(name, candidate)).await
     }
 
     async fn put_secret(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.bounded(self.write_secret(name, value)).await
+        self.bounded(self.database.put_secret(name, value)).await
     }
 
     async fn put_token(&self, token: &Token) -> Result<(), StoreError> {
-        self.bounded(self.write_token(token)).await
+        self.bounded(self.database.put_token(token)).await
     }
 
     async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        self.bounded(self.read_tokens()).await
+        self.bounded(self.database.tokens()).await
     }
 
     async fn use_token(&self, hash: &TokenHash) -> Result<Option<Token>, StoreError> {
-        self.bounded(self.count_use(hash)).await
+        self.bounded(self.database.use_token(hash)).await
     }
 
     async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
-        self.bounded(self.remove_token(id)).await
+        self.bounded(self.database.delete_token(id)).await
     }
 
     async fn put_proxies(&self, replica: &str, states: &[ProxyState]) -> Result<(), StoreError> {
-        self.bounded(self.write_proxies(replica, states)).await
+        self.bounded(self.database.put_proxies(replica, states)).await
     }
 
     async fn proxies_changed(&self, at_most: Duration) {
@@ -239,15 +195,15 @@ impl Store for PostgresStore {
     }
 
     async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
-        self.bounded(self.read_proxies(stale_after)).await
+        self.bounded(self.database.proxies(stale_after)).await
     }
 
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {
-        self.bounded(self.remove_proxies(unseen_for)).await
+        self.bounded(self.database.forget_proxies(unseen_for)).await
     }
 
     async fn close(&self) {
         // The listener holds a connection, and closing waits for all of them.
-        tokio::join!(self.pool.close(), async { drop(self.listener.lock().await.take()) });
+        tokio::join!(self.database.writer.close(), async { drop(self.listener.lock().await.take()) });
     }
 }

@@ -13,9 +13,9 @@ use super::SqliteStore;
 
 impl SqliteStore {
     pub(super) async fn write(&self, changes: ChangeSet) -> Result<Committed, StoreError> {
-        let failed = || self.failed("write");
+        let failed = || self.database.failed("write");
         let ChangeSet { author, via, message, writes, require } = changes;
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
+        let mut transaction = self.database.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed())?;
         let connection = &mut *transaction;
         for key in require {
             if self.stored(connection, &key).await?.is_none() {
@@ -41,16 +41,16 @@ impl SqliteStore {
     async fn carry_out(&self, connection: &mut SqliteConnection, write: Write) -> Result<Written, StoreError> {
         let key = write.key.clone();
         let stored = self.stored(connection, &key).await?;
-        match decide(write, stored, &self.master)? {
+        match decide(write, stored, &self.database.master)? {
             Decision::Nothing(written) => return Ok(written),
             Decision::Insert { columns, uid } => insert(connection, &key, columns, uid).await,
             Decision::Update(columns) => update(connection, &key, columns).await,
             Decision::Delete(stored) => {
-                let version = delete(connection, &key).await.map_err(self.failed("delete"))?;
+                let version = delete(connection, &key).await.map_err(self.database.failed("delete"))?;
                 return Ok(Written { object: Some(Arc::new(stored.at_version(version as u64))), changed: true });
             }
         }
-        .map_err(self.failed("write"))?;
+        .map_err(self.database.failed("write"))?;
         Ok(Written { object: self.stored(connection, &key).await?.map(Arc::new), changed: true })
     }
 
@@ -69,8 +69,8 @@ impl SqliteStore {
         .bind(name)
         .fetch_optional(connection)
         .await
-        .map_err(self.failed("read"))?;
-        Ok(image.map(|image| read_image(key.clone(), &image, &self.master)))
+        .map_err(self.database.failed("read"))?;
+        Ok(image.map(|image| read_image(key.clone(), &image, &self.database.master)))
     }
 }
 

@@ -3,9 +3,7 @@
 //! One connection writes, a few read. The file is in WAL mode and synced at every commit: what was answered is on disk.
 
 mod commit;
-mod migrate;
-mod read;
-mod side;
+mod sql;
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
@@ -18,11 +16,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use route_model::meta::{ResourceKey, Revision};
-use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqliteConnection, SqlitePool};
+use sqlx::{Connection, Sqlite, SqliteConnection};
 use tokio::sync::Notify;
 
+use super::database::Database;
+use super::dialect::Dialect;
 use super::seal::MasterKey;
 use super::{
     Change, ChangeSet, Committed, Head, HistoryQuery, Lease, LeaseHold, Loaded, ProxyState, RevisionRecord, Store,
@@ -57,10 +56,7 @@ impl SqliteOptions {
 
 #[derive(Debug)]
 pub struct SqliteStore {
-    location: String,
-    master: MasterKey,
-    writer: SqlitePool,
-    readers: SqlitePool,
+    database: Database<Sqlite>,
     written: Notify,
     leases: Arc<Mutex<HashSet<String>>>,
     /// Held while the store is open, so that no second process opens the file.
@@ -95,18 +91,13 @@ impl SqliteStore {
             .test_before_acquire(false);
         let writing = pool.clone().max_connections(1).after_release(|connection, _| Box::pin(is_idle(connection)));
         let opened = writing.connect_with(connect.clone()).await;
-        let writer = opened.map_err(|error| classify(&location, "open the file", error))?;
+        let writer = opened.map_err(|error| Sqlite::classify(&location, "open the file", error))?;
         let readers = pool.max_connections(READERS).connect_lazy_with(connect.pragma("query_only", "1"));
 
-        let store = Self { location, master, writer, readers, written: Notify::new(), leases: Arc::default(), lock };
-        store.migrate().await?;
-        store.check_master_key().await?;
-        Ok(store)
-    }
-
-    /// Tells what an error of the database means.
-    fn failed(&self, action: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError + '_ {
-        move |error| classify(&self.location, action, error)
+        let database = Database { location, master, readers, writer };
+        database.migrate().await?;
+        database.check_master_key().await?;
+        Ok(Self { database, written: Notify::new(), leases: Arc::default(), lock })
     }
 }
 
@@ -147,42 +138,18 @@ fn unavailable(location: &str, reason: &str) -> StoreError {
     StoreError::Unavailable { location: location.to_owned(), reason: reason.to_owned() }
 }
 
-/// By SQLite's result codes (<https://sqlite.org/rescode.html>); the primary code is in the low byte.
-fn classify(location: &str, action: &'static str, error: sqlx::Error) -> StoreError {
-    const BUSY: i32 = 5;
-    const LOCKED: i32 = 6;
-    const READONLY: i32 = 8;
-    const IOERR: i32 = 10;
-    const FULL: i32 = 13;
-    const CANTOPEN: i32 = 14;
-    /// The shared memory file could not grow.
-    const IOERR_SHMSIZE: i32 = 4874;
-
-    let code = error.as_database_error().and_then(DatabaseError::code).and_then(|code| code.parse::<i32>().ok());
-    let reason = error.to_string();
-    let location = location.to_owned();
-    match code.map(|code| (code, code & 0xff)) {
-        Some((IOERR_SHMSIZE, _) | (_, FULL)) => StoreError::Full { location, reason },
-        Some((_, BUSY | LOCKED | READONLY | IOERR | CANTOPEN)) => StoreError::Unavailable { location, reason },
-        _ if matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
-            StoreError::Unavailable { location, reason }
-        }
-        _ => StoreError::Database { location, action, reason },
-    }
-}
-
 #[async_trait]
 impl Store for SqliteStore {
     fn location(&self) -> &str {
-        &self.location
+        &self.database.location
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        self.read_head().await
+        self.database.head().await
     }
 
     async fn load(&self) -> Result<Loaded, StoreError> {
-        self.read_all().await
+        self.database.load().await
     }
 
     async fn commit(&self, changes: ChangeSet) -> Result<Committed, StoreError> {
@@ -192,7 +159,7 @@ impl Store for SqliteStore {
     }
 
     async fn tail(&self, after: u64, limit: u32) -> Result<Tail, StoreError> {
-        self.read_tail(after, limit).await
+        self.database.tail(after, limit).await
     }
 
     async fn changed(&self, at_most: Duration) {
@@ -200,15 +167,15 @@ impl Store for SqliteStore {
     }
 
     async fn history(&self, query: HistoryQuery) -> Result<Vec<Change>, StoreError> {
-        self.read_history(query).await
+        self.database.history(query).await
     }
 
     async fn revisions(&self, before: Option<Revision>, limit: u32) -> Result<Vec<RevisionRecord>, StoreError> {
-        self.read_revisions(before, limit).await
+        self.database.revisions(before, limit).await
     }
 
     async fn compact(&self, before: Timestamp, keep: &[ResourceKey]) -> Result<u64, StoreError> {
-        self.forget_history(before, keep).await
+        self.database.compact(before, keep).await
     }
 
     /// The file has one process, so a lease is a name in its memory.
@@ -218,41 +185,41 @@ impl Store for SqliteStore {
     }
 
     async fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read_secret(name).await
+        self.database.secret(name).await
     }
 
     async fn secret_or(&self, name: &str, candidate: &[u8]) -> Result<Vec<u8>, StoreError> {
-        self.read_secret_or(name, candidate).await
+        self.database.secret_or(name, candidate).await
     }
 
     async fn put_secret(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.write_secret(name, value).await
+        self.database.put_secret(name, value).await
     }
 
     async fn put_token(&self, token: &Token) -> Result<(), StoreError> {
-        self.write_token(token).await?;
+        self.database.put_token(token).await?;
         self.written.notify_one();
         Ok(())
     }
 
     async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        self.read_tokens().await
+        self.database.tokens().await
     }
 
     async fn use_token(&self, hash: &TokenHash) -> Result<Option<Token>, StoreError> {
-        let token = self.count_use(hash).await?;
+        let token = self.database.use_token(hash).await?;
         self.written.notify_one();
         Ok(token)
     }
 
     async fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
-        let deleted = self.remove_token(id).await?;
+        let deleted = self.database.delete_token(id).await?;
         self.written.notify_one();
         Ok(deleted)
     }
 
     async fn put_proxies(&self, replica: &str, states: &[ProxyState]) -> Result<(), StoreError> {
-        self.write_proxies(replica, states).await
+        self.database.put_proxies(replica, states).await
     }
 
     /// The file has one process, which knows itself.
@@ -261,18 +228,18 @@ impl Store for SqliteStore {
     }
 
     async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
-        self.read_proxies(stale_after).await
+        self.database.proxies(stale_after).await
     }
 
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {
-        self.remove_proxies(unseen_for).await
+        self.database.forget_proxies(unseen_for).await
     }
 
     async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        self.database.readers.close().await;
+        self.database.writer.close().await;
         if let Err(error) = self.lock.unlock() {
-            tracing::warn!(%error, database = self.location, "cannot give the file back");
+            tracing::warn!(%error, database = self.database.location, "cannot give the file back");
         }
     }
 }
