@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use e2e::{Fairway, Kubectl, Origin, Start};
+use testkit::wait::eventually;
 
 const REQUESTS: u64 = 10_000;
 
@@ -21,7 +23,8 @@ struct Bookinfo {
     fairway: Fairway,
     kubectl: Kubectl,
     base: String,
-    _origins: Vec<Origin>,
+    /// productpage, then the versions of reviews.
+    origins: Vec<Origin>,
 }
 
 async fn start() -> Bookinfo {
@@ -47,7 +50,7 @@ async fn start() -> Bookinfo {
     kubectl.run(&["apply", "-f", &sample("bookinfo-gateway.yaml")]);
     kubectl.run(&["wait", "--for=condition=Programmed", "gateway/bookinfo-gateway", "vs/bookinfo", "--timeout=30s"]);
     let base = format!("http://{}", fairway.listener(8080).await);
-    Bookinfo { fairway, kubectl, base, _origins: origins }
+    Bookinfo { fairway, kubectl, base, origins }
 }
 
 impl Bookinfo {
@@ -142,4 +145,36 @@ async fn the_rules_bound_to_the_gateway_do_what_their_headings_say() {
         let all: u64 = counts.get("reviews-v1").copied().unwrap_or_default() + got;
         assert_eq!(all, REQUESTS, "{counts:?}");
     }
+}
+
+#[tokio::test]
+async fn faults_and_mirrors_do_what_their_headings_say() {
+    let bookinfo = start().await;
+    let file = data("bookinfo/faults-on-gateway.yaml").display().to_string();
+    bookinfo.kubectl.run(&["apply", "-f", &file]);
+    bookinfo.kubectl.run(&["wait", "--for=condition=Programmed", "vs", "--all", "--timeout=30s"]);
+
+    let jason = [("end-user", "jason")];
+    let host = Some("ratings-abort.example");
+    assert_eq!(bookinfo.answers(host, "/", &jason).await, "500");
+    assert_eq!(bookinfo.answers(host, "/", &[]).await, "reviews-v1");
+
+    let host = Some("ratings-delay.example");
+    let before = Instant::now();
+    let (delayed, others) = tokio::join!(bookinfo.answers(host, "/", &jason), async {
+        let answer = bookinfo.answers(host, "/", &[]).await;
+        (answer, before.elapsed())
+    });
+    assert_eq!(delayed, "reviews-v1");
+    assert!(before.elapsed() >= Duration::from_secs(7));
+    assert!(others.0 == "reviews-v1" && others.1 < Duration::from_secs(7), "{others:?}");
+
+    let (before, requests) = (bookinfo.origins[3].requests(), 1000_u64);
+    for _ in 0..requests {
+        assert_eq!(bookinfo.answers(Some("reviews-mirror.example"), "/", &[]).await, "reviews-v1");
+    }
+    // Half of them, within 5 sigma: sqrt(1000 / 4) is 16.
+    let copied = || bookinfo.origins[3].requests() - before;
+    eventually("the copies arrive", async || copied() >= requests / 2 - 80).await;
+    assert!(copied() <= requests / 2 + 80, "{}", copied());
 }
