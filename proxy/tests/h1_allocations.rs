@@ -7,8 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 
 use bytes::BytesMut;
-use http::{Request, Response};
-use proxy::h1::{ClientOptions, Connection, Drain, Options, RequestBody, Violation, recycle, serve};
+use http::Response;
+use proxy::h1::{ClientOptions, Connection, Drain, Options, Request, Violation, recycle, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 struct Counting;
@@ -60,12 +60,12 @@ async fn a_small_proxied_request() {
     let pool = RefCell::new(Some(Connection::new(upstream, ClientOptions::default())));
     let answer = [ANSWER, &[b'x'; 100]].concat();
     let (options, drain) = (Options::default(), Drain::new());
-    let service = async |request: Result<Request<RequestBody>, Violation>| {
+    let service = async |request: Result<Request, Violation>| {
         let (head, body) = request.expect("the requests are valid").into_parts();
         let connection = pool.take().expect("the connection comes back");
         let reclaim = |connection| *pool.borrow_mut() = Some(connection);
         let response: Response<_> = connection.send(&head, body, reclaim).await.expect("the origin answers");
-        recycle(head.headers);
+        recycle(head);
         response
     };
     let talking = async {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
@@ -30,6 +31,24 @@ pub enum BodyError {
     /// Upstream only: the body of the request, still being sent, failed or had the wrong length.
     #[error("the request body failed: {0}")]
     Request(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A request. Its head lives in memory that serves one request after the other and is moved about by pointer; see
+/// [`recycle`](super::recycle).
+#[derive(Debug)]
+pub struct Request {
+    pub head: Box<Parts>,
+    pub body: RequestBody,
+}
+
+impl Request {
+    pub fn into_parts(self) -> (Box<Parts>, RequestBody) {
+        (self.head, self.body)
+    }
+
+    pub fn into_body(self) -> RequestBody {
+        self.body
+    }
 }
 
 /// The body of a request. Polling it is what makes the connection read on, so an unpolled body is backpressure; it may

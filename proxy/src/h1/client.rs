@@ -189,7 +189,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                         if head.response.status() == StatusCode::CONTINUE {
                             sending.proceed();
                         }
-                        spare::recycle(head.response.into_parts().0.headers);
+                        spare::recycle_table(head.response.into_parts().0.headers);
                     }
                     other => return other,
                 }

@@ -147,7 +147,7 @@ impl Exchange {
         self.upload.expects_continue = false;
         let mut encoder =
             encode::response_head(&head, method, &body.size_hint(), self.keep_alive, &mut connection.output);
-        spare::recycle(head.headers);
+        spare::recycle_table(head.headers);
         let mut body = pin!(body);
         poll_fn(|cx| {
             self.awake();

@@ -5,7 +5,8 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request, Uri, Version};
+use http::request::Parts;
+use http::{Method, Uri, Version};
 use memchr::memchr;
 use route_model::request::path;
 
@@ -17,7 +18,7 @@ use crate::http::validate::{self, Violation};
 /// A request head and what it says about the bytes behind it.
 #[derive(Debug)]
 pub(super) struct RequestHead {
-    pub(super) request: Request<()>,
+    pub(super) parts: Box<Parts>,
     pub(super) length: Length,
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
@@ -62,11 +63,11 @@ fn parse(head: &Bytes, lines: &Lines, options: &Options) -> Result<RequestHead, 
     let method = validate::method(&line[..first_space])?;
     let target = target(head, first_space + 1, second_space, &method, options.tls)?;
 
-    let mut headers = spare::headers();
+    let mut parts = spare::head();
     let mut framing = Framing::default();
     lines.parse(head, 1, |name, value| {
         framing.note(&name, &value)?;
-        headers.append(name, value);
+        parts.headers.append(name, value);
         Ok(())
     })?;
     match framing.hosts {
@@ -75,17 +76,15 @@ fn parse(head: &Bytes, lines: &Lines, options: &Options) -> Result<RequestHead, 
         _ => return Err(Violation::HostConflict),
     }
     if let Some(authority) = target.authority {
-        headers.insert(HOST, authority);
+        parts.headers.insert(HOST, authority);
     }
 
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = target.uri;
-    *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = headers;
+    parts.method = method;
+    parts.uri = target.uri;
+    parts.version = Version::HTTP_11;
     let length = framing.length()?;
     let expects_continue = framing.expects_continue && length != Length::Exact(0);
-    Ok(RequestHead { request, length, expects_continue, keep_alive: !framing.close })
+    Ok(RequestHead { parts, length, expects_continue, keep_alive: !framing.close })
 }
 
 fn version(bytes: &[u8]) -> Result<(), Violation> {

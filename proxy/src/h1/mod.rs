@@ -35,7 +35,7 @@ mod status;
 mod tests;
 mod timer;
 
-pub use body::{BodyError, RequestBody};
+pub use body::{BodyError, Request, RequestBody};
 pub use client::{Connection, ProtocolError, SendError, SendErrorKind};
 pub use drain::Drain;
 pub use limits::{ClientOptions, Options};

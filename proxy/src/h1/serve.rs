@@ -7,11 +7,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::RequestBody;
+use super::body::{Request, RequestBody};
 use super::chunked::Length;
 use super::drain::Watch;
 use super::encode;
@@ -75,7 +75,7 @@ pub enum Closed {
 pub async fn serve<I, S, B>(io: I, read_ahead: BytesMut, options: &Options, drain: &Drain, service: S) -> Outcome<I>
 where
     I: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncFn(Result<Request<RequestBody>, Violation>) -> Response<B>,
+    S: AsyncFn(Result<Request, Violation>) -> Response<B>,
     B: Body<Data = Bytes>,
 {
     let mut connection = Downstream {
@@ -122,7 +122,7 @@ async fn answer<I, S, B>(
 ) -> Result<Answered, Closed>
 where
     I: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncFn(Result<Request<RequestBody>, Violation>) -> Response<B>,
+    S: AsyncFn(Result<Request, Violation>) -> Response<B>,
     B: Body<Data = Bytes>,
 {
     let (request, method, mut exchange) = match head {
@@ -151,16 +151,16 @@ where
     Err(violation.map_or(Closed::AfterResponse, Closed::Violation))
 }
 
-type Started = (Result<Request<RequestBody>, Violation>, Method, Exchange);
+type Started = (Result<Request, Violation>, Method, Exchange);
 
 /// The request for the service and the connection's view of it.
 fn start(head: RequestHead, input: &mut Input) -> Started {
-    let method = head.request.method().clone();
+    let method = head.parts.method.clone();
     let (body, upload) = match head.length {
         Length::Exact(0) => (RequestBody::empty(), Upload::none()),
         length => Upload::start(length, head.expects_continue, input),
     };
-    (Ok(head.request.map(|()| body)), method, Exchange::new(upload, head.keep_alive))
+    (Ok(Request { head: head.parts, body }), method, Exchange::new(upload, head.keep_alive))
 }
 
 /// The parts of a connection that outlive an exchange.

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 
 use bytes::BytesMut;
-use http::HeaderMap;
+use http::request::Parts;
+use http::{HeaderMap, Request, Uri};
 
 use super::limits::BUFFER;
 
@@ -16,6 +17,8 @@ thread_local! {
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
     static OUTPUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static TABLES: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+    #[allow(clippy::vec_box, reason = "it is the boxes that are kept")]
+    static HEADS: RefCell<Vec<Box<Parts>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer of at least [`BUFFER`] bytes.
@@ -60,8 +63,33 @@ pub(super) fn headers() -> HeaderMap {
     TABLES.with_borrow_mut(Vec::pop).unwrap_or_else(|| HeaderMap::with_capacity(24))
 }
 
-/// Gives the memory of a header table back for the next message; optional, cheaper than dropping it.
-pub fn recycle(mut headers: HeaderMap) {
+/// A request head without headers; what else is in it is to be overwritten.
+pub(super) fn head() -> Box<Parts> {
+    HEADS.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.headers = HeaderMap::with_capacity(24);
+        Box::new(parts)
+    })
+}
+
+/// Gives the memory of a request's head back for the next one; optional, cheaper than dropping it.
+pub fn recycle(mut head: Box<Parts>) {
+    if !(1..=MAX_TABLE).contains(&head.headers.capacity()) {
+        return;
+    }
+    head.headers.clear();
+    head.extensions.clear();
+    // Holds on to the buffer that it was read into.
+    head.uri = Uri::default();
+    HEADS.with_borrow_mut(|heads| {
+        if heads.len() < KEPT {
+            heads.push(head);
+        }
+    });
+}
+
+/// The same for a header table alone.
+pub(super) fn recycle_table(mut headers: HeaderMap) {
     let capacity = headers.capacity();
     if capacity == 0 || capacity > MAX_TABLE {
         return;

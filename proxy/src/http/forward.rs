@@ -33,7 +33,7 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// A request as it came in and was admitted.
 #[derive(Debug)]
 pub(crate) struct Inbound {
-    pub(crate) head: Parts,
+    pub(crate) head: Box<Parts>,
     pub(crate) body: RequestBody,
     pub(crate) scheme: &'static str,
 }
@@ -106,8 +106,8 @@ pub(crate) async fn forward(
     } else {
         response.map(|source| ResponseBody::new(source, exchange))
     };
-    // The table of header fields serves the next request.
-    h1::recycle(head.headers);
+    // Its memory serves the next request.
+    h1::recycle(head);
     response
 }
 

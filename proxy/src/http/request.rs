@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{LOCATION, SERVER};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Response, StatusCode, Uri};
 use route_model::request::path::normalise;
 use route_model::table::headers::HeaderOps;
 use route_model::table::redirect::https_location;
@@ -28,8 +28,11 @@ use crate::telemetry::metrics::Count;
 const SERVER_NAME: HeaderValue = HeaderValue::from_static("fairway");
 
 /// Answers one request. Dropping the future abandons it, wherever it is.
-pub(crate) async fn handle(connection: &Rc<Connection>, request: Request<RequestBody>) -> Response<ResponseBody> {
-    let (mut head, body) = request.into_parts();
+pub(crate) async fn handle(
+    connection: &Rc<Connection>,
+    mut head: Box<Parts>,
+    body: RequestBody,
+) -> Response<ResponseBody> {
     let mut exchange = Box::new(Exchange::new(connection, &head, &body));
     // One table from here to the end of the response.
     let table = connection.table();

@@ -170,8 +170,8 @@ where
 {
     let options = connection.worker.http1_options(connection.facts.tls.is_some());
     let drain = connection.member.http1();
-    let service = async |request: Result<Request<h1::RequestBody>, Violation>| match request {
-        Ok(request) => request::handle(connection, request.map(RequestBody::Http1)).await,
+    let service = async |request: Result<h1::Request, Violation>| match request {
+        Ok(h1::Request { head, body }) => request::handle(connection, head, RequestBody::Http1(body)).await,
         Err(violation) => request::refuse(connection, violation),
     };
     let serving = pin!(h1::serve(io, start, options, drain, service));
@@ -230,12 +230,13 @@ async fn handle_http2(connection: &Rc<Connection>, mut request: Request<Incoming
     if let Some(protocol) = request.extensions_mut().remove::<hyper::ext::Protocol>() {
         return Box::pin(upgrade::extended_connect(connection, request, protocol)).await;
     }
-    let (mut head, body) = request.into_parts();
+    let (head, body) = request.into_parts();
+    let mut head = Box::new(head);
     let max_headers = connection.worker.process.options.limits.max_headers;
     if let Err(violation) = validate::http2_request(&mut head, max_headers) {
         return request::refuse(connection, violation);
     }
-    request::handle(connection, Request::from_parts(head, RequestBody::from_http2(body))).await
+    request::handle(connection, head, RequestBody::from_http2(body)).await
 }
 
 #[cfg(test)]
@@ -254,10 +255,10 @@ mod tests {
         let connection =
             size(|(worker, stream, peer, id, member): Accepted| serve_connection(worker, stream, peer, id, member));
         assert!(connection <= 5632, "a plain connection takes {connection} bytes");
-        async fn request((connection, request): (Rc<Connection>, Request<RequestBody>)) {
-            request::handle(&connection, request).await;
+        async fn request((connection, head, body): (Rc<Connection>, Box<http::request::Parts>, RequestBody)) {
+            request::handle(&connection, head, body).await;
         }
         let request = size(request);
-        assert!(request <= 3328, "a request takes {request} bytes");
+        assert!(request <= 2176, "a request takes {request} bytes");
     }
 }

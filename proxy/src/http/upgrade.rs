@@ -127,7 +127,8 @@ pub(crate) async fn extended_connect(
     protocol: hyper::ext::Protocol,
 ) -> Response<ResponseBody> {
     // The request's stream becomes the tunnel; there is no body beside it.
-    let (mut head, _) = request.into_parts();
+    let (head, _) = request.into_parts();
+    let mut head = Box::new(head);
     head.method = Method::GET;
     let max_headers = connection.worker.process.options.limits.max_headers;
     let Ok(protocol) = HeaderValue::from_str(protocol.as_str()) else {
@@ -141,7 +142,7 @@ pub(crate) async fn extended_connect(
         head.headers.insert(SEC_WEBSOCKET_KEY, websocket_key());
     }
     head.headers.insert(UPGRADE, protocol);
-    request::handle(connection, Request::from_parts(head, RequestBody::Empty)).await
+    request::handle(connection, head, RequestBody::Empty).await
 }
 
 /// Sixteen random bytes in base64 (RFC 6455 section 4.1), which HTTP/2 clients need not send.

@@ -387,7 +387,7 @@ async fn a_wrong_request_length_is_never_sent_as_if_right() {
 async fn many_exchanges_on_one_connection() {
     let (origin, client) = duplex(1024);
     let (options, drain) = (options(), Drain::new());
-    let serving = serve(origin, BytesMut::new(), &options, &drain, async |request: Result<Request<RequestBody>, _>| {
+    let serving = serve(origin, BytesMut::new(), &options, &drain, async |request: Result<crate::h1::Request, _>| {
         response(StatusCode::OK, request.unwrap().into_body())
     });
     let pool = Pool::default();

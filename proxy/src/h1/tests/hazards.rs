@@ -118,7 +118,7 @@ async fn leftovers_of_an_unread_body() {
         let lines = RefCell::new(Vec::new());
         let (options, drain) = (options(), Drain::new());
         let serving = serve(server, BytesMut::new(), &options, &drain, async |request| {
-            lines.borrow_mut().push(request.map(|request| request.uri().to_string()));
+            lines.borrow_mut().push(request.map(|request| request.head.uri.to_string()));
             response(StatusCode::OK, Full::<Bytes>::default())
         });
         let talking = async {

@@ -40,7 +40,7 @@ fn fields(headers: &HeaderMap) -> Vec<String> {
     headers.iter().map(|(name, value)| format!("{name}: {}", value.as_bytes().escape_ascii())).collect()
 }
 
-async fn record(request: Result<Request<RequestBody>, Violation>, seen: &RefCell<Vec<Seen>>) -> (StatusCode, Bytes) {
+async fn record(request: Result<crate::h1::Request, Violation>, seen: &RefCell<Vec<Seen>>) -> (StatusCode, Bytes) {
     let request = match request {
         Ok(request) => request,
         Err(violation) => {

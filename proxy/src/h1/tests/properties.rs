@@ -129,7 +129,7 @@ proptest! {
     fn any_bytes_are_parsed_or_refused(bytes in prop_oneof![message(), proptest::collection::vec(any::<u8>(), 0..200)]) {
         let mut buffer = BytesMut::from(&bytes[..]);
         if let Ok(Some(head)) = head::take(&mut buffer, &mut Lines::default(), &Options::default()) {
-            prop_assert!(head.request.headers().contains_key("host"));
+            prop_assert!(head.parts.headers.contains_key("host"));
             prop_assert!(buffer.len() < bytes.len());
         }
         let mut buffer = BytesMut::from(&bytes[..]);

@@ -171,7 +171,7 @@ async fn continue_is_said_when_the_body_is_wanted() {
     let (options, drain) = (options(), Drain::new());
     let wanted = Cell::new(false);
     let asked = tokio::sync::Notify::new();
-    let serving = serve(server, BytesMut::new(), &options, &drain, async |request: Result<Request<RequestBody>, _>| {
+    let serving = serve(server, BytesMut::new(), &options, &drain, async |request: Result<crate::h1::Request, _>| {
         asked.notified().await;
         wanted.set(true);
         let body = request.unwrap().into_body().collect().await.unwrap();
@@ -209,7 +209,7 @@ async fn a_response_may_overtake_the_request_body() {
     // An echo that answers at once and goes on in both directions.
     let (mut client, server) = duplex(256);
     let (options, drain) = (options(), Drain::new());
-    let serving = serve(server, BytesMut::new(), &options, &drain, async |request: Result<Request<RequestBody>, _>| {
+    let serving = serve(server, BytesMut::new(), &options, &drain, async |request: Result<crate::h1::Request, _>| {
         response(StatusCode::OK, request.unwrap().into_body())
     });
     let talking = async {
@@ -257,7 +257,7 @@ async fn a_body_read_elsewhere() {
             let (mut client, server) = duplex(64);
             let (options, drain) = (options(), Drain::new());
             let serving =
-                serve(server, BytesMut::new(), &options, &drain, async |request: Result<Request<RequestBody>, _>| {
+                serve(server, BytesMut::new(), &options, &drain, async |request: Result<crate::h1::Request, _>| {
                     let body = request.unwrap().into_body();
                     let body = tokio::task::spawn_local(body.collect()).await.unwrap().unwrap();
                     response(StatusCode::OK, Full::new(body.to_bytes().len().to_string().into()))
@@ -286,7 +286,7 @@ async fn a_client_that_goes_away_cancels_its_request() {
         let (options, drain, dropped) = (options(), Drain::new(), Cell::new(false));
         let started = tokio::sync::Notify::new();
         let serving =
-            serve(server, BytesMut::new(), &options, &drain, async |request: Result<Request<RequestBody>, _>| {
+            serve(server, BytesMut::new(), &options, &drain, async |request: Result<crate::h1::Request, _>| {
                 let _guard = Dropped(&dropped);
                 request.unwrap().into_body().collect().await.unwrap();
                 started.notify_one();
