@@ -254,7 +254,7 @@ mod tests {
         type Accepted = (Rc<Worker>, TcpStream, SocketAddr, ListenerId, Member);
         let connection =
             size(|(worker, stream, peer, id, member): Accepted| serve_connection(worker, stream, peer, id, member));
-        assert!(connection <= 5632, "a plain connection takes {connection} bytes");
+        assert!(connection <= 1920, "a plain connection takes {connection} bytes");
         async fn request((connection, head, body): (Rc<Connection>, Box<http::request::Parts>, RequestBody)) {
             request::handle(&connection, head, body).await;
         }
