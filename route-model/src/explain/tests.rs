@@ -177,7 +177,7 @@ spec: {numTrustedProxies: 1}
         (&plain, "x-envoy-internal", "true", "header   x-envoy-internal is dropped", "rest"),
         (&plain, "x-forwarded-proto", "https", "header   x-forwarded-proto is taken as http", "rest"),
         (&plain, "x-forwarded-for", "10.0.0.1", "header   x-forwarded-for is taken as 10.0.0.1,127.0.0.1", "forwarded"),
-        (&plain, "upgrade", "websocket", "", "sockets"),
+        (&plain, "upgrade", "websocket", "header   upgrade is dropped", "rest"),
         (&plain, "upgrade", "h2c", "header   upgrade is dropped", "rest"),
         (&trusting, "x-forwarded-proto", "https", "", "https"),
     ] {
@@ -186,6 +186,9 @@ spec: {numTrustedProxies: 1}
         let headers: Vec<_> = text.lines().filter(|line| line.starts_with("header ")).collect();
         assert_eq!(headers.join("\n"), taken);
     }
+    let headers = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    let text = get(&plain, "http://shop.test/", &headers);
+    assert_eq!(fate(&text), "forward  100.0% to outbound|80||sockets.test", "{text}");
     let from = ExplainRequest { client: Some([10, 1, 1, 1].into()), ..request("GET", "http://shop.test/", &[]) };
     assert!(explain(&plain, &from).to_string().contains("forwarded.test"), "the client's address is appended");
 }

@@ -137,6 +137,8 @@ impl Seen {
         for name in &self.forged {
             headers.remove(name);
         }
+        // RFC 9110 section 7.8: an Upgrade that Connection does not name is none, and must not become one upstream.
+        let asks = self.upgrade && headers.get_all(CONNECTION).iter().any(|options| lists(options, "upgrade"));
         if self.connection {
             remove_nominated(headers);
             headers.remove(CONNECTION);
@@ -151,14 +153,14 @@ impl Seen {
         }
         // An origin that switched to HTTP/2 in clear text would carry requests past all routes and rules: the offer is
         // dropped, as Envoy does, and the request is answered over HTTP/1.
-        if self.upgrade && headers.get_all(UPGRADE).iter().any(offers_h2c) {
+        if self.upgrade && (!asks || headers.get_all(UPGRADE).iter().any(|protocols| lists(protocols, "h2c"))) {
             headers.remove(UPGRADE);
         }
     }
 }
 
-fn offers_h2c(protocols: &HeaderValue) -> bool {
-    protocols.as_bytes().split(|byte| *byte == b',').any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+fn lists(value: &HeaderValue, token: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 fn is_forged(name: &str) -> bool {
@@ -263,10 +265,21 @@ mod tests {
             (&["websocket, H2C"], &[]),
             (&["websocket", "h2c"], &[]),
         ] {
-            let fields: Vec<_> = sent.iter().map(|value| ("upgrade", *value)).collect();
+            let mut fields: Vec<_> = sent.iter().map(|value| ("upgrade", *value)).collect();
+            fields.push(("connection", "upgrade"));
             let mut headers = map(&fields);
             admit(&peer(), &mut headers, 0);
             assert_eq!(values(&headers, "upgrade"), kept, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_that_the_connection_does_not_ask_for_is_none() {
+        for connection in [None, Some("keep-alive"), Some("upgrades")] {
+            let mut headers = map(&[("upgrade", "websocket")]);
+            headers.extend(connection.map(|options| (CONNECTION, HeaderValue::from_static(options))));
+            admit(&peer(), &mut headers, 0);
+            assert!(!headers.contains_key(UPGRADE), "{connection:?}");
         }
     }
 
