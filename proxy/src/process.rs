@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::listener::ListenerId;
 use crate::options::Options;
+use crate::policy::rate_limit;
 use crate::runtime_table::RuntimeTable;
 use crate::telemetry::metrics::Metrics;
 
@@ -19,6 +20,7 @@ pub(crate) struct Process {
     pub(crate) options: Options,
     pub(crate) hostname: Box<str>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) rate_limits: rate_limit::Common,
     connections: AtomicUsize,
     workers: Box<[WorkerLoad]>,
     inboxes: OnceLock<Box<[mpsc::UnboundedSender<Message>]>>,
@@ -69,6 +71,7 @@ impl Process {
     pub(crate) fn new(options: Options, graveyard: mpsc::UnboundedSender<Arc<RuntimeTable>>) -> Self {
         Self {
             metrics: Metrics::new(options.identity.clone()),
+            rate_limits: rate_limit::Common::new(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
             connections: AtomicUsize::new(0),
             workers: (0..options.workers).map(|_| WorkerLoad::default()).collect(),

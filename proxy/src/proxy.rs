@@ -183,7 +183,7 @@ impl Proxy {
         let core = Arc::new(Core {
             applying: tokio::sync::Mutex::new(Applying {
                 sockets: Sockets::default(),
-                builder: TableBuilder::new(tls, resolver),
+                builder: TableBuilder::new(tls, resolver, Arc::clone(&process.metrics)),
                 draining: false,
             }),
             bound: Mutex::new(bound),

@@ -9,6 +9,7 @@ use route_model::table::{ClusterId, HttpRoutes, Listener, ListenerProtocol, Rout
 use tokio::sync::mpsc;
 
 use crate::listener::ListenerId;
+use crate::policy::rate_limit::PolicyState;
 use crate::telemetry::requests::RequestSeries;
 use crate::tls::TlsAcceptor;
 use crate::upstream::balance::{Balancer, Wish};
@@ -25,6 +26,8 @@ pub(crate) struct RuntimeTable {
     pub(crate) listeners: Box<[(ListenerId, RuntimeListener)]>,
     /// Indexed by [`ClusterId`].
     pub(crate) clusters: Box<[Option<Arc<ClusterState>>]>,
+    /// Indexed by [`LimitId`](route_model::verdict::limits::LimitId).
+    pub(crate) limits: Box<[Option<Arc<PolicyState>>]>,
 }
 
 #[derive(Debug)]

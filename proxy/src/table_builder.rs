@@ -10,8 +10,10 @@ use route_model::table::{Cluster, ClusterKey, Listener, ListenerProtocol, RouteT
 use tokio::runtime::Handle;
 
 use crate::listener::ListenerId;
+use crate::policy::rate_limit::LimitStates;
 use crate::proxy::Issue;
 use crate::runtime_table::{RuntimeListener, RuntimeTable};
+use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsStore;
 use crate::upstream::cluster_state::{ClusterState, Discovered};
 use crate::upstream::load::ClusterLoad;
@@ -26,6 +28,8 @@ pub(crate) struct TableBuilder {
     resolver: Arc<Resolver>,
     previous: Arc<RuntimeTable>,
     discovery: HashMap<ClusterKey, Tracked, foldhash::fast::RandomState>,
+    limits: LimitStates,
+    metrics: Arc<Metrics>,
 }
 
 /// The endpoints of a cluster and how they are found.
@@ -57,8 +61,9 @@ impl Tracked {
 }
 
 impl TableBuilder {
-    pub(crate) fn new(tls: Arc<TlsStore>, resolver: Arc<Resolver>) -> Self {
-        Self { tls, resolver, previous: Arc::default(), discovery: HashMap::default() }
+    pub(crate) fn new(tls: Arc<TlsStore>, resolver: Arc<Resolver>, metrics: Arc<Metrics>) -> Self {
+        let limits = LimitStates::default();
+        Self { tls, resolver, previous: Arc::default(), discovery: HashMap::default(), limits, metrics }
     }
 
     /// `serving` ties listeners of the table, by position, to their sockets. What cannot be made ready is added to
@@ -75,7 +80,9 @@ impl TableBuilder {
         let clusters = self.clusters(&table);
         let sequence = self.previous.sequence + 1;
         self.tls.retain(&table);
-        self.previous = Arc::new(RuntimeTable { table, sequence, listeners: listeners.into(), clusters });
+        let limits = self.limits.states(&table.limits, &self.previous.limits);
+        self.metrics.limited_by(self.limits.series());
+        self.previous = Arc::new(RuntimeTable { table, sequence, listeners: listeners.into(), clusters, limits });
         Arc::clone(&self.previous)
     }
 

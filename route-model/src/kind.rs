@@ -21,6 +21,7 @@ pub enum Kind {
     WasmPlugin,
     TrafficExtension,
     MeshConfig,
+    RateLimitPolicy,
     Namespace,
     Secret,
     Event,
@@ -64,7 +65,7 @@ const NETWORKING_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY_VERSIONS: &[&str] = &["v1", "v1beta1"];
 
 /// In the order of [`Kind`]'s variants.
-static REGISTRY: [KindInfo; 19] = [
+static REGISTRY: [KindInfo; 20] = [
     networking(Kind::Gateway, "Gateway", "gateways", "gateway", &["gw"]),
     networking(Kind::VirtualService, "VirtualService", "virtualservices", "virtualservice", &["vs"]),
     networking(Kind::DestinationRule, "DestinationRule", "destinationrules", "destinationrule", &["dr"]),
@@ -103,6 +104,13 @@ static REGISTRY: [KindInfo; 19] = [
         categories: &["fairway"],
         namespaced: false,
         ..networking(Kind::MeshConfig, "MeshConfig", "meshconfigs", "meshconfig", &[])
+    },
+    KindInfo {
+        group: FAIRWAY,
+        versions: &["v1"],
+        categories: &["fairway"],
+        since: 2,
+        ..networking(Kind::RateLimitPolicy, "RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rlp"])
     },
     KindInfo {
         namespaced: false,
@@ -201,7 +209,7 @@ impl KindInfo {
 }
 
 impl Kind {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -218,6 +226,7 @@ impl Kind {
         Self::WasmPlugin,
         Self::TrafficExtension,
         Self::MeshConfig,
+        Self::RateLimitPolicy,
         Self::Namespace,
         Self::Secret,
         Self::Event,

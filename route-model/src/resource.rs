@@ -96,6 +96,7 @@ specs! {
     WasmPlugin: kinds::WasmPlugin,
     TrafficExtension: kinds::TrafficExtension,
     MeshConfig: kinds::MeshConfig,
+    RateLimitPolicy: kinds::RateLimitPolicy,
     Namespace: kinds::Namespace,
     Secret: kinds::Secret,
     Event: kinds::Event,

@@ -10,7 +10,10 @@ use foldhash::fast::RandomState;
 use route_model::compile::ProxyScope;
 use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
 use route_model::kind::Kind;
-use route_model::kinds::{DestinationRule, Gateway, MeshConfig, Secret, ServiceEntry, VirtualService, WorkloadEntry};
+use route_model::kinds::rate_limit_policy::TargetKind;
+use route_model::kinds::{
+    DestinationRule, Gateway, MeshConfig, RateLimitPolicy, Secret, ServiceEntry, VirtualService, WorkloadEntry,
+};
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
 
@@ -30,6 +33,7 @@ pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>>
     reached.virtual_services(default(|mesh| &mesh.default_virtual_service_export_to));
     reached.destination_rules(default(|mesh| &mesh.default_destination_rule_export_to));
     reached.service_entries(default(|mesh| &mesh.default_service_export_to));
+    reached.rate_limits();
     reached.found.into_values().cloned().collect()
 }
 
@@ -119,6 +123,24 @@ impl<'a> Reached<'a> {
         let tcp = service.tcp.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
         for destination in http.chain(tls).chain(tcp) {
             self.hosts.insert(qualify_host(&destination.host, home));
+        }
+    }
+
+    /// The rate limits on Gateways, VirtualServices and delegates that are found.
+    fn rate_limits(&mut self) {
+        for (resource, policy) in self.specs::<RateLimitPolicy>() {
+            let meant = policy.target_refs.iter().any(|to| {
+                let kind = match *to.kind {
+                    TargetKind::VirtualService => Kind::VirtualService,
+                    TargetKind::Gateway => Kind::Gateway,
+                    TargetKind::ServiceEntry => Kind::ServiceEntry,
+                };
+                let target = ResourceKey::new(kind, resource.key.namespace.clone(), to.name.as_str());
+                self.found.contains_key(&target)
+            });
+            if meant {
+                self.add(resource);
+            }
         }
     }
 
@@ -307,6 +329,22 @@ mod tests {
     }
 
     #[test]
+    fn rate_limits_are_those_of_what_is_served() {
+        let mut set = ResourceSet::default();
+        add(&mut set, Kind::Gateway, "shop/edge", gateway(json!({}), ""));
+        add(&mut set, Kind::VirtualService, "shop/a", service(&["edge"], "a"));
+        add(&mut set, Kind::VirtualService, "shop/mesh", service(&["mesh"], "a"));
+        let policy = |kind, name| json!({"targetRefs": [{"kind": kind, "name": name}]});
+        add(&mut set, Kind::RateLimitPolicy, "shop/gateway", policy("Gateway", "edge"));
+        add(&mut set, Kind::RateLimitPolicy, "shop/service", policy("VirtualService", "a"));
+        add(&mut set, Kind::RateLimitPolicy, "shop/mesh", policy("VirtualService", "mesh"));
+        add(&mut set, Kind::RateLimitPolicy, "other/service", policy("VirtualService", "a"));
+        let mut found = reached(&set);
+        found.retain(|key| key.starts_with("RateLimitPolicy"));
+        assert_eq!(found, ["RateLimitPolicy shop/gateway", "RateLimitPolicy shop/service"]);
+    }
+
+    #[test]
     fn the_meshs_defaults_hide_what_says_nothing_itself() {
         let mut set = ResourceSet::default();
         add(&mut set, Kind::Gateway, "shop/edge", gateway(json!({}), ""));
@@ -344,7 +382,7 @@ mod tests {
         for (pattern, host) in hosts {
             writeln!(text, "  {}", pattern.as_str()).unwrap();
             for route in host.routes() {
-                writeln!(text, "    {:?}", route.origin).unwrap();
+                writeln!(text, "    {:?} {:?}", route.origin, route.limits).unwrap();
                 if let Action::Forward(forward) = &route.action {
                     for destination in &forward.destinations {
                         writeln!(text, "      {:?}", table.cluster(destination.cluster)).unwrap();
@@ -371,7 +409,7 @@ mod tests {
             json!("API.example"),
             json!("*.svc.cluster.local"),
         ];
-        match kind % 8 {
+        match kind % 9 {
             0 => {
                 let selectors = [json!({"istio": "ingressgateway"}), json!({}), json!({"istio": "egress"})];
                 let tls = json!({"mode": "MUTUAL", "credentialName": format!("n{}", b % 3)});
@@ -415,6 +453,12 @@ mod tests {
                 (Kind::WorkloadEntry, place, spec)
             }
             6 => {
+                let kinds = ["Gateway", "VirtualService", "ServiceEntry"];
+                let target = json!({"kind": kinds[a % 3], "name": format!("n{}", b % 3)});
+                let rule = json!({"name": "r", "limit": {"requests": c + 1, "per": "1s"}});
+                (Kind::RateLimitPolicy, place, json!({"targetRefs": [target], "rules": [rule]}))
+            }
+            7 => {
                 let ca = json!({"ca.crt": crate::base64(b"none"), "tls.crt": crate::base64(&[b'0' + (a % 9) as u8])});
                 let suffix = if b % 2 == 0 { "" } else { CA_SUFFIX };
                 (Kind::Secret, format!("{place}{suffix}"), json!({"data": ca}))

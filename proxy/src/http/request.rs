@@ -21,6 +21,7 @@ use super::headers::new_request_id;
 use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::validate::{Violation, authority};
 use crate::policy;
+use crate::policy::rate_limit::{self, Standing};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
 
@@ -63,10 +64,22 @@ pub(crate) async fn handle(
         }
     };
     exchange.set_route(route);
+    let mut standing = None;
+    if let Some(limits) = &route.limits {
+        let common = &connection.worker.process.rate_limits;
+        match rate_limit::ask(limits, &table.runtime().limits, &asked, exchange.client.ip(), common) {
+            rate_limit::Verdict::Admitted(told) => standing = told,
+            rate_limit::Verdict::Refused(refusal) => {
+                exchange.flag(ResponseFlags::RATE_LIMITED);
+                exchange.details = Some("local_rate_limited");
+                return replied_for(route, exchange, &head, admitted.scheme, refusal);
+            }
+        }
+    }
     if let Some(fault) = &route.fault
         && let Some(aborted) = Box::pin(policy::fault::inject(fault, &mut exchange)).await
     {
-        return replied_for(route, exchange, &head, admitted.scheme, aborted);
+        return told(standing, replied_for(route, exchange, &head, admitted.scheme, aborted));
     }
     let crossing =
         route.cors.as_deref().map_or(CorsVerdict::Indifferent, |cors| cors.judge(asked.method, asked.headers));
@@ -76,7 +89,7 @@ pub(crate) async fn handle(
         if let (Some(origin), Some(cors)) = (allowed, &route.cors) {
             cors.permit(origin, response.headers_mut());
         }
-        return replied_for(route, exchange, &head, admitted.scheme, response);
+        return told(standing, replied_for(route, exchange, &head, admitted.scheme, response));
     }
     let mut response = match &route.action {
         Action::Forward(action) => {
@@ -99,6 +112,14 @@ pub(crate) async fn handle(
     };
     if let (CorsVerdict::Allowed(origin), Some(cors)) = (crossing, &route.cors) {
         cors.expose(origin, response.headers_mut());
+    }
+    told(standing, response)
+}
+
+/// A response that says how its client stands with the rate limits.
+fn told(standing: Option<Box<Standing>>, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let Some(standing) = standing {
+        standing.tell(response.headers_mut());
     }
     response
 }

@@ -2,3 +2,4 @@
 
 pub(crate) mod fault;
 pub(crate) mod mirror;
+pub(crate) mod rate_limit;

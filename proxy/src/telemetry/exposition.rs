@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::cells::{HistogramValue, ISTIO_BOUNDS};
 use super::metrics::{COUNTS, Count, LAG_BOUNDS, Metrics};
+use super::rate_limits;
 use super::requests::{DestinationLabels, Outcome, RequestProtocol, SeriesValue};
 
 /// The media type of [`Metrics::render`]'s text.
@@ -147,6 +148,7 @@ impl Metrics {
     pub fn render(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         self.render_requests(out)?;
         self.render_counts(out)?;
+        rate_limits::render(&self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner), out)?;
         self.render_lag(out)?;
         self.render_process(out)
     }
@@ -304,7 +306,7 @@ fn unknown_if_empty(text: &str) -> &str {
     if text.is_empty() { "unknown" } else { text }
 }
 
-fn head(out: &mut dyn fmt::Write, name: &str, kind: &str, help: &str) -> fmt::Result {
+pub(super) fn head(out: &mut dyn fmt::Write, name: &str, kind: &str, help: &str) -> fmt::Result {
     writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
     Ok(())
 }
@@ -322,7 +324,7 @@ fn histogram(out: &mut dyn fmt::Write, name: &str, labels: &str, value: &Histogr
 }
 
 /// A label value, escaped.
-struct Label<'a>(&'a str);
+pub(super) struct Label<'a>(pub(super) &'a str);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

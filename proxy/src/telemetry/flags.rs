@@ -7,7 +7,7 @@ use std::fmt;
 pub struct ResponseFlags(u32);
 
 /// Every flag with its text, in the order Envoy prints them.
-const NAMES: [(ResponseFlags, &str); 18] = [
+const NAMES: [(ResponseFlags, &str); 19] = [
     (ResponseFlags::NO_HEALTHY_UPSTREAM, "UH"),
     (ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "UF"),
     (ResponseFlags::UPSTREAM_OVERFLOW, "UO"),
@@ -21,6 +21,7 @@ const NAMES: [(ResponseFlags, &str); 18] = [
     (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, "UC"),
     (ResponseFlags::DELAY_INJECTED, "DI"),
     (ResponseFlags::FAULT_INJECTED, "FI"),
+    (ResponseFlags::RATE_LIMITED, "RL"),
     (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "DC"),
     (ResponseFlags::STREAM_IDLE_TIMEOUT, "SI"),
     (ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "DPE"),
@@ -66,6 +67,8 @@ impl ResponseFlags {
     pub const DELAY_INJECTED: Self = Self(1 << 16);
     /// FI: the request was aborted on purpose.
     pub const FAULT_INJECTED: Self = Self(1 << 17);
+    /// RL: the request is over a rate limit.
+    pub const RATE_LIMITED: Self = Self(1 << 18);
 
     pub fn is_empty(self) -> bool {
         self.0 == 0

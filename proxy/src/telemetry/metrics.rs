@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use route_model::table::Cluster;
 
 use super::cells::Cell;
+use super::rate_limits::LimitSeries;
 use super::requests::{DestinationLabels, RequestRegistry, RequestSeries};
 use crate::options::ProxyIdentity;
 
@@ -93,6 +94,7 @@ pub struct Metrics {
     pub(super) listeners_accepting: AtomicU64,
     pub(super) listeners_down: AtomicU64,
     pub(super) log_dropped: Arc<AtomicU64>,
+    pub(super) rate_limits: Mutex<Vec<LimitSeries>>,
 }
 
 /// The connections of one listener, over all workers.
@@ -154,6 +156,7 @@ impl Metrics {
             listeners_accepting: AtomicU64::new(0),
             listeners_down: AtomicU64::new(0),
             log_dropped: Arc::default(),
+            rate_limits: Mutex::default(),
         })
     }
 
@@ -183,6 +186,11 @@ impl Metrics {
         self.listeners_accepting.store(accepting.len() as u64, Ordering::Relaxed);
         self.listeners_down.store(down as u64, Ordering::Relaxed);
         self.issues.store(issues as u64, Ordering::Relaxed);
+    }
+
+    /// Says which rate limits there are.
+    pub(crate) fn limited_by(&self, series: Vec<LimitSeries>) {
+        *self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner) = series;
     }
 
     /// Counts access log lines that were dropped because the log's reader is too slow.

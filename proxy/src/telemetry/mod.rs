@@ -8,4 +8,5 @@ pub mod exposition;
 pub mod flags;
 pub mod log_line;
 pub mod metrics;
+pub(crate) mod rate_limits;
 pub mod requests;

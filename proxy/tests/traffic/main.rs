@@ -5,6 +5,7 @@ mod connections;
 mod failures;
 mod origin;
 mod policies;
+mod rate_limits;
 mod reload;
 mod routing;
 mod streaming;

@@ -12,6 +12,7 @@ use super::destination_rule::DestinationRules;
 use super::finding::Finding;
 use super::gateway::{Plan, ServerPlace};
 use super::groups::Group;
+use super::limits::Limits;
 use super::listeners::Listeners;
 use super::mesh::Mesh;
 use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
@@ -37,6 +38,7 @@ pub struct Compiler {
     rules: DestinationRules,
     targets: Targets,
     clusters: Clusters,
+    limits: Limits,
     plan: Plan,
     plan_findings: Vec<Finding>,
     groups: HashMap<Arc<str>, Group, RandomState>,
@@ -90,6 +92,7 @@ impl Compiler {
             rules: DestinationRules::default(),
             targets: Targets::default(),
             clusters: Clusters::default(),
+            limits: Limits::default(),
             plan: Plan::default(),
             plan_findings: Vec::new(),
             groups: HashMap::default(),
@@ -142,6 +145,7 @@ impl Compiler {
                 listeners: self.listeners.list().to_vec(),
                 clusters: self.clusters.table(),
                 settings: self.settings.clone(),
+                limits: self.limits.table().to_vec(),
             }),
             findings: self.all_findings(),
         }
@@ -185,6 +189,29 @@ impl Compiler {
                 dirty.virtual_services.insert(key.clone());
                 dirty.virtual_services.extend(self.delegating.get(key).into_iter().flatten().cloned());
                 self.index_virtual_service(key, new);
+            }
+            Kind::RateLimitPolicy => {
+                for target in self.limits.change(key, old, new) {
+                    self.limit_anew(target, dirty);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Has the routes compiled again that a policy on `target` is for. VirtualServices that are not known yet come with
+    /// their own change.
+    fn limit_anew(&self, target: ResourceKey, dirty: &mut Dirty) {
+        match target.kind {
+            Kind::VirtualService => {
+                dirty.virtual_services.extend(self.delegating.get(&target).into_iter().flatten().cloned());
+                if self.virtual_services.contains_key(&target) {
+                    dirty.virtual_services.insert(target);
+                }
+            }
+            Kind::Gateway => {
+                let bound = self.bound.get(&super::names::qualified_name(&target));
+                dirty.virtual_services.extend(bound.into_iter().flatten().cloned());
             }
             _ => {}
         }
@@ -333,8 +360,12 @@ impl Compiler {
     ) {
         let Some(resource) = self.set.get(key).cloned() else { return };
         let Some(spec) = resource.spec::<VirtualService>() else { return };
-        let context =
-            Context { proxy: &self.scope, set: &self.set, default_export_to: self.mesh.virtual_service_export_to() };
+        let context = Context {
+            proxy: &self.scope,
+            set: &self.set,
+            limits: &self.limits,
+            default_export_to: self.mesh.virtual_service_export_to(),
+        };
         if spec.hosts.is_empty()
             || !is_visible(&spec.export_to, context.default_export_to, &key.namespace, &self.scope.namespace)
         {

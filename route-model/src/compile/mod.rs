@@ -3,7 +3,8 @@
 //! The stages, each a room: `gateway` merges Gateways into listeners; `virtual_service`, `delegate`, `rule`,
 //! `matches`, `traffic` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
 //! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
-//! what the numbers stand for; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
+//! what the numbers stand for; `limits` compiles rate
+//! limits and finds them for routes; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
 //! edit costs what it touches.
 
 mod clusters;
@@ -14,6 +15,7 @@ mod gateway;
 mod groups;
 mod headers;
 mod incremental;
+mod limits;
 mod listeners;
 pub(crate) mod matches;
 mod mesh;

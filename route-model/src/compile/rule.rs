@@ -26,6 +26,7 @@ use crate::table::redirect::RedirectPath;
 use crate::table::route::{self, Action, Destination, Forward, PathRewrite, Route, RouteOrigin};
 use crate::table::{self, ClusterId};
 use crate::verdict::cors::Cors;
+use crate::verdict::limits::RouteLimits;
 
 /// What a rule is compiled for.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,7 @@ pub(super) struct CompiledRule {
     /// The rule takes everything: Istio emits nothing that follows it in the same VirtualService.
     pub(super) ends: bool,
     pub(super) findings: Vec<Finding>,
+    pub(super) limits: Option<Arc<RouteLimits>>,
 }
 
 #[derive(Clone, Debug)]
@@ -112,9 +114,10 @@ pub(super) fn compile_rule(
     rule: &Rule<'_>,
     root: &ResourceKey,
     scope: &RuleScope<'_>,
+    limits: Option<Arc<RouteLimits>>,
     targets: &mut Targets,
 ) -> CompiledRule {
-    let mut compiled = CompiledRule::default();
+    let mut compiled = CompiledRule { limits, ..CompiledRule::default() };
     let entries: SmallVec<[(Option<usize>, Option<&HttpMatch>); 4]> = if rule.http.r#match.is_empty() {
         compiled.ends = true;
         SmallVec::from_elem((None, None), 1)
@@ -166,6 +169,7 @@ pub(super) fn compile_rule(
             predicates,
             fault: fault.clone(),
             cors: cors.clone(),
+            limits: compiled.limits.clone(),
             action,
         };
         compiled.routes.push(CompiledRoute { route: Arc::new(route), catch_all });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::ProxyScope;
 use super::delegate::{delegates, expand};
 use super::finding::Finding;
+use super::limits::Limits;
 use super::matches::MatchScope;
 use super::names::Seniority;
 use super::rule::{CompiledRoute, CompiledRule, RuleScope, TargetField, compile_rule};
@@ -59,13 +60,15 @@ impl CompiledVirtualService {
         let mut places = Vec::new();
         for (i, rule) in expand(key, spec, context.set, context.default_export_to).rules.into_iter().enumerate() {
             let unchanged = old_rules.and_then(|old| (*old.http).get(i)).is_some_and(|old| *old == *rule.http);
+            let limits = context.limits.of_rule(&binding.gateway, key, &rule, context.set);
             let known = before.filter(|_| unchanged).and_then(|before| before.rules.get(i));
+            let known = known.filter(|known| known.limits == limits);
             let compiled = match known {
                 Some(known) => {
                     known.targets.iter().for_each(|target| targets.retain(target.id));
                     known.clone()
                 }
-                None => Arc::new(compile_rule(&rule, key, &scope, targets)),
+                None => Arc::new(compile_rule(&rule, key, &scope, limits, targets)),
             };
             let ends = compiled.ends;
             rules.push(compiled);
@@ -134,6 +137,7 @@ impl TargetPlace<'_> {
 pub(super) struct Context<'a> {
     pub(super) proxy: &'a ProxyScope,
     pub(super) set: &'a ResourceSet,
+    pub(super) limits: &'a Limits,
     /// MeshConfig `defaultVirtualServiceExportTo`.
     pub(super) default_export_to: &'a [String],
 }

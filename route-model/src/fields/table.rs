@@ -27,6 +27,7 @@ pub(super) fn of(kind: Kind) -> &'static [Entry] {
         Kind::ServiceEntry => SERVICE_ENTRY,
         Kind::WorkloadEntry => WORKLOAD_ENTRY,
         Kind::MeshConfig => MESH_CONFIG,
+        Kind::RateLimitPolicy => RATE_LIMIT_POLICY,
         Kind::EnvoyFilter => ENVOY_FILTER,
         Kind::WorkloadGroup
         | Kind::Sidecar
@@ -268,4 +269,24 @@ static EVENT: &[Entry] = table! {
     "series" => V0_1,
     "source" => V0_1,
     "type" => V0_1,
+};
+
+static RATE_LIMIT_POLICY: &[Entry] = table! {
+    "spec.targetRefs" => V0_1,
+    "spec.targetRefs[].kind=ServiceEntry" => NotYet,
+    "spec.scope" => V0_1,
+    "spec.mode" => V0_1,
+    "spec.rules[].name" => V0_1,
+    "spec.rules[].match" => V0_1,
+    "spec.rules[].match[].port" => Never("says where, which targetRefs do; refused"),
+    "spec.rules[].match[].gateways" => Never("says where, which targetRefs do; refused"),
+    "spec.rules[].match[].sourceLabels" => Never("says where, which targetRefs do; refused"),
+    "spec.rules[].match[].sourceNamespace" => Never("says where, which targetRefs do; refused"),
+    "spec.rules[].match[].statPrefix" => Never("a rate limit's metrics are named by policy and rule"),
+    "spec.rules[].key" => V0_1,
+    "spec.rules[].key[].claim" => NotYet,
+    "spec.rules[].limit" => V0_1,
+    "spec.rules[].cost" => V0_1,
+    "spec.rules[].costHeader" => V0_1,
+    "spec.response" => V0_1,
 };

@@ -69,6 +69,7 @@ data! {
     WasmPlugin: "wasmplugins",
     TrafficExtension: "trafficextensions",
     MeshConfig: "meshconfigs",
+    RateLimitPolicy: "ratelimitpolicies",
     Namespace: "namespaces",
     Secret: "secrets",
     Event: "events",

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::meta::{ResourceKey, Revision};
+use crate::verdict::limits::LimitPolicy;
 
 pub mod cluster;
 pub mod fault;
@@ -40,6 +41,8 @@ pub struct RouteTable {
     /// Ids are stable from one table to the next of the same `Compiler`; several may lead to one cluster.
     pub clusters: Vec<Option<Arc<Cluster>>>,
     pub settings: Arc<ProxySettings>,
+    /// Indexed by [`LimitId`](crate::verdict::limits::LimitId); a number stays with its policy for as long as there is one of its name.
+    pub limits: Vec<Option<Arc<LimitPolicy>>>,
 }
 
 impl RouteTable {

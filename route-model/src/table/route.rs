@@ -15,6 +15,7 @@ use crate::field::FieldPath;
 use crate::matching::{Predicates, UriMatch};
 use crate::meta::ResourceKey;
 use crate::verdict::cors::Cors;
+use crate::verdict::limits::RouteLimits;
 
 /// One entry of a virtual host's list: a match entry of a VirtualService rule and the rule's action.
 #[derive(Clone, Debug)]
@@ -26,12 +27,14 @@ pub struct Route {
     pub(crate) predicates: Predicates,
     pub fault: Option<Box<Fault>>,
     pub cors: Option<Box<Cors>>,
+    /// The rate limits that its requests are under.
+    pub limits: Option<Arc<RouteLimits>>,
     pub action: Action,
 }
 
 impl Route {
     pub fn new(name: Arc<str>, origin: RouteOrigin, uri: UriMatch, predicates: Predicates, action: Action) -> Self {
-        Self { name, origin, uri, predicates, fault: None, cors: None, action }
+        Self { name, origin, uri, predicates, fault: None, cors: None, limits: None, action }
     }
 
     /// The response operations for replies that the proxy makes for this route.

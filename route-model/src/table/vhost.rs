@@ -161,6 +161,7 @@ mod tests {
             predicates: Predicates::new(predicates),
             fault: None,
             cors: None,
+            limits: None,
             action: Action::Direct(Box::new(DirectResponse {
                 status: StatusCode::OK,
                 body: bytes::Bytes::new(),

@@ -100,7 +100,7 @@ fn check_delegate(delegate: &Delegate, at: &Place<'_>, report: &mut Report) {
     }
 }
 
-fn check_match(http_match: &HttpMatch, mesh: bool, at: &Place<'_>, report: &mut Report) {
+pub(super) fn check_match(http_match: &HttpMatch, mesh: bool, at: &Place<'_>, report: &mut Report) {
     let singles = [
         ("uri", &http_match.uri),
         ("scheme", &http_match.scheme),

@@ -15,6 +15,7 @@ mod http_traffic;
 mod load_balancer;
 mod mesh_config;
 mod metadata;
+mod rate_limit_policy;
 mod request_authentication;
 mod scope;
 mod secret;
@@ -151,6 +152,7 @@ fn rules(spec: &Spec, namespace: &str, report: &mut Report) {
         Spec::AuthorizationPolicy(spec) => authorization_policy::check(spec, at, report),
         Spec::Telemetry(spec) => telemetry::check(spec, at, report),
         Spec::MeshConfig(spec) => mesh_config::check(spec, at, report),
+        Spec::RateLimitPolicy(spec) => rate_limit_policy::check(spec, at, report),
         Spec::Secret(spec) => secret::check(spec, report),
         // The schema says all there is to say.
         Spec::ProxyConfig(_)

@@ -1,3 +1,4 @@
 //! What is decided about a request beside its route, from its head and given facts.
 
 pub mod cors;
+pub mod limits;

@@ -2,6 +2,7 @@
 //! only apply, get and delete.
 
 mod declare;
+mod limits;
 mod look;
 mod manage;
 

@@ -10,12 +10,20 @@ use super::super::migrations::Migration;
 use super::CONNECT_WITHIN;
 
 impl Dialect for Postgres {
-    const MIGRATIONS: &'static [Migration] = &[Migration {
-        version: 1,
-        name: "store",
-        additive: false,
-        sql: include_str!("../../../../migrations/postgres/0001_store.sql"),
-    }];
+    const MIGRATIONS: &'static [Migration] = &[
+        Migration {
+            version: 1,
+            name: "store",
+            additive: false,
+            sql: include_str!("../../../../migrations/postgres/0001_store.sql"),
+        },
+        Migration {
+            version: 2,
+            name: "rate_limit_policies",
+            additive: true,
+            sql: include_str!("../../../../migrations/postgres/0002_rate_limit_policies.sql"),
+        },
+    ];
     const BEGIN_READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     const BEGIN_WRITE: &'static str = "BEGIN";
 

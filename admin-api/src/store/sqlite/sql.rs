@@ -9,12 +9,20 @@ use super::super::dialect::Dialect;
 use super::super::migrations::Migration;
 
 impl Dialect for Sqlite {
-    const MIGRATIONS: &'static [Migration] = &[Migration {
-        version: 1,
-        name: "store",
-        additive: false,
-        sql: include_str!("../../../../migrations/sqlite/0001_store.sql"),
-    }];
+    const MIGRATIONS: &'static [Migration] = &[
+        Migration {
+            version: 1,
+            name: "store",
+            additive: false,
+            sql: include_str!("../../../../migrations/sqlite/0001_store.sql"),
+        },
+        Migration {
+            version: 2,
+            name: "rate_limit_policies",
+            additive: true,
+            sql: include_str!("../../../../migrations/sqlite/0002_rate_limit_policies.sql"),
+        },
+    ];
     const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";
 

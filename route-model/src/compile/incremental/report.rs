@@ -29,6 +29,7 @@ impl Compiler {
         let of_hosts = self.groups.values().flat_map(Group::findings);
         let own = self.findings.values().flatten();
         let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(of_hosts).cloned().collect();
+        all.extend(self.limits.findings(&self.set));
         all.sort();
         all.dedup();
         all

@@ -20,6 +20,7 @@ fn object() -> impl Strategy<Value = Value> {
         1 => workload_entry(),
         1 => secret(),
         1 => mesh_config(),
+        3 => rate_limit_policy(),
     ]
 }
 
@@ -92,8 +93,9 @@ fn rule() -> impl Strategy<Value = Value> {
         1 => Just(json!({"directResponse": {"status": 200}})),
         2 => select(vec!["d1", "d2"]).prop_map(|name| json!({"delegate": {"name": name, "namespace": "a"}})),
     ];
-    (vec(entry, 0..3), action).prop_map(|(entries, mut rule)| {
+    (vec(entry, 0..3), action, any::<bool>()).prop_map(|(entries, mut rule, is_named)| {
         rule["match"] = json!(entries);
+        put(&mut rule, "name", is_named.then(|| json!("named")));
         rule
     })
 }
@@ -169,6 +171,23 @@ fn mesh_config() -> impl Strategy<Value = Value> {
         let spec =
             json!({"undeclaredHosts": undeclared, "defaultVirtualServiceExportTo": export_to, "rootNamespace": root});
         named("MeshConfig", "", "default", 0, spec)
+    })
+}
+
+fn rate_limit_policy() -> impl Strategy<Value = Value> {
+    let names = (select(vec!["a", "b"]), select(vec!["l1", "l2", "l3"]));
+    let target = select(vec![
+        json!({"kind": "Gateway", "name": "g1"}),
+        json!({"kind": "VirtualService", "name": "v1"}),
+        json!({"kind": "VirtualService", "name": "d1"}),
+        json!({"kind": "VirtualService", "name": "v2", "sectionName": "named"}),
+        json!({"kind": "ServiceEntry", "name": "s1"}),
+    ]);
+    let scope = select(vec!["Policy", "Route"]);
+    (names, vec(target, 1..3), scope, 1..3).prop_map(|((namespace, name), targets, scope, requests)| {
+        let limit = json!({"requests": requests, "per": "1s"});
+        let spec = json!({"targetRefs": targets, "scope": scope, "rules": [{"name": "r", "limit": limit}]});
+        named("RateLimitPolicy", namespace, name, 0, spec)
     })
 }
 

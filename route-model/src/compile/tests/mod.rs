@@ -5,6 +5,7 @@ mod findings;
 mod gateways;
 mod headers;
 mod incremental;
+mod limits;
 mod routing;
 mod tls;
 mod traffic;
@@ -219,6 +220,9 @@ pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId)
     };
     let table = &compiled.table;
     let mut text = format!("{:?} {:?}\n", table.revision, table.settings);
+    let mut limits: Vec<_> = table.limits.iter().flatten().map(|policy| format!("{policy:?}\n")).collect();
+    limits.sort();
+    text += &limits.concat();
     for listener in &table.listeners {
         let _ = writeln!(text, "listener {:?}:{} {:?}", listener.bind, listener.port, listener.servers);
         match &listener.protocol {
