@@ -38,6 +38,10 @@ pub struct Explanation {
     pub rules: Vec<RuleVerdict>,
     /// How many rules before that are not listed, as their path cannot fit.
     pub skipped: usize,
+    /// The rate limits that the request is under, in the order in which they are asked. Whether they have room for it
+    /// depends on what came before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<ExplainedLimit>,
     /// What happens to a share of the requests before anything else: a delay, an abort.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
@@ -80,6 +84,28 @@ pub struct RuleVerdict {
     /// The first predicate that does not hold, in words. `None`: the rule takes the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// One rule of a RateLimitPolicy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainedLimit {
+    pub policy: ResourceKey,
+    pub rule: String,
+    /// Requests over the limit are refused, not only counted.
+    pub enforced: bool,
+    /// The rule takes so much from a bucket.
+    pub cost: u32,
+    pub requests: u32,
+    pub per: Duration,
+    /// What a full bucket holds.
+    pub burst: u32,
+    /// What the request shares its bucket by, in words; empty: with all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    /// Why the rule does not count the request after all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<String>,
 }
 
 /// The fate of a request.

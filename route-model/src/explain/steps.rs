@@ -1,6 +1,6 @@
 //! The steps of a request through a gateway, up to where its fate is known. They call what the data plane calls.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -8,8 +8,8 @@ use http::header::{HOST, HeaderName, HeaderValue};
 
 use super::request::Sent;
 use super::{
-    ChangedHeader, ExplainedDestination, ExplainedMirror, ExplainedRetries, Explanation, HeaderOperation,
-    NormalisedPath, Operation, Outcome, RuleVerdict,
+    ChangedHeader, ExplainedDestination, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation,
+    HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict,
 };
 use crate::matching::quoted;
 use crate::request::admission::Peer;
@@ -39,6 +39,7 @@ pub(super) fn explain(table: &RouteTable, sent: &Sent<'_>) -> Explanation {
         host: None,
         rules: Vec::new(),
         skipped: 0,
+        limits: Vec::new(),
         faults: Vec::new(),
         cors: None,
         outcome: Outcome::Refused { status: None, reason: String::new() },
@@ -69,7 +70,7 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
             ),
         )
     })?;
-    Ok(look_up(table, routes, &received.head(sent), explanation))
+    Ok(look_up(table, routes, &received.head(sent), received.client, explanation))
 }
 
 fn refused(status: u16, reason: impl Into<String>) -> Outcome {
@@ -154,6 +155,8 @@ struct Received {
     /// Normalised, with the query.
     target: String,
     headers: HeaderMap,
+    /// As far as it can be trusted.
+    client: IpAddr,
 }
 
 impl Received {
@@ -188,7 +191,8 @@ impl Received {
         let request_id = HeaderValue::from_static("00000000-0000-4000-8000-000000000000");
         let admitted = peer.admit(&mut headers, trusted_hops, request_id);
         explanation.headers = changed(&sent.headers, &headers);
-        Ok(Self { scheme: admitted.scheme, authority, target, headers })
+        let client = admitted.client.ip();
+        Ok(Self { scheme: admitted.scheme, authority, target, headers, client })
     }
 
     fn head<'a>(&'a self, sent: &'a Sent<'_>) -> RequestHead<'a> {
@@ -215,7 +219,13 @@ fn changed(sent: &HeaderMap, admitted: &HeaderMap) -> Vec<ChangedHeader> {
     changed
 }
 
-fn look_up(table: &RouteTable, routes: &HttpRoutes, head: &RequestHead<'_>, explanation: &mut Explanation) -> Outcome {
+fn look_up(
+    table: &RouteTable,
+    routes: &HttpRoutes,
+    head: &RequestHead<'_>,
+    client: IpAddr,
+    explanation: &mut Explanation,
+) -> Outcome {
     match routes.lookup(head) {
         Lookup::NoHost => {
             refused(404, format!("no VirtualService or redirect of {} has the request's host", routes.name))
@@ -233,6 +243,7 @@ fn look_up(table: &RouteTable, routes: &HttpRoutes, head: &RequestHead<'_>, expl
         Lookup::Route(host, route) => {
             explanation.host = Some(host.domain.to_string());
             list_rules(host, head, Some(route), explanation);
+            explanation.limits = limits(route, head, client);
             explanation.faults = faults(route);
             let verdict = route.cors.as_ref().map(|cors| cors.judge(head.method, head.headers));
             explanation.cors = verdict.as_ref().map(|verdict| crossing(verdict).to_owned());
@@ -265,6 +276,36 @@ fn list_rules(host: &VirtualHost, head: &RequestHead<'_>, winner: Option<&Arc<Ro
         let failure = route.failure(head);
         explanation.rules.push(RuleVerdict { position, resource, path, name: route.name.to_string(), failure });
     }
+}
+
+/// The rules of a route's rate limits that may count a request.
+fn limits(route: &Route, head: &RequestHead<'_>, client: IpAddr) -> Vec<ExplainedLimit> {
+    let Some(limits) = &route.limits else { return Vec::new() };
+    let rules = limits.policies.iter().flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)));
+    let counting = rules.filter(|(_, rule)| rule.counts(head));
+    counting
+        .map(|(policy, rule)| {
+            let parts: Result<Vec<_>, _> = rule.key.iter().map(|part| part.describe(head, client)).collect();
+            let (mut key, uncounted) = match parts {
+                Ok(key) => (key, None),
+                Err(absent) => (Vec::new(), Some(format!("the request has no {absent}"))),
+            };
+            if policy.per_route {
+                key.insert(0, format!("route {}", limits.route));
+            }
+            ExplainedLimit {
+                policy: policy.resource.clone(),
+                rule: rule.name.to_string(),
+                enforced: policy.enforced,
+                cost: rule.cost(head.headers),
+                requests: rule.rate.requests,
+                per: rule.rate.per,
+                burst: rule.rate.burst,
+                key,
+                uncounted,
+            }
+        })
+        .collect()
 }
 
 fn faults(route: &Route) -> Vec<String> {

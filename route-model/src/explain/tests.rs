@@ -403,3 +403,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_limits_of_a_request_are_told_with_what_it_shares_them_by() {
+    let yaml = virtual_service("reviews", 0, "[shop.test]", "[{name: all, directResponse: {status: 200}}]")
+        + "
+---
+apiVersion: fairway.dev/v1
+kind: RateLimitPolicy
+metadata: {name: p, namespace: default}
+spec:
+  targetRefs: [{kind: VirtualService, name: reviews}]
+  rules:
+  - {name: client, key: [{clientIP: {prefixV4: 24}}, {method: {}}], limit: {requests: 60, per: 1m, burst: 5}}
+  - {name: key, key: [{header: x-api-key}], limit: {requests: 1, per: 1s}, costHeader: x-cost}
+  - {name: posts, match: [{method: {exact: POST}}], limit: {requests: 1, per: 1s}}
+---
+apiVersion: fairway.dev/v1
+kind: RateLimitPolicy
+metadata: {name: q, namespace: default}
+spec:
+  targetRefs: [{kind: VirtualService, name: reviews}]
+  scope: Route
+  mode: Shadow
+  rules: [{name: all, limit: {requests: 9, per: 1s}}]
+";
+    let table = edge(&yaml).table;
+    let lines = |headers: &[(&str, &str)]| -> Vec<String> {
+        let text = get(&table, "http://shop.test/", headers);
+        text.lines().filter(|line| line.starts_with("limit")).map(str::to_owned).collect()
+    };
+    let client = "limit    RateLimitPolicy default/p client: 60 requests in 60s, up to 5 at once, for client \
+                  127.0.0.0/24, method `GET`; takes 1";
+    let shadow = "limit    RateLimitPolicy default/q all: 9 requests in 1s, up to 9 at once, for route VirtualService \
+                  default/reviews all; takes 1 (only counted)";
+    let absent = "limit    RateLimitPolicy default/p key: does not count it, as the request has no header `x-api-key`";
+    assert_eq!(lines(&[]), [client, absent, shadow]);
+    let key =
+        "limit    RateLimitPolicy default/p key: 1 requests in 1s, up to 1 at once, for header x-api-key `a`; takes 7";
+    assert_eq!(lines(&[("x-api-key", "a"), ("x-cost", "7")]), [client, key, shadow]);
+}

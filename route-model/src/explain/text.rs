@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    ChangedHeader, ExplainedMirror, ExplainedRetries, Explanation, HeaderOperation, NormalisedPath, Operation, Outcome,
-    RuleVerdict,
+    ChangedHeader, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation, HeaderOperation, NormalisedPath,
+    Operation, Outcome, RuleVerdict,
 };
 
 impl Display for Explanation {
@@ -30,6 +30,9 @@ impl Display for Explanation {
         for rule in &self.rules {
             writeln!(f, "{rule}")?;
         }
+        for limit in &self.limits {
+            writeln!(f, "limit    {limit}")?;
+        }
         for fault in &self.faults {
             writeln!(f, "fault    {fault}")?;
         }
@@ -37,6 +40,19 @@ impl Display for Explanation {
             writeln!(f, "cors     {cors}")?;
         }
         self.outcome.fmt(f)
+    }
+}
+
+impl Display for ExplainedLimit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { policy, rule, enforced, cost, requests, per, burst, key, uncounted } = self;
+        write!(f, "{policy} {rule}: ")?;
+        if let Some(uncounted) = uncounted {
+            return write!(f, "does not count it, as {uncounted}");
+        }
+        let sharing = if key.is_empty() { "all together".to_owned() } else { key.join(", ") };
+        write!(f, "{requests} requests in {per:?}, up to {burst} at once, for {sharing}; takes {cost}")?;
+        f.write_str(if *enforced { "" } else { " (only counted)" })
     }
 }
 
