@@ -17,6 +17,7 @@ mod proxy;
 mod rt;
 mod runtime_table;
 mod table_builder;
+mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

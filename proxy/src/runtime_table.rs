@@ -5,11 +5,13 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use route_model::table::{ClusterId, HttpRoutes, Listener, ListenerProtocol, RouteTable, TlsListener};
+use route_model::table::{ClusterId, HttpRoutes, Listener, ListenerProtocol, RouteTable, StreamRoutes, TlsListener};
 use tokio::sync::mpsc;
 
 use crate::listener::ListenerId;
 use crate::policy::rate_limit::PolicyState;
+use crate::telemetry::connections::ConnectionSeries;
+use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::requests::RequestSeries;
 use crate::tls::TlsAcceptor;
 use crate::upstream::balance::{Balancer, Wish};
@@ -52,14 +54,22 @@ impl RuntimeListener {
     pub(crate) fn plain_routes(&self) -> Option<&Arc<HttpRoutes>> {
         match &self.listener.protocol {
             ListenerProtocol::Http(routes) => Some(routes),
-            ListenerProtocol::Tls(_) => None,
+            ListenerProtocol::Tls(_) | ListenerProtocol::Tcp(_) => None,
         }
     }
 
     pub(crate) fn tls_listener(&self) -> Option<&Arc<TlsListener>> {
         match &self.listener.protocol {
             ListenerProtocol::Tls(tls) => Some(tls),
-            ListenerProtocol::Http(_) => None,
+            ListenerProtocol::Http(_) | ListenerProtocol::Tcp(_) => None,
+        }
+    }
+
+    /// Of a raw TCP port.
+    pub(crate) fn stream_routes(&self) -> Option<&Arc<StreamRoutes>> {
+        match &self.listener.protocol {
+            ListenerProtocol::Tcp(routes) => Some(routes),
+            ListenerProtocol::Http(_) | ListenerProtocol::Tls(_) => None,
         }
     }
 }
@@ -79,6 +89,7 @@ pub(crate) struct WorkerCluster {
     pub(crate) state: Arc<ClusterState>,
     balancer: RefCell<Balancer>,
     series: OnceCell<RequestSeries>,
+    connections: OnceCell<Arc<ConnectionSeries>>,
 }
 
 impl WorkerTable {
@@ -122,6 +133,7 @@ impl WorkerCluster {
         Self {
             balancer: RefCell::new(Balancer::new(state.cluster.load_balancer.clone())),
             series: OnceCell::new(),
+            connections: OnceCell::new(),
             state,
         }
     }
@@ -129,6 +141,12 @@ impl WorkerCluster {
     /// Chooses an endpoint; `None` when there is none.
     pub(crate) fn pick(&self, wish: Wish<'_>) -> Option<Arc<EndpointState>> {
         self.balancer.borrow_mut().pick(&self.state.discovered, wish).cloned()
+    }
+
+    /// Where this worker counts TCP connections to the cluster.
+    pub(crate) fn connections(&self, worker: &Worker) -> &Arc<ConnectionSeries> {
+        let series = || worker.metrics.connections_to(Some(&self.state.cluster), ResponseFlags::NONE);
+        self.connections.get_or_init(series)
     }
 
     /// Where this worker counts the cluster's requests.

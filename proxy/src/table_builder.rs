@@ -88,7 +88,7 @@ impl TableBuilder {
 
     fn listener(&self, listener: &Arc<Listener>, issues: &mut Vec<Issue>) -> RuntimeListener {
         let tls = match &listener.protocol {
-            ListenerProtocol::Http(_) => None,
+            ListenerProtocol::Http(_) | ListenerProtocol::Tcp(_) => None,
             ListenerProtocol::Tls(tls) => {
                 let (acceptor, faults) = self.tls.acceptor(tls);
                 issues.extend(faults);

@@ -20,6 +20,7 @@ use crate::limits::Limits;
 use crate::listener::{ListenerId, accept};
 use crate::process::{Apply, Message, Process};
 use crate::runtime_table::{RuntimeTable, WorkerTable};
+use crate::tcp::Buffers;
 use crate::telemetry::access_log::AccessLogger;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::requests::RequestSeries;
@@ -42,6 +43,7 @@ pub(crate) struct Worker {
     pub(crate) mirrors: Cell<usize>,
     /// Bounds the TLS handshakes under way.
     pub(crate) handshakes: Semaphore,
+    pub(crate) tcp_buffers: Buffers,
     table: RefCell<Rc<WorkerTable>>,
     listeners: RefCell<HashMap<ListenerId, WorkerListener>>,
     /// The first id that no table brought to this worker yet.
@@ -139,6 +141,7 @@ impl Worker {
             },
             mirrors: Cell::new(0),
             handshakes: Semaphore::new(limits.max_handshakes),
+            tcp_buffers: Buffers::default(),
             table: RefCell::new(Rc::new(WorkerTable::new(empty, process.graveyard.clone()))),
             listeners: RefCell::default(),
             next_listener: Cell::new(ListenerId(0)),

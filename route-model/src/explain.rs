@@ -5,6 +5,7 @@
 
 mod request;
 mod steps;
+mod stream;
 mod text;
 
 use std::time::Duration;
@@ -127,6 +128,12 @@ pub enum Outcome {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         mirrors: Vec<ExplainedMirror>,
     },
+    /// No HTTP to the gateway: the connection goes to one of these, and nothing of it is looked at.
+    Connection {
+        /// What the gateway does with the bytes, in words.
+        handling: String,
+        destinations: Vec<ExplainedDestination>,
+    },
     #[serde(rename_all = "camelCase")]
     Redirect { status: u16, location: String, response_headers: Vec<HeaderOperation> },
     #[serde(rename_all = "camelCase")]
@@ -147,7 +154,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExplainedDestination {
-    /// `None`: the service, port or subset does not exist, requests are answered 503 NC.
+    /// `None`: the service, port or subset does not exist; requests are answered 503 NC, connections closed.
     pub cluster: Option<String>,
     /// The share of requests, in percent.
     pub percent: f64,

@@ -188,3 +188,81 @@ direct   403 with 0 bytes
         "server   Gateway default/edge servers[0]\nrefused  400: the path holds %00, an escaped NUL byte\n"
     );
 }
+
+/// A TCP service that answers each connection with its name and a space before everything it is told.
+async fn tcp_echo(name: &'static str) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.write_all(format!("{name} ").as_bytes()).await;
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    port
+}
+
+/// What a TCP port answers to a line; empty if it closes the connection.
+async fn told(address: &str, line: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut answer = String::new();
+    // A connection that leads nowhere may be reset.
+    let _ = stream.write_all(line.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    let _ = stream.read_to_string(&mut answer).await;
+    answer
+}
+
+#[tokio::test]
+async fn istios_tcp_echo_shifts_connections_from_one_version_to_the_other() {
+    let versions = [("v1", tcp_echo("one").await), ("v2", tcp_echo("two").await)];
+    let endpoints: Vec<Value> = versions
+        .iter()
+        .map(|(version, port)| json!({"address": "127.0.0.1", "ports": {"tcp": port}, "labels": {"version": version}}))
+        .collect();
+    let host = "tcp-echo.default.svc.cluster.local";
+    let port = json!({"number": 31400, "name": "tcp", "protocol": "TCP"});
+    let documents = |v2: u32| {
+        let subset = |version: &str, weight: u32| json!({"destination": {"host": "tcp-echo", "port": {"number": 9000}, "subset": version}, "weight": weight});
+        let tcp = json!([{"match": [{"port": 31400}], "route": [subset("v1", 100 - v2), subset("v2", v2)]}]);
+        let subsets = versions.map(|(name, _)| json!({"name": name, "labels": {"version": name}}));
+        let gateway = json!({"selector": {"istio": "ingressgateway"}, "servers": [{"port": port, "hosts": ["*"]}]});
+        let ports = json!([{"number": 9000, "name": "tcp", "protocol": "TCP"}]);
+        Resources::default()
+            .resource("Gateway", "tcp-echo-gateway", gateway)
+            .resource("DestinationRule", "tcp-echo-destination", json!({"host": "tcp-echo", "subsets": subsets}))
+            .resource(
+                "ServiceEntry",
+                "tcp-echo",
+                json!({"hosts": [host], "resolution": "STATIC", "ports": ports, "endpoints": endpoints}),
+            )
+            .resource(
+                "VirtualService",
+                "tcp-echo",
+                json!({"hosts": ["*"], "gateways": ["tcp-echo-gateway"], "tcp": tcp}),
+            )
+    };
+    let fairway = Start::serve(&[31400]).run().await;
+    fairway.api().apply(&documents(0)).await;
+    let address = fairway.listener(31400).await;
+    for _ in 0..10 {
+        assert_eq!(told(&address, "hello").await, "one hello");
+    }
+    let mut running = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let mut greeting = [0; 4];
+    running.read_exact(&mut greeting).await.unwrap();
+    fairway.api().apply(&documents(100)).await;
+    for _ in 0..10 {
+        assert_eq!(told(&address, "hello").await, "two hello");
+    }
+    running.write_all(b"here").await.unwrap();
+    running.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"here", "a connection stays where it was made to");
+    let text = explained(&fairway, &["--url", "http://any.test:31400/"]);
+    assert!(text.contains("connect  100.0% to outbound|9000|v2|tcp-echo.default.svc.cluster.local"), "{text}");
+    assert!(text.contains("tcp-echo-gateway servers[0]") && text.contains("spec.tcp[0].match[0]"), "{text}");
+}

@@ -196,7 +196,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use route_model::compile::{ProxyRole, compile};
-    use route_model::table::{Action, HttpRoutes, ListenerProtocol, RouteTable};
+    use route_model::table::{Action, HttpRoutes, ListenerProtocol, RouteTable, StreamRoutes, TlsRoutes};
     use serde_json::{Value, json};
 
     use super::*;
@@ -367,9 +367,28 @@ mod tests {
                 ListenerProtocol::Tls(tls) => {
                     for server in &tls.servers {
                         writeln!(text, "{:?} {:?}", server.server, server.terms).unwrap();
-                        text.push_str(&routes_meaning(&table, &server.routes));
+                        text.push_str(&match &server.routes {
+                            TlsRoutes::Http(routes) => routes_meaning(&table, routes),
+                            TlsRoutes::Tcp(routes) => streams_meaning(&table, routes),
+                        });
+                    }
+                    for server in &tls.passthrough {
+                        writeln!(text, "{:?}", server.server).unwrap();
+                        text.push_str(&streams_meaning(&table, &server.routes));
                     }
                 }
+                ListenerProtocol::Tcp(routes) => text.push_str(&streams_meaning(&table, routes)),
+            }
+        }
+        text
+    }
+
+    fn streams_meaning(table: &RouteTable, routes: &StreamRoutes) -> String {
+        let mut text = String::new();
+        for rule in routes.rules() {
+            writeln!(text, "  {:?} {:?}", rule.origin, rule.sni).unwrap();
+            for destination in &rule.destinations {
+                writeln!(text, "    {:?}", table.cluster(destination.cluster)).unwrap();
             }
         }
         text

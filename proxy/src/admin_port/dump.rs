@@ -4,9 +4,11 @@ use route_model::table::cluster::{Discovery, EndpointAddress, LoadBalancer, Upst
 use route_model::table::hash::HashAlgorithm;
 use route_model::table::redirect::RedirectPath;
 use route_model::table::route::RouteOrigin;
-use route_model::table::tls::{CaSource, CertificateSource, TlsMode, TlsServer, TlsTerms, TlsVersion};
+use route_model::table::tls::{
+    CaSource, CertificateSource, TlsChoice, TlsMode, TlsRoutes, TlsServer, TlsTerms, TlsVersion,
+};
 use route_model::table::{
-    Action, Cluster, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable, ServerRef, VirtualHost,
+    Action, Cluster, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable, ServerRef, StreamRoutes, VirtualHost,
 };
 use serde_json::{Value, json};
 
@@ -125,12 +127,21 @@ fn listener(table: &RouteTable, listener: &Listener) -> Value {
     });
     match &listener.protocol {
         ListenerProtocol::Http(http) => shown["http"] = routes(table, http),
+        ListenerProtocol::Tcp(tcp) => shown["tcp"] = streams(table, tcp),
         ListenerProtocol::Tls(tls) => {
-            let of = |index: usize| -> Vec<String> {
-                tls.by_sni.iter().filter(|(_, to)| **to as usize == index).map(|(host, _)| host.to_string()).collect()
+            let of = |choice: TlsChoice| -> Vec<String> {
+                tls.by_sni.iter().filter(|(_, to)| **to == choice).map(|(host, _)| host.to_string()).collect()
             };
-            let servers = tls.servers.iter().enumerate().map(|(index, server)| tls_server(table, server, of(index)));
-            shown["tls"] = servers.collect();
+            let servers = (0..).zip(&tls.servers);
+            let terminating = servers.map(|(index, server)| tls_server(table, server, of(TlsChoice::Terminate(index))));
+            let passthrough = (0..).zip(&tls.passthrough).map(|(index, server)| {
+                json!({
+                    "server": server_ref(&server.server),
+                    "server_names": of(TlsChoice::PassThrough(index)),
+                    "passthrough": streams(table, &server.routes),
+                })
+            });
+            shown["tls"] = terminating.chain(passthrough).collect();
         }
     }
     shown
@@ -141,11 +152,15 @@ fn server_ref(server: &ServerRef) -> Value {
 }
 
 fn tls_server(table: &RouteTable, server: &TlsServer, names: Vec<String>) -> Value {
+    let (inside, shown) = match &server.routes {
+        TlsRoutes::Http(http) => ("http", routes(table, http)),
+        TlsRoutes::Tcp(tcp) => ("tcp", streams(table, tcp)),
+    };
     json!({
         "server": server_ref(&server.server),
         "server_names": names,
         "terms": terms(&server.terms),
-        "http": routes(table, &server.routes),
+        inside: shown,
     })
 }
 
@@ -183,6 +198,21 @@ fn terms(terms: &TlsTerms) -> Value {
 fn routes(table: &RouteTable, routes: &HttpRoutes) -> Value {
     let hosts = routes.hosts.iter().map(|(_, host)| virtual_host(table, host));
     json!({"name": routes.name, "virtual_hosts": hosts.collect::<Vec<_>>()})
+}
+
+fn streams(table: &RouteTable, routes: &StreamRoutes) -> Value {
+    let rules = routes.rules().iter().map(|rule| {
+        let destinations = rule.destinations.iter().map(|to| {
+            let cluster = table.cluster(to.cluster).map(|cluster| &cluster.name);
+            json!({"cluster": cluster, "weight": to.weight})
+        });
+        json!({
+            "virtual_service": rule.origin.virtual_service.to_string(),
+            "rule": rule.origin.path().to_string(),
+            "destinations": destinations.collect::<Vec<_>>(),
+        })
+    });
+    json!({"name": routes.name, "rules": rules.collect::<Vec<_>>()})
 }
 
 fn virtual_host(table: &RouteTable, host: &VirtualHost) -> Value {

@@ -10,7 +10,7 @@ use route_model::matching::{Predicates, UriMatch};
 use route_model::meta::{ResourceKey, Revision};
 use route_model::table::cluster::{Discovery, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
 use route_model::table::route::{DirectResponse, RouteOrigin};
-use route_model::table::tls::{CertificateSource, Credential, TlsListener, TlsServer, TlsTerms};
+use route_model::table::tls::{CertificateSource, Credential, TlsChoice, TlsListener, TlsRoutes, TlsServer, TlsTerms};
 use route_model::table::upstream::UpstreamPolicy;
 use route_model::table::{
     Action, Cluster, ClusterKey, HostIndex, HostPattern, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable,
@@ -83,9 +83,9 @@ fn table() -> (Arc<RouteTable>, String) {
         ca: Vec::new(),
     };
     let terms = TlsTerms { certificates: vec![CertificateSource::Secret(Arc::new(credential))], ..TlsTerms::default() };
-    let server = TlsServer { server: gateway(1), terms: Arc::new(terms), routes: routes() };
-    let by_sni = HostIndex::new([(HostPattern::new("shop.example"), 0)]);
-    let tls = TlsListener { servers: vec![Arc::new(server)], by_sni };
+    let server = TlsServer { server: gateway(1), terms: Arc::new(terms), routes: TlsRoutes::Http(routes()) };
+    let by_sni = HostIndex::new([(HostPattern::new("shop.example"), TlsChoice::Terminate(0))]);
+    let tls = TlsListener { servers: vec![Arc::new(server)], passthrough: Vec::new(), by_sni };
     let listener =
         |port, index, protocol| Arc::new(Listener { bind: None, port, servers: vec![gateway(index)], protocol });
     let endpoint = Endpoint { address: EndpointAddress::Ip([127, 0, 0, 1].into(), 9), weight: 5 };

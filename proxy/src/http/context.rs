@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use http_body::Body as _;
 use route_model::request::admission::Peer;
 use route_model::table::tls::TlsTerms;
-use route_model::table::{HttpRoutes, Route, TlsListener};
+use route_model::table::{HttpRoutes, Route, TlsChoice, TlsListener};
 use tokio::time::Instant;
 
 use super::body::RequestBody;
@@ -128,7 +128,10 @@ impl Connection {
         let server = match (&self.tls, &runtime.listener_at(listener).tls) {
             (None, None) => 0,
             (Some(binding), Some(tls)) => {
-                let server = *tls.listener().by_sni.find_sni(binding.sni.as_deref())? as usize;
+                let TlsChoice::Terminate(server) = *tls.listener().by_sni.find_sni(binding.sni.as_deref())? else {
+                    return None;
+                };
+                let server = server as usize;
                 same_client_auth(tls.terms(server)?, &binding.terms).then_some(server)?
             }
             _ => return None,

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use route_model::table::{TlsChoice, TlsRoutes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::body::{RequestBody, ResponseBody};
 use super::context::{Connection, TlsBinding};
@@ -27,8 +30,10 @@ use crate::drain::{Member, Phase};
 use crate::h1;
 use crate::listener::ListenerId;
 use crate::rt::LocalExecutor;
+use crate::tcp::{self, Hello, read_hello};
 use crate::telemetry::metrics::Count;
 use crate::tls::TlsAcceptor;
+use crate::tls::facts::TlsFacts;
 use crate::worker::Worker;
 
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4). No HTTP/1 request begins with its first four bytes.
@@ -54,7 +59,11 @@ pub(crate) async fn serve_connection(
     let acceptor = {
         let table = worker.table_for(id);
         let Some(position) = table.runtime().find_listener(id) else { return };
-        table.runtime().listener_at(position).tls.clone()
+        let listener = table.runtime().listener_at(position);
+        if let Some(routes) = listener.stream_routes().cloned() {
+            return Box::pin(tcp::serve(worker, table, &routes, stream, facts, member)).await;
+        }
+        listener.tls.clone()
     };
     if let Some(acceptor) = acceptor {
         // Boxed, so that plain connections do not pay for its size.
@@ -72,7 +81,7 @@ pub(crate) fn refuse(worker: &Worker, stream: &TcpStream, id: ListenerId) {
     let plain = table
         .runtime()
         .find_listener(id)
-        .is_some_and(|position| table.runtime().listener_at(position).tls_listener().is_none());
+        .is_some_and(|position| table.runtime().listener_at(position).plain_routes().is_some());
     if plain {
         // Whether it arrives does not matter: the connection ends either way.
         let _ = stream.try_write(
@@ -127,18 +136,59 @@ where
 
 async fn serve_tls(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     acceptor: TlsAcceptor,
     mut facts: ConnectionFacts,
     id: ListenerId,
     member: Member,
 ) {
+    let deadline = Instant::now() + worker.process.options.limits.handshake_timeout;
+    if acceptor.listener().passthrough.is_empty() {
+        return terminate(worker, stream, acceptor, facts, id, member, deadline).await;
+    }
+    // Who the handshake is with depends on the name, and those who are behind need every byte of it.
+    let hello = match tokio::time::timeout_at(deadline, read_hello(&mut stream)).await {
+        Ok(Ok(hello)) => hello,
+        failed => {
+            worker.metrics.count(Count::TlsHandshakesFailed);
+            let cause = failed
+                .map_or_else(|timeout| timeout.to_string(), |r| r.err().map_or_else(String::new, |e| e.to_string()));
+            tracing::debug!(cause, peer = %facts.peer, "a connection did not begin with a ClientHello");
+            return;
+        }
+    };
+    let Hello { server_name, bytes } = hello;
+    let stream = Rewound::new(bytes, stream);
+    let listener = Arc::clone(acceptor.listener());
+    if let Some(TlsChoice::PassThrough(index)) = listener.by_sni.find_sni(server_name.as_deref())
+        && let Some(server) = listener.passthrough.get(*index as usize)
+    {
+        facts.tls = Some(Box::new(TlsFacts { server_name, ..TlsFacts::default() }));
+        let table = worker.table_for(id);
+        Box::pin(tcp::serve(worker, table, &server.routes, stream, facts, member)).await;
+    } else {
+        terminate(worker, stream, acceptor, facts, id, member, deadline).await;
+    }
+}
+
+/// Runs the handshake and serves what is inside.
+async fn terminate<I>(
+    worker: Rc<Worker>,
+    stream: I,
+    acceptor: TlsAcceptor,
+    mut facts: ConnectionFacts,
+    id: ListenerId,
+    member: Member,
+    deadline: Instant,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let handshake = async {
         // The semaphore is never closed.
         let _turn = worker.handshakes.acquire().await;
         acceptor.accept(stream).await
     };
-    let accepted = match tokio::time::timeout(worker.process.options.limits.handshake_timeout, handshake).await {
+    let accepted = match tokio::time::timeout_at(deadline, handshake).await {
         Ok(Ok(accepted)) => accepted,
         failed => {
             worker.metrics.count(Count::TlsHandshakesFailed);
@@ -151,6 +201,11 @@ async fn serve_tls(
     worker.metrics.count(Count::TlsHandshakes);
     if accepted.resumed {
         worker.metrics.count(Count::TlsResumed);
+    }
+    if let TlsRoutes::Tcp(routes) = &accepted.server.routes {
+        facts.tls = Some(Box::new(accepted.facts));
+        let table = worker.table_for(id);
+        return Box::pin(tcp::serve(worker, table, routes, Box::new(accepted.stream), facts, member)).await;
     }
     let binding = TlsBinding { terms: accepted.terms, sni: accepted.facts.server_name.clone() };
     facts.tls = Some(Box::new(accepted.facts));

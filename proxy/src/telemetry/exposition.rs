@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cells::{HistogramValue, ISTIO_BOUNDS};
+use super::connections::ConnectionValue;
 use super::metrics::{COUNTS, Count, LAG_BOUNDS, Metrics};
 use super::rate_limits;
 use super::requests::{DestinationLabels, Outcome, RequestProtocol, SeriesValue};
@@ -147,6 +148,7 @@ impl Metrics {
     /// Writes all metrics, workers added up. Ends early with the writer's error.
     pub fn render(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         self.render_requests(out)?;
+        self.render_connections(out)?;
         self.render_counts(out)?;
         rate_limits::render(&self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner), out)?;
         self.render_lag(out)?;
@@ -197,6 +199,45 @@ impl Metrics {
             head(out, name, "histogram", help)?;
             for (labels, value) in &series {
                 histogram(out, name, labels, of(value))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn render_connections(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let mut sums: BTreeMap<(DestinationLabels, String), ConnectionValue> = BTreeMap::new();
+        let now = Instant::now();
+        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            worker.connections.read(now, |destination, flags, value| {
+                sums.entry((destination.clone(), flags.to_string())).or_default().add(&value);
+            });
+        }
+        let source = self.source_labels();
+        let series: Vec<(String, ConnectionValue)> = sums
+            .into_iter()
+            .map(|((destination, flags), value)| {
+                let mut labels = source.clone();
+                append_destination(&mut labels, &destination);
+                let _ = write!(
+                    labels,
+                    ",request_protocol=\"tcp\",response_flags=\"{flags}\",connection_security_policy=\"unknown\""
+                );
+                (labels, value)
+            })
+            .collect();
+        type Part = fn(&ConnectionValue) -> u64;
+        let counters: [(&str, &str, Part); 4] = [
+            ("istio_tcp_connections_opened_total", "TCP connections opened.", |value| value.opened),
+            ("istio_tcp_connections_closed_total", "TCP connections closed.", |value| value.closed),
+            ("istio_tcp_sent_bytes_total", "Bytes sent to clients over TCP connections.", |value| value.sent),
+            ("istio_tcp_received_bytes_total", "Bytes received from clients over TCP connections.", |value| {
+                value.received
+            }),
+        ];
+        for (name, help, of) in counters {
+            head(out, name, "counter", help)?;
+            for (labels, value) in &series {
+                writeln!(out, "{name}{{{labels}}} {}", of(value))?;
             }
         }
         Ok(())

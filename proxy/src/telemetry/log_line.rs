@@ -16,7 +16,8 @@ use crate::http::facts::{ConnectionFacts, append_address, append_time, protocol_
 #[derive(Clone, Debug)]
 pub struct LogHead {
     pub start: SystemTime,
-    pub version: Version,
+    /// `None`: there is no HTTP.
+    pub version: Option<Version>,
     /// `None`: the head could not be read.
     pub method: Option<Method>,
     pub path: Option<PathAndQuery>,
@@ -39,7 +40,7 @@ impl LogHead {
         let header = |name| headers.get(name).cloned();
         Self {
             start,
-            version,
+            version: Some(version),
             method: Some(method),
             path,
             authority,
@@ -51,9 +52,14 @@ impl LogHead {
 
     /// A request whose head could not be read: the protocol was broken, or the client went away.
     pub fn unread(start: SystemTime, version: Version) -> Self {
+        Self { version: Some(version), ..Self::connection(start) }
+    }
+
+    /// A connection that is not HTTP.
+    pub fn connection(start: SystemTime) -> Self {
         Self {
             start,
-            version,
+            version: None,
             method: None,
             path: None,
             authority: None,
@@ -117,7 +123,7 @@ impl LogEntry<'_> {
         out.push(b' ');
         text(head.path.as_ref().map(|path| path.as_str().as_bytes()), out);
         out.push(b' ');
-        out.extend_from_slice(protocol_name(head.version).as_bytes());
+        text(head.version.map(|version| protocol_name(version).as_bytes()), out);
         out.extend_from_slice(b"\" ");
         number(self.status.map_or(0, |status| status.as_u16().into()), out);
         out.push(b' ');
@@ -173,7 +179,7 @@ impl LogEntry<'_> {
         out.push(b'"');
         json_text("method", head.method.as_ref().map(|method| method.as_str().as_bytes()), out);
         json_text("path", head.path.as_ref().map(|path| path.as_str().as_bytes()), out);
-        json_text("protocol", Some(protocol_name(head.version).as_bytes()), out);
+        json_text("protocol", head.version.map(|version| protocol_name(version).as_bytes()), out);
         json_number("response_code", Some(self.status.map_or(0, |status| status.as_u16().into())), out);
         json_key("response_flags", out);
         out.push(b'"');

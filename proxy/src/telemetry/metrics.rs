@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use route_model::table::Cluster;
 
 use super::cells::Cell;
+use super::connections::{ConnectionRegistry, ConnectionSeries};
+use super::flags::ResponseFlags;
 use super::rate_limits::LimitSeries;
 use super::requests::{DestinationLabels, RequestRegistry, RequestSeries};
 use crate::options::ProxyIdentity;
@@ -77,6 +79,7 @@ pub(super) const LAG_BOUNDS: [u64; 8] = [1, 5, 10, 50, 100, 250, 500, 1000];
 pub(super) struct WorkerCells {
     pub(super) counts: [Cell; COUNTS],
     pub(super) requests: Arc<RequestRegistry>,
+    pub(super) connections: ConnectionRegistry,
     /// Not cumulative; the last one has no bound.
     pub(super) lag: [Cell; LAG_BOUNDS.len() + 1],
     pub(super) lag_sum_micros: Cell,
@@ -225,6 +228,12 @@ impl WorkerMetrics {
     /// Where to count the requests that reach no cluster.
     pub fn requests_to_unknown(&self) -> RequestSeries {
         self.requests(DestinationLabels::unknown())
+    }
+
+    /// Where to count TCP connections to a cluster, or those that reach none.
+    pub fn connections_to(&self, cluster: Option<&Cluster>, flags: ResponseFlags) -> Arc<ConnectionSeries> {
+        let destination = cluster.map_or_else(DestinationLabels::unknown, DestinationLabels::of);
+        self.cells.connections.series(destination, flags)
     }
 
     fn requests(&self, destination: DestinationLabels) -> RequestSeries {

@@ -4,6 +4,7 @@
 
 pub mod access_log;
 pub mod cells;
+pub mod connections;
 pub mod exposition;
 pub mod flags;
 pub mod log_line;

@@ -47,7 +47,7 @@ impl DestinationLabels {
         Self::all("unknown")
     }
 
-    fn all(text: &str) -> Self {
+    pub(super) fn all(text: &str) -> Self {
         let text: Arc<str> = text.into();
         Self { service: Arc::clone(&text), name: Arc::clone(&text), namespace: text }
     }

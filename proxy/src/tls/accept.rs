@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use route_model::table::tls::{TlsListener, TlsServer, TlsTerms};
+use route_model::table::tls::{TlsChoice, TlsListener, TlsServer, TlsTerms};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::LazyConfigAcceptor;
@@ -78,7 +78,11 @@ impl TlsAcceptor {
     {
         let mut start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
         let name: Option<Box<str>> = start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
-        let chosen = self.listener.by_sni.find_sni(name.as_deref()).map(|index| *index as usize);
+        // A name that is passed through is not for this handshake; whoever calls this has looked before.
+        let chosen = match self.listener.by_sni.find_sni(name.as_deref()) {
+            Some(TlsChoice::Terminate(index)) => Some(*index as usize),
+            Some(TlsChoice::PassThrough(_)) | None => None,
+        };
         let Some((server, context)) =
             chosen.and_then(|index| Some((self.listener.servers.get(index)?, self.contexts.get(index)?)))
         else {

@@ -61,7 +61,9 @@ pub(super) fn build(terms: &TlsTerms, tickets: Arc<dyn ProducesTickets>) -> Resu
         .map_err(|error| TlsFault::invalid(format!("versions and cipher suites do not fit together: {error}")))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec()];
+    if terms.http {
+        config.alpn_protocols = vec![ALPN_H2.to_vec(), ALPN_HTTP1.to_vec()];
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = tickets;
     config.send_tls13_tickets = 1;

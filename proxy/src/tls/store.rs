@@ -114,7 +114,7 @@ impl TlsStore {
             .iter()
             .filter_map(|listener| match &listener.protocol {
                 ListenerProtocol::Tls(tls) => Some(&tls.servers),
-                ListenerProtocol::Http(_) => None,
+                ListenerProtocol::Http(_) | ListenerProtocol::Tcp(_) => None,
             })
             .flatten()
             .map(|server| server_id(&server.server))

@@ -10,7 +10,8 @@ use rcgen::{
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
 use route_model::table::tls::{
-    CaSource, CertificateSource, Credential, TlsListener, TlsMode, TlsServer, TlsTerms, TlsVersion,
+    CaSource, CertificateSource, Credential, TlsChoice, TlsListener, TlsMode, TlsRoutes, TlsServer, TlsTerms,
+    TlsVersion,
 };
 use route_model::table::{HostIndex, HostPattern, HttpRoutes, ServerRef};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -89,15 +90,18 @@ fn terms(certificates: Vec<CertificateSource>) -> TlsTerms {
 
 /// A listener with one server for each host, numbered from 0.
 fn listener(servers: Vec<(&str, TlsTerms)>) -> Arc<TlsListener> {
-    let by_sni = HostIndex::new((0..).zip(&servers).map(|(index, (host, _))| (HostPattern::new(host), index)));
+    let by_sni = HostIndex::new(
+        (0..).zip(&servers).map(|(index, (host, _))| (HostPattern::new(host), TlsChoice::Terminate(index))),
+    );
     let server = |(index, (_, terms))| {
         Arc::new(TlsServer {
             server: ServerRef { gateway: ResourceKey::new(Kind::Gateway, "default", "shop"), index },
             terms: Arc::new(terms),
-            routes: Arc::new(HttpRoutes { name: "https.443".into(), hosts: HostIndex::new([]) }),
+            routes: TlsRoutes::Http(Arc::new(HttpRoutes { name: "https.443".into(), hosts: HostIndex::new([]) })),
         })
     };
-    Arc::new(TlsListener { servers: servers.into_iter().enumerate().map(server).collect(), by_sni })
+    let servers = servers.into_iter().enumerate().map(server).collect();
+    Arc::new(TlsListener { servers, passthrough: Vec::new(), by_sni })
 }
 
 fn acceptor(store: &TlsStore, servers: Vec<(&str, TlsTerms)>) -> TlsAcceptor {

@@ -230,6 +230,11 @@ impl ActiveRequest {
         Some(Self::counted(endpoint, permit))
     }
 
+    /// A TCP connection, which makes its endpoint as busy as a request does.
+    pub(crate) fn connection(endpoint: &Arc<EndpointState>) -> Self {
+        Self::counted(endpoint, None)
+    }
+
     fn counted(endpoint: &Arc<EndpointState>, permit: Option<Permit>) -> Self {
         endpoint.active.fetch_add(1, Ordering::Relaxed);
         Self { endpoint: Arc::clone(endpoint), _permit: permit }

@@ -48,6 +48,14 @@ impl Drop for ConnectionPermit {
 }
 
 impl Stream {
+    /// This end's address; `None` for a Unix domain socket.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
+
     /// The time since it was connected.
     pub(crate) fn age(&self) -> Duration {
         self.opened.elapsed()

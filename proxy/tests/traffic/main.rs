@@ -10,6 +10,7 @@ mod reload;
 mod routing;
 mod streaming;
 mod table;
+mod tcp;
 mod tls;
 mod upgrades;
 mod upstreams;

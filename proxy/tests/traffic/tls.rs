@@ -11,7 +11,9 @@ use proxy::Proxy;
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
 use route_model::table::cluster::{Discovery, DnsEndpoint};
-use route_model::table::tls::{CaSource, CertificateSource, Credential, TlsListener, TlsMode, TlsServer, TlsTerms};
+use route_model::table::tls::{
+    CaSource, CertificateSource, Credential, TlsChoice, TlsListener, TlsMode, TlsRoutes, TlsServer, TlsTerms,
+};
 use route_model::table::{Cluster, HostIndex, HostPattern, Listener, ListenerProtocol, RouteTable, ServerRef};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -22,18 +24,18 @@ use crate::table::{cluster, forward, gateway, route, routes, table, to};
 use crate::{addr, apply, start};
 
 /// A certificate that is its own authority.
-struct Identity {
-    certificate: String,
-    key: String,
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Identity {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
         Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
-    fn der(&self) -> CertificateDer<'static> {
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("a certificate")
     }
 
@@ -46,22 +48,25 @@ impl Identity {
         })
     }
 
-    fn terms(&self) -> TlsTerms {
+    pub(crate) fn terms(&self) -> TlsTerms {
         TlsTerms { certificates: vec![CertificateSource::Secret(self.credential())], ..TlsTerms::default() }
     }
 }
 
 /// Port 443 with a server for each host pattern, all of which forward to the first cluster.
 fn https(servers: Vec<(&str, TlsTerms)>, to_cluster: Cluster) -> RouteTable {
-    let by_sni = HostIndex::new((0..).zip(&servers).map(|(index, (host, _))| (HostPattern::new(host), index)));
+    let by_sni = HostIndex::new(
+        (0..).zip(&servers).map(|(index, (host, _))| (HostPattern::new(host), TlsChoice::Terminate(index))),
+    );
     let server = |(index, (host, terms)): (usize, (&str, TlsTerms))| {
         Arc::new(TlsServer {
             server: ServerRef { gateway: gateway(), index },
             terms: Arc::new(terms),
-            routes: routes(vec![(host, vec![route("/", forward(to(&[(0, 1)])))])]),
+            routes: TlsRoutes::Http(routes(vec![(host, vec![route("/", forward(to(&[(0, 1)])))])])),
         })
     };
-    let tls = TlsListener { servers: servers.into_iter().enumerate().map(server).collect(), by_sni };
+    let servers = servers.into_iter().enumerate().map(server).collect();
+    let tls = TlsListener { servers, passthrough: Vec::new(), by_sni };
     let listener = Listener {
         bind: None,
         port: 443,

@@ -23,7 +23,27 @@ pub(super) struct Plan {
     pub(super) gateways: HashMap<Arc<str>, Arc<Resource>, foldhash::fast::RandomState>,
     /// The servers of each Gateway that are in force.
     servers: HashMap<Arc<str>, Vec<ServerPlace>, foldhash::fast::RandomState>,
+    /// What each Gateway has to offer beside the hosts of its HTTP servers.
+    pub(super) offers: HashMap<Arc<str>, Offer, foldhash::fast::RandomState>,
     pub(super) findings: Vec<Finding>,
+}
+
+/// Which rules of VirtualServices the servers of a Gateway that are in force look at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Offer {
+    pub(super) http: bool,
+    pub(super) tls: bool,
+    pub(super) tcp: bool,
+    /// Of the servers that do not speak HTTP.
+    hosts: Vec<ServerHost>,
+}
+
+impl Offer {
+    /// Whether a server that does not speak HTTP takes a host of a VirtualService in `namespace`, or a part of it.
+    pub(super) fn admits(&self, host: &HostPattern, namespace: &str) -> bool {
+        let mut open = self.hosts.iter().filter(|own| own.namespace.as_deref().is_none_or(|only| only == namespace));
+        open.any(|own| own.pattern.narrower(host).is_some())
+    }
 }
 
 /// Where a server's routes are, and what VirtualServices are compiled for there.
@@ -50,9 +70,11 @@ pub(super) enum Servers {
     Http(RouteGroup),
     /// Each TLS server has routes of its own.
     Tls(Vec<RouteGroup>),
+    /// Connections carry nothing to choose a server by.
+    Tcp(RouteGroup),
 }
 
-/// The servers that share one set of routes. Of TLS servers it is one.
+/// The servers that share one set of routes. Only plain HTTP servers can be more than one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RouteGroup {
     /// As Istio names the route configuration.
@@ -69,7 +91,37 @@ pub(super) struct PlannedServer {
     pub(super) port: u16,
     pub(super) hosts: Vec<ServerHost>,
     pub(super) https_redirect: bool,
-    pub(super) tls: bool,
+    pub(super) kind: ServerKind,
+}
+
+/// What a server does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServerKind {
+    Http,
+    Https,
+    /// Routed by `tcp` rules.
+    Tcp,
+    /// TLS is terminated, and what is inside is routed by `tcp` rules.
+    TlsTcp,
+    /// Routed by `tls` rules.
+    Passthrough,
+}
+
+impl ServerKind {
+    /// The client begins with a TLS handshake.
+    pub(super) fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::TlsTcp | Self::Passthrough)
+    }
+
+    /// The handshake is with this server.
+    pub(super) fn terminates(self) -> bool {
+        matches!(self, Self::Https | Self::TlsTcp)
+    }
+
+    /// Routed by `http` rules.
+    pub(super) fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
 }
 
 /// An entry of `servers[].hosts`.
@@ -116,12 +168,29 @@ impl Plan {
         let mut servers: HashMap<Arc<str>, Vec<ServerPlace>, _> = HashMap::default();
         for group in plan.groups() {
             for (index, server) in group.servers.iter().enumerate() {
-                let binding = Binding { gateway: server.gateway.clone(), port: server.port, tls: server.tls };
+                let binding = Binding {
+                    gateway: server.gateway.clone(),
+                    port: server.port,
+                    tls: server.kind == ServerKind::Https,
+                };
                 let place = ServerPlace { group: group.name.clone(), index, binding };
                 servers.entry(server.gateway.clone()).or_default().push(place);
             }
         }
         plan.servers = servers;
+        let mut offers: HashMap<Arc<str>, Offer, _> = HashMap::default();
+        for server in plan.all_groups().flat_map(|group| &group.servers) {
+            let offer = offers.entry(server.gateway.clone()).or_default();
+            match server.kind {
+                ServerKind::Http | ServerKind::Https => offer.http = true,
+                ServerKind::Passthrough => offer.tls = true,
+                ServerKind::Tcp | ServerKind::TlsTcp => offer.tcp = true,
+            }
+            if !server.kind.is_http() {
+                offer.hosts.extend(server.hosts.iter().cloned());
+            }
+        }
+        plan.offers = offers;
         plan
     }
 
@@ -130,11 +199,23 @@ impl Plan {
         self.servers.get(gateway).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn groups(&self) -> impl Iterator<Item = &RouteGroup> {
+    /// The servers of all kinds.
+    pub(super) fn all_groups(&self) -> impl Iterator<Item = &RouteGroup> {
         self.listeners.iter().flat_map(|listener| match &listener.servers {
-            Servers::Http(group) => std::slice::from_ref(group),
+            Servers::Http(group) | Servers::Tcp(group) => std::slice::from_ref(group),
             Servers::Tls(groups) => groups,
         })
+    }
+
+    /// Those that are routed by `http` rules.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &RouteGroup> {
+        self.all_groups().filter(|group| group.servers.iter().all(|server| server.kind.is_http()))
+    }
+
+    /// Those that are routed by `tcp` or `tls` rules, each a group of its own.
+    pub(super) fn streams(&self) -> impl Iterator<Item = (&RouteGroup, &PlannedServer)> {
+        let single = self.all_groups().filter_map(|group| Some((group, group.servers.first()?)));
+        single.filter(|(_, server)| !server.kind.is_http())
     }
 }
 
@@ -175,7 +256,11 @@ impl Merger {
     fn add(&mut self, gateway: &Resource, index: usize, server: &Server) -> Result<(), Problem> {
         let (number, protocol) = server.port.as_ref().map_or((0, ""), |port| (*port.number, port.protocol.as_str()));
         let protocol = Protocol::parse(protocol).ok_or_else(|| {
-            Problem::new("port.protocol", "UnknownProtocol", format!("`{protocol}` is no protocol; use HTTP or HTTPS"))
+            Problem::new(
+                "port.protocol",
+                "UnknownProtocol",
+                format!("`{protocol}` is no protocol; use HTTP, HTTPS, TLS or TCP"),
+            )
         })?;
         if server.bind.starts_with("unix:") {
             return Err(Problem::new("bind", "NotSupported", "listening on a Unix socket is not supported yet"));
@@ -193,18 +278,18 @@ impl Merger {
         let port = u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| {
             Problem::new("port.number", "InvalidPort", format!("{number} is no port; use a number from 1 to 65535"))
         })?;
-        let tls = is_terminating(server, protocol)?;
+        let kind = kind(server, protocol)?;
         let reference = ServerRef { gateway: gateway.key.clone(), index };
         let planned = PlannedServer {
             gateway: qualified_name(&gateway.key),
             server: reference.clone(),
             port,
             hosts: server.hosts.iter().map(|host| ServerHost::parse(host, &gateway.key.namespace)).collect(),
-            https_redirect: !tls && server.tls.as_ref().is_some_and(|tls| *tls.https_redirect),
-            tls,
+            https_redirect: kind == ServerKind::Http && server.tls.as_ref().is_some_and(|tls| *tls.https_redirect),
+            kind,
         };
         let mut name = group_name(&planned, server, bind);
-        if tls && !self.names.insert(name.clone()) {
+        if kind.is_tls() && !self.names.insert(name.clone()) {
             // Port names should be unique in a Gateway; where they are not, the servers still are two.
             name = format!("{name}.{index}").into();
         }
@@ -217,36 +302,40 @@ impl Merger {
         let Some(&at) = self.by_address.get(&(port, bind)) else {
             let at = self.listeners.len();
             self.claim_hosts(at, &group.servers[0], &address)?;
-            let servers = if tls { Servers::Tls(vec![group]) } else { Servers::Http(group) };
+            let servers = match kind {
+                ServerKind::Http => Servers::Http(group),
+                ServerKind::Tcp => Servers::Tcp(group),
+                ServerKind::Https | ServerKind::TlsTcp | ServerKind::Passthrough => Servers::Tls(vec![group]),
+            };
             self.listeners.push(PlannedListener { port, bind, servers });
             self.by_address.insert((port, bind), at);
             return Ok(());
         };
-        match &self.listeners[at].servers {
-            Servers::Http(_) if tls => Err(Problem::new(
+        let taken_by = match &self.listeners[at].servers {
+            Servers::Http(_) if kind == ServerKind::Http => None,
+            Servers::Tls(_) if kind.is_tls() => None,
+            Servers::Http(_) => Some("plain HTTP"),
+            Servers::Tls(_) => Some("TLS"),
+            Servers::Tcp(_) => Some("TCP"),
+        };
+        if let Some(other) = taken_by {
+            return Err(Problem::new(
                 "port",
                 "PortConflict",
-                format!("{address} is taken by a plain HTTP server of an older Gateway; use another port"),
-            )),
-            Servers::Tls(_) if !tls => Err(Problem::new(
-                "port",
-                "PortConflict",
-                format!("{address} is taken by a TLS server of an older Gateway; use another port"),
-            )),
-            _ => {
-                self.claim_hosts(at, &group.servers[0], &address)?;
-                match &mut self.listeners[at].servers {
-                    Servers::Http(shared) => shared.servers.extend(group.servers),
-                    Servers::Tls(groups) => groups.push(group),
-                }
-                Ok(())
-            }
+                format!("{address} is taken by a {other} server that comes first; use another port"),
+            ));
         }
+        self.claim_hosts(at, &group.servers[0], &address)?;
+        match &mut self.listeners[at].servers {
+            Servers::Http(shared) | Servers::Tcp(shared) => shared.servers.extend(group.servers),
+            Servers::Tls(groups) => groups.push(group),
+        }
+        Ok(())
     }
 
     /// SNI must lead to one server: a TLS server with a host that is taken is left out whole.
     fn claim_hosts(&mut self, listener: usize, server: &PlannedServer, address: &str) -> Result<(), Problem> {
-        if !server.tls {
+        if !server.kind.is_tls() {
             return Ok(());
         }
         for host in &server.hosts {
@@ -268,36 +357,47 @@ impl Merger {
     }
 }
 
-/// Whether a server terminates TLS for HTTP; an error for what cannot be served yet.
-fn is_terminating(server: &Server, protocol: Protocol) -> Result<bool, Problem> {
-    if protocol.is_http() {
-        return Ok(false);
-    }
+/// What a server does; an error for what cannot be served yet.
+fn kind(server: &Server, protocol: Protocol) -> Result<ServerKind, Problem> {
     let mode = server.tls.as_ref().map_or(ServerTlsMode::Passthrough, |tls| *tls.mode);
     match (protocol, mode) {
-        (Protocol::Https, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) => Ok(true),
-        (Protocol::Https | Protocol::Tls, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) => {
-            Err(Problem::new("tls.mode", "NotSupported", "passing TLS through is not supported yet; use mode SIMPLE"))
+        _ if protocol.is_http() => Ok(ServerKind::Http),
+        (Protocol::Tcp | Protocol::Mongo | Protocol::Redis | Protocol::Mysql, _) => Ok(ServerKind::Tcp),
+        (Protocol::Https, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) => {
+            Ok(ServerKind::Https)
         }
+        (Protocol::Tls, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) => {
+            Ok(ServerKind::TlsTcp)
+        }
+        (Protocol::Https | Protocol::Tls, ServerTlsMode::Passthrough) => Ok(ServerKind::Passthrough),
+        (Protocol::Https | Protocol::Tls, ServerTlsMode::AutoPassthrough) => Err(Problem::new(
+            "tls.mode",
+            "NotSupported",
+            "AUTO_PASSTHROUGH is not supported yet; use mode PASSTHROUGH and `tls` rules",
+        )),
         (Protocol::Https | Protocol::Tls, ServerTlsMode::IstioMutual) => {
             Err(Problem::new("tls.mode", "NotSupported", "ISTIO_MUTUAL is not supported yet; use mode MUTUAL"))
         }
         _ => Err(Problem::new(
             "port.protocol",
             "NotSupported",
-            "only HTTP and HTTPS servers are supported yet; TCP and TLS are not",
+            "gateways serve HTTP, HTTPS, HTTP2, GRPC, GRPC-WEB, TLS, TCP, MONGO, REDIS and MYSQL",
         )),
     }
 }
 
-/// `http.80`, or with a bind address `http.80.10.0.0.1`; `https.443.<port name>.<gateway>.<namespace>`.
+/// `http.80` or `tcp.9000`, or with a bind address `http.80.10.0.0.1`; `https.443.<port name>.<gateway>.<namespace>`,
+/// `tls.443.…` where TLS is not of HTTP or not terminated.
 fn group_name(planned: &PlannedServer, server: &Server, bind: Option<IpAddr>) -> Arc<str> {
     let port = planned.port;
     let bind = bind.map_or_else(String::new, |bind| format!(".{bind}"));
-    if planned.tls {
+    if planned.kind == ServerKind::Tcp {
+        format!("tcp.{port}{bind}").into()
+    } else if planned.kind.is_tls() {
+        let protocol = if planned.kind == ServerKind::Https { "https" } else { "tls" };
         let key = &planned.server.gateway;
         let port_name = server.port.as_ref().map_or("", |port| port.name.as_str());
-        format!("https.{port}.{port_name}.{}.{}{bind}", key.name, key.namespace).into()
+        format!("{protocol}.{port}.{port_name}.{}.{}{bind}", key.name, key.namespace).into()
     } else {
         format!("http.{port}{bind}").into()
     }

@@ -17,6 +17,7 @@ use super::listeners::Listeners;
 use super::mesh::Mesh;
 use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
 use super::services::Services;
+use super::streams::Streams;
 use super::targets::Targets;
 use super::virtual_service::{CompiledVirtualService, Context};
 use super::{Changed, Compiled, ProxyScope, delegate};
@@ -43,6 +44,7 @@ pub struct Compiler {
     plan_findings: Vec<Finding>,
     groups: HashMap<Arc<str>, Group, RandomState>,
     listeners: Listeners,
+    streams: Streams,
     virtual_services: HashMap<ResourceKey, Attached, RandomState>,
     /// The VirtualServices that name a Gateway (`namespace/name`), whether it exists or not.
     bound: HashMap<Arc<str>, BTreeSet<ResourceKey>, RandomState>,
@@ -72,6 +74,8 @@ struct Attached {
 struct Dirty {
     plan: bool,
     mesh: bool,
+    /// The routes of what is not HTTP.
+    streams: bool,
     /// To be compiled again.
     virtual_services: BTreeSet<ResourceKey>,
     /// The `namespace/name` of Gateways that were added, changed or removed.
@@ -97,6 +101,7 @@ impl Compiler {
             plan_findings: Vec::new(),
             groups: HashMap::default(),
             listeners: Listeners::default(),
+            streams: Streams::default(),
             virtual_services: HashMap::default(),
             bound: HashMap::default(),
             delegating: HashMap::default(),
@@ -125,10 +130,19 @@ impl Compiler {
         for key in &dirty.virtual_services {
             self.attach(key);
         }
-        let routes_changed = self.build_groups();
+        let mut routes_changed = self.build_groups();
+        if dirty.plan || dirty.mesh || dirty.streams {
+            let default_export_to = self.mesh.virtual_service_export_to();
+            let context = Context { proxy: &self.scope, set: &self.set, limits: &self.limits, default_export_to };
+            routes_changed |= self.streams.update(&self.plan, &context, &mut self.targets);
+        }
         if dirty.plan || routes_changed {
-            let groups = &self.groups;
-            self.listeners.update(&self.plan, |group| Some(groups.get(&group.name)?.routes().clone()));
+            let (groups, streams) = (&self.groups, &self.streams);
+            self.listeners.update(
+                &self.plan,
+                |group| Some(groups.get(&group.name)?.routes().clone()),
+                |group| streams.routes(group),
+            );
         }
         let mut to_report = dirty.virtual_services;
         to_report.append(&mut dirty.reports);
@@ -189,6 +203,7 @@ impl Compiler {
                 dirty.virtual_services.insert(key.clone());
                 dirty.virtual_services.extend(self.delegating.get(key).into_iter().flatten().cloned());
                 self.index_virtual_service(key, new);
+                dirty.streams |= self.streams.note(key, new);
             }
             Kind::RateLimitPolicy => {
                 for target in self.limits.change(key, old, new) {
@@ -250,6 +265,9 @@ impl Compiler {
         };
         let of_gateway = |gateway: &Arc<str>| self.bound.get(gateway).into_iter().flatten().cloned();
         dirty.reports.extend(dirty.gateways.iter().filter(appeared).flat_map(of_gateway));
+        let gateways: HashSet<_> = before.offers.keys().chain(self.plan.offers.keys()).collect();
+        let differs = |gateway: &&Arc<str>| before.offers.get(*gateway) != self.plan.offers.get(*gateway);
+        dirty.reports.extend(gateways.into_iter().filter(differs).flat_map(of_gateway));
 
         let mut groups_before = std::mem::take(&mut self.groups);
         let mut regrouped = HashSet::default();
@@ -436,7 +454,7 @@ impl Compiler {
 }
 
 /// The Gateways that a VirtualService names, `mesh` aside.
-fn gateways(spec: &VirtualService, namespace: &str) -> Vec<Arc<str>> {
+pub(super) fn gateways(spec: &VirtualService, namespace: &str) -> Vec<Arc<str>> {
     let mut gateways = Vec::with_capacity(spec.gateways.len());
     for name in spec.gateways.iter().filter(|name| *name != MESH) {
         let name = qualify_gateway(name, namespace);
@@ -447,7 +465,7 @@ fn gateways(spec: &VirtualService, namespace: &str) -> Vec<Arc<str>> {
     gateways
 }
 
-fn hosts(spec: &VirtualService, namespace: &str) -> Vec<HostPattern> {
+pub(super) fn hosts(spec: &VirtualService, namespace: &str) -> Vec<HostPattern> {
     spec.hosts.iter().map(|host| HostPattern::new(&qualify_host(host, namespace))).collect()
 }
 

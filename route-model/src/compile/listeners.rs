@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use super::ProxyScope;
 use super::finding::Finding;
-use super::gateway::{Plan, PlannedListener, RouteGroup, Servers};
+use super::gateway::{Plan, PlannedListener, RouteGroup, ServerKind, Servers};
 use super::tls;
 use crate::kinds::gateway::Gateway;
 use crate::resource::ResourceSet;
 use crate::table::tls::TlsTerms;
-use crate::table::{HostIndex, HttpRoutes, Listener, ListenerProtocol, ServerRef, TlsListener, TlsServer};
+use crate::table::{
+    HostIndex, HttpRoutes, Listener, ListenerProtocol, PassthroughServer, ServerRef, StreamRoutes, TlsChoice,
+    TlsListener, TlsRoutes, TlsServer,
+};
 
 /// The listeners of the last table.
 #[derive(Debug, Default)]
@@ -32,13 +35,14 @@ impl Listeners {
         let mut findings = Vec::new();
         let before: HashMap<_, _> =
             self.terms.drain(..).map(|(server, terms)| ((server.gateway, server.index), terms)).collect();
-        for server in plan.groups().flat_map(|group| &group.servers).filter(|server| server.tls) {
+        for server in plan.all_groups().flat_map(|group| &group.servers).filter(|server| server.kind.terminates()) {
             let reference = &server.server;
             let spec = plan.gateways.get(&server.gateway).and_then(|resource| resource.spec::<Gateway>());
             let Some(settings) = spec.and_then(|spec| (*spec.servers).get(reference.index)?.tls.as_ref()) else {
                 continue;
             };
-            let terms = tls::terms(settings, reference, set, proxy, &mut findings);
+            let mut terms = tls::terms(settings, reference, set, proxy, &mut findings);
+            terms.http = server.kind == ServerKind::Https;
             let known = before.get(&(reference.gateway.clone(), reference.index)).filter(|known| ***known == terms);
             let terms = known.cloned().unwrap_or_else(|| Arc::new(terms));
             self.terms.push((reference.clone(), terms));
@@ -47,7 +51,12 @@ impl Listeners {
     }
 
     /// Puts the listeners of a plan together; those that came out as they were stay the same allocation.
-    pub(super) fn update(&mut self, plan: &Plan, routes: impl Fn(&RouteGroup) -> Option<Arc<HttpRoutes>>) {
+    pub(super) fn update(
+        &mut self,
+        plan: &Plan,
+        routes: impl Fn(&RouteGroup) -> Option<Arc<HttpRoutes>>,
+        streams: impl Fn(&RouteGroup) -> Option<Arc<StreamRoutes>>,
+    ) {
         let before = std::mem::take(&mut self.list);
         let groups_before = std::mem::take(&mut self.groups);
         let known: HashMap<_, _> = before
@@ -59,9 +68,9 @@ impl Listeners {
             self.terms.iter().map(|(server, terms)| ((&server.gateway, server.index), terms)).collect();
         let terms = |server: &ServerRef| terms.get(&(&server.gateway, server.index)).map(|terms| Arc::clone(terms));
         for planned in &plan.listeners {
-            let Some(protocol) = protocol(planned, &routes, &terms) else { continue };
+            let Some(protocol) = protocol(planned, &routes, &streams, &terms) else { continue };
             let groups = match &planned.servers {
-                Servers::Http(group) => vec![group.clone()],
+                Servers::Http(group) | Servers::Tcp(group) => vec![group.clone()],
                 Servers::Tls(groups) => groups.clone(),
             };
             let same = known
@@ -85,38 +94,53 @@ impl Listeners {
 fn protocol(
     planned: &PlannedListener,
     routes: &impl Fn(&RouteGroup) -> Option<Arc<HttpRoutes>>,
+    streams: &impl Fn(&RouteGroup) -> Option<Arc<StreamRoutes>>,
     terms: &impl Fn(&ServerRef) -> Option<Arc<TlsTerms>>,
 ) -> Option<ListenerProtocol> {
-    match &planned.servers {
-        Servers::Http(group) => Some(ListenerProtocol::Http(routes(group)?)),
-        Servers::Tls(groups) => {
-            let mut servers = Vec::with_capacity(groups.len());
-            let mut by_sni = Vec::new();
-            for group in groups {
-                let server = group.servers.first()?;
-                let index = servers.len() as u32;
-                by_sni.extend(server.hosts.iter().map(|host| (host.pattern.clone(), index)));
-                servers.push(Arc::new(TlsServer {
-                    server: server.server.clone(),
-                    terms: terms(&server.server)?,
-                    routes: routes(group)?,
-                }));
-            }
-            Some(ListenerProtocol::Tls(Arc::new(TlsListener { servers, by_sni: HostIndex::new(by_sni) })))
-        }
+    let groups = match &planned.servers {
+        Servers::Http(group) => return Some(ListenerProtocol::Http(routes(group)?)),
+        Servers::Tcp(group) => return Some(ListenerProtocol::Tcp(streams(group)?)),
+        Servers::Tls(groups) => groups,
+    };
+    let (mut servers, mut passthrough, mut by_sni) = (Vec::with_capacity(groups.len()), Vec::new(), Vec::new());
+    for group in groups {
+        let planned = group.servers.first()?;
+        let server = planned.server.clone();
+        let choice = if planned.kind == ServerKind::Passthrough {
+            passthrough.push(Arc::new(PassthroughServer { server, routes: streams(group)? }));
+            TlsChoice::PassThrough(passthrough.len() as u32 - 1)
+        } else {
+            let terms = terms(&server)?;
+            let routes = match planned.kind {
+                ServerKind::Https => TlsRoutes::Http(routes(group)?),
+                _ => TlsRoutes::Tcp(streams(group)?),
+            };
+            servers.push(Arc::new(TlsServer { server, terms, routes }));
+            TlsChoice::Terminate(servers.len() as u32 - 1)
+        };
+        by_sni.extend(planned.hosts.iter().map(|host| (host.pattern.clone(), choice)));
     }
+    let by_sni = HostIndex::new(by_sni);
+    Some(ListenerProtocol::Tls(Arc::new(TlsListener { servers, passthrough, by_sni })))
 }
 
 /// Whether two listeners made from the same servers serve the same.
 fn is_same(a: &ListenerProtocol, b: &ListenerProtocol) -> bool {
     match (a, b) {
         (ListenerProtocol::Http(a), ListenerProtocol::Http(b)) => Arc::ptr_eq(a, b),
+        (ListenerProtocol::Tcp(a), ListenerProtocol::Tcp(b)) => Arc::ptr_eq(a, b),
         (ListenerProtocol::Tls(a), ListenerProtocol::Tls(b)) => {
+            let routes = |a: &TlsServer, b: &TlsServer| match (&a.routes, &b.routes) {
+                (TlsRoutes::Http(a), TlsRoutes::Http(b)) => Arc::ptr_eq(a, b),
+                (TlsRoutes::Tcp(a), TlsRoutes::Tcp(b)) => Arc::ptr_eq(a, b),
+                _ => false,
+            };
+            let mut servers = a.servers.iter().zip(&b.servers);
+            let mut passthrough = a.passthrough.iter().zip(&b.passthrough);
             a.servers.len() == b.servers.len()
-                && a.servers
-                    .iter()
-                    .zip(&b.servers)
-                    .all(|(a, b)| Arc::ptr_eq(&a.terms, &b.terms) && Arc::ptr_eq(&a.routes, &b.routes))
+                && a.passthrough.len() == b.passthrough.len()
+                && servers.all(|(a, b)| Arc::ptr_eq(&a.terms, &b.terms) && routes(a, b))
+                && passthrough.all(|(a, b)| Arc::ptr_eq(&a.routes, &b.routes))
         }
         _ => false,
     }

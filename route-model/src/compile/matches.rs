@@ -1,6 +1,7 @@
 //! From a match entry of a rule to predicates.
 
 use crate::kinds;
+use crate::kinds::value::StringMap;
 use crate::kinds::virtual_service::HttpMatch;
 use crate::matching::regex::RegexError;
 use crate::matching::{
@@ -28,15 +29,28 @@ pub(super) struct MatchScope<'a> {
 impl MatchScope<'_> {
     /// Whether a match entry of a resource in `namespace` is for this proxy, gateway and port.
     pub(super) fn admits(&self, entry: &HttpMatch, namespace: &str) -> bool {
-        if *entry.port != 0 && *entry.port != u32::from(self.port) {
+        let HttpMatch { port, gateways, source_labels, source_namespace, .. } = entry;
+        self.admits_source(**port, gateways, source_labels, source_namespace, namespace)
+    }
+
+    /// The same for the fields that match entries of all protocols have.
+    pub(super) fn admits_source(
+        &self,
+        port: u32,
+        gateways: &[String],
+        source_labels: &StringMap,
+        source_namespace: &str,
+        namespace: &str,
+    ) -> bool {
+        if port != 0 && port != u32::from(self.port) {
             return false;
         }
-        if !entry.gateways.is_empty() {
+        if !gateways.is_empty() {
             // Where a match names gateways, Istio does not look at the source.
-            return entry.gateways.iter().any(|name| *qualify_gateway(name, namespace) == *self.gateway);
+            return gateways.iter().any(|name| *qualify_gateway(name, namespace) == *self.gateway);
         }
-        entry.source_labels.iter().all(|(key, value)| self.proxy.labels.get(key) == Some(value))
-            && (entry.source_namespace.is_empty() || *entry.source_namespace == *self.proxy.namespace)
+        source_labels.iter().all(|(key, value)| self.proxy.labels.get(key) == Some(value))
+            && (source_namespace.is_empty() || *source_namespace == *self.proxy.namespace)
     }
 }
 

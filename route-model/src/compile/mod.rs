@@ -23,6 +23,7 @@ pub mod names;
 mod rule;
 mod server_hosts;
 mod services;
+mod streams;
 mod targets;
 mod tls;
 pub(crate) mod traffic;

@@ -82,9 +82,9 @@ impl fmt::Display for TargetField {
 
 /// Why a rule has no action: the field below the rule, a reason, and a sentence.
 pub(super) struct Refused {
-    field: String,
-    reason: &'static str,
-    message: String,
+    pub(super) field: String,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
 }
 
 impl Refused {

@@ -46,6 +46,7 @@ pub(super) fn terms(
     }
     TlsTerms {
         mode,
+        http: true,
         certificates,
         client_ca,
         subject_alt_names: tls.subject_alt_names.to_vec(),

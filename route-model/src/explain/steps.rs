@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::{HOST, HeaderName, HeaderValue};
 
 use super::request::Sent;
+use super::stream::{self, Handling};
 use super::{
     ChangedHeader, ExplainedDestination, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation,
     HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict,
@@ -21,12 +22,13 @@ use crate::table::redirect::https_location;
 use crate::table::retry::RetryPolicy;
 use crate::table::route::{Action, Destination, Forward, Mirror};
 use crate::table::{
-    HttpRoutes, Listener, ListenerProtocol, Lookup, RequestHead, Route, RouteTable, ServerRef, TlsListener, VirtualHost,
+    HttpRoutes, Listener, ListenerProtocol, Lookup, PassthroughServer, RequestHead, Route, RouteTable, ServerRef,
+    StreamRoutes, TlsChoice, TlsListener, TlsRoutes, VirtualHost,
 };
 use crate::verdict::cors::CorsVerdict;
 
 /// Up to so many rules of a host are all listed; of more only those whose path can fit.
-const MAX_LISTED: usize = 200;
+pub(super) const MAX_LISTED: usize = 200;
 
 /// Explains what becomes of a request.
 pub(super) fn explain(table: &RouteTable, sent: &Sent<'_>) -> Explanation {
@@ -51,7 +53,10 @@ pub(super) fn explain(table: &RouteTable, sent: &Sent<'_>) -> Explanation {
 /// Answers with an error where a request goes no further.
 fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> Result<Outcome, Outcome> {
     let entrance = Entrance::find(table, sent)?;
-    explanation.routes = Some(entrance.routes().name.to_string());
+    if let Entrance::Stream { listener, server, routes, handling } = &entrance {
+        return Ok(stream::explain(table, listener, server, routes, *handling, sent, explanation));
+    }
+    explanation.routes = entrance.routes().map(|routes| routes.name.to_string());
     explanation.servers =
         entrance.servers().iter().map(|server| format!("{} servers[{}]", server.gateway, server.index)).collect();
     let received = Received::of(sent, table.settings.num_trusted_proxies, explanation)?;
@@ -85,6 +90,7 @@ fn no_answer(reason: String) -> Outcome {
 enum Entrance<'t> {
     Plain(&'t Arc<HttpRoutes>, &'t [ServerRef]),
     Tls(&'t TlsListener, usize),
+    Stream { listener: &'t Listener, server: &'t ServerRef, routes: &'t StreamRoutes, handling: Handling },
 }
 
 impl<'t> Entrance<'t> {
@@ -100,7 +106,12 @@ impl<'t> Entrance<'t> {
         };
         match (&listener.protocol, sent.tls) {
             (ListenerProtocol::Http(routes), false) => Ok(Self::Plain(routes, &listener.servers)),
-            (ListenerProtocol::Tls(tls), true) => Self::handshake(tls, sent),
+            (ListenerProtocol::Tls(tls), true) => Self::handshake(listener, tls, sent),
+            (ListenerProtocol::Tcp(routes), _) => {
+                let server =
+                    listener.servers.first().ok_or_else(|| no_answer("the listener has no server".to_owned()))?;
+                Ok(Self::Stream { listener, server, routes, handling: Handling::Raw })
+            }
             (ListenerProtocol::Http(_), true) => {
                 Err(no_answer(format!("port {port} speaks plain HTTP, so a TLS handshake fails; write http://")))
             }
@@ -110,10 +121,20 @@ impl<'t> Entrance<'t> {
         }
     }
 
-    fn handshake(tls: &'t TlsListener, sent: &Sent<'_>) -> Result<Self, Outcome> {
+    fn handshake(listener: &'t Listener, tls: &'t TlsListener, sent: &Sent<'_>) -> Result<Self, Outcome> {
         let port = sent.port;
-        let found = tls.by_sni.find_sni(Some(sent.sni)).map(|index| *index as usize);
-        let Some((index, server)) = found.and_then(|index| Some((index, tls.servers.get(index)?))) else {
+        let found = tls.by_sni.find_sni(Some(sent.sni)).copied();
+        if let Some(TlsChoice::PassThrough(index)) = found
+            && let Some(PassthroughServer { server, routes }) =
+                tls.passthrough.get(index as usize).map(|server| &**server)
+        {
+            return Ok(Self::Stream { listener, server, routes, handling: Handling::PassThrough });
+        }
+        let terminating = |choice| match choice {
+            TlsChoice::Terminate(index) => Some((index as usize, tls.servers.get(index as usize)?)),
+            TlsChoice::PassThrough(_) => None,
+        };
+        let Some((index, server)) = found.and_then(terminating) else {
             return Err(no_answer(match sent.sni {
                 "" => format!("no TLS server of port {port} has the host `*`, so a handshake without a name fails"),
                 sni => format!("no TLS server of port {port} has the host {}, so the handshake fails", quoted(sni)),
@@ -123,6 +144,9 @@ impl<'t> Entrance<'t> {
             let ServerRef { gateway, index } = &server.server;
             return Err(no_answer(format!("{gateway} servers[{index}] has no certificate, so the handshake fails")));
         }
+        if let TlsRoutes::Tcp(routes) = &server.routes {
+            return Ok(Self::Stream { listener, server: &server.server, routes, handling: Handling::Terminate });
+        }
         Ok(Self::Tls(tls, index))
     }
 
@@ -130,13 +154,15 @@ impl<'t> Entrance<'t> {
         match self {
             Self::Plain(_, servers) => servers,
             Self::Tls(tls, index) => std::slice::from_ref(&tls.servers[*index].server),
+            Self::Stream { server, .. } => std::slice::from_ref(server),
         }
     }
 
-    fn routes(&self) -> &'t HttpRoutes {
+    fn routes(&self) -> Option<&'t HttpRoutes> {
         match self {
-            Self::Plain(routes, _) => routes,
-            Self::Tls(tls, index) => &tls.servers[*index].routes,
+            Self::Plain(routes, _) => Some(routes),
+            Self::Tls(tls, index) => tls.servers[*index].http().map(|routes| &**routes),
+            Self::Stream { .. } => None,
         }
     }
 
@@ -144,6 +170,7 @@ impl<'t> Entrance<'t> {
         match self {
             Self::Plain(routes, _) => Some(routes),
             Self::Tls(tls, index) => tls.routes_for(*index, authority).map(|routes| &**routes),
+            Self::Stream { .. } => None,
         }
     }
 }

@@ -443,3 +443,65 @@ spec:
         "limit    RateLimitPolicy default/p key: 1 requests in 1s, up to 1 at once, for header x-api-key `a`; takes 7";
     assert_eq!(lines(&[("x-api-key", "a"), ("x-cost", "7")]), [client, key, shadow]);
 }
+
+#[test]
+fn connections_that_are_not_http_are_explained_by_server_rule_and_destination() {
+    let yaml = "
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec:
+  servers:
+  - {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}
+  - {port: {number: 443, name: pass, protocol: TLS}, hosts: ['*.test'], tls: {mode: PASSTHROUGH}}
+---
+kind: VirtualService
+metadata: {name: s, namespace: default}
+spec:
+  hosts: ['*']
+  gateways: [edge]
+  tcp:
+  - match: [{sourceSubnet: 192.0.2.0/24}]
+    route: [{destination: {host: a.test, port: {number: 9}}}]
+  - route:
+    - {destination: {host: b.test, port: {number: 9}}, weight: 3}
+    - {destination: {host: c.test, port: {number: 9}}, weight: 1}
+  tls:
+  - match: [{sniHosts: [db.test]}]
+    route: [{destination: {host: db.test, port: {number: 9}}}]
+";
+    let table = bare(yaml).table;
+    assert_eq!(
+        get(&table, "http://any:9000/", &[]),
+        "server   Gateway default/edge servers[0]
+  -      VirtualService default/s spec.tcp[0].match[0]: the client 127.0.0.1 is not in sourceSubnet 192.0.2.0/24
+  match  VirtualService default/s spec.tcp[1]
+connect  75.0% to outbound|9||b.test
+connect  25.0% to outbound|9||c.test
+         the bytes are passed on as they come, HTTP or not
+"
+    );
+    assert_eq!(
+        get(&table, "https://db.test/", &[]),
+        "server   Gateway default/edge servers[1]
+  match  VirtualService default/s spec.tls[0].match[0]
+connect  100.0% to outbound|9||db.test
+         TLS is passed on as it comes and never decrypted
+"
+    );
+    for (url, want) in [
+        (
+            "https://x.test/",
+            "refused  without an answer: no rule takes the server name `x.test`, so the connection is closed",
+        ),
+        (
+            "https://elsewhere/",
+            "refused  without an answer: no TLS server of port 443 has the host `elsewhere`, so the handshake fails",
+        ),
+        (
+            "http://db.test:443/",
+            "refused  without an answer: port 443 speaks TLS and closes a connection without it; write https://",
+        ),
+    ] {
+        assert_eq!(fate(&get(&table, url, &[])), want);
+    }
+}

@@ -99,6 +99,13 @@ impl Display for Outcome {
                 }
                 Ok(())
             }
+            Self::Connection { handling, destinations } => {
+                for to in destinations {
+                    let nowhere = "nowhere: closed, the service, port or subset does not exist";
+                    writeln!(f, "connect  {:.1}% to {}", to.percent, to.cluster.as_deref().unwrap_or(nowhere))?;
+                }
+                writeln!(f, "         {handling}")
+            }
             Self::Redirect { status, location, response_headers } => {
                 writeln!(f, "redirect {status} to {location}")?;
                 write_headers(f, "response", response_headers)

@@ -45,6 +45,14 @@ pub enum HashAlgorithm {
 }
 
 impl ConsistentHash {
+    /// The hash of a connection that is not HTTP; `None` if something of HTTP is to be hashed.
+    pub fn of_connection(&self, client: IpAddr) -> Option<u64> {
+        (self.key == HashKey::SourceIp).then(|| match client {
+            IpAddr::V4(ip) => hash(&ip.octets()),
+            IpAddr::V6(ip) => hash(&ip.octets()),
+        })
+    }
+
     /// The hash of a request; `None` if it lacks what is hashed: then any endpoint will do.
     pub fn of(&self, head: &RequestHead<'_>, client: IpAddr) -> Option<u64> {
         match &self.key {
@@ -54,10 +62,7 @@ impl ConsistentHash {
                 Some(finish(values.fold(SEED, |state, value| absorb(state, value.as_bytes()))))
             }
             HashKey::Cookie(cookie) => cookie.of(head).map(|value| hash(value.as_bytes())),
-            HashKey::SourceIp => Some(match client {
-                IpAddr::V4(ip) => hash(&ip.octets()),
-                IpAddr::V6(ip) => hash(&ip.octets()),
-            }),
+            HashKey::SourceIp => self.of_connection(client),
             HashKey::Query(name) => head.query?.split('&').find_map(|parameter| {
                 let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
                 (key == &**name).then(|| hash(value.as_bytes()))

@@ -20,6 +20,7 @@ mod radix;
 pub mod redirect;
 pub mod retry;
 pub mod route;
+pub mod stream;
 mod template;
 pub mod tls;
 pub mod upstream;
@@ -28,7 +29,8 @@ pub mod vhost;
 pub use cluster::{Cluster, ClusterId, ClusterKey};
 pub use host::{HostIndex, HostPattern};
 pub use route::{Action, Destination, Forward, Route};
-pub use tls::{TlsListener, TlsServer};
+pub use stream::{StreamFacts, StreamRoutes, StreamRule};
+pub use tls::{PassthroughServer, TlsChoice, TlsListener, TlsRoutes, TlsServer};
 pub use vhost::VirtualHost;
 
 /// Everything a proxy needs to serve one revision.
@@ -90,6 +92,8 @@ pub enum ListenerProtocol {
     Http(Arc<HttpRoutes>),
     /// TLS; the server is chosen by SNI.
     Tls(Arc<TlsListener>),
+    /// Bytes, of whatever protocol. One server has the port for itself.
+    Tcp(Arc<StreamRoutes>),
 }
 
 /// `servers[index]` of a Gateway.

@@ -1,34 +1,74 @@
-//! TLS termination: which server a connection belongs to and what its handshake uses.
+//! TLS: which server a connection belongs to and, where it is terminated, what its handshake uses.
 
 use std::sync::Arc;
 
-use super::{HostIndex, HttpRoutes, ServerRef};
+use super::{HostIndex, HttpRoutes, ServerRef, StreamRoutes};
 use crate::meta::ResourceKey;
 
 /// The TLS servers of one listener.
 #[derive(Clone, Debug)]
 pub struct TlsListener {
+    /// Those that terminate.
     pub servers: Vec<Arc<TlsServer>>,
-    /// SNI to index into `servers`: exact, then the longest wildcard, then `*`, which also takes no SNI at all.
-    /// An SNI that matches nothing ends the handshake.
-    pub by_sni: HostIndex<u32>,
+    /// Those that pass connections through as they come.
+    pub passthrough: Vec<Arc<PassthroughServer>>,
+    /// Where an SNI leads: exact, then the longest wildcard, then `*`, which also takes no SNI at all. An SNI that
+    /// matches nothing ends the handshake.
+    pub by_sni: HostIndex<TlsChoice>,
+}
+
+/// The server that an SNI leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsChoice {
+    /// Index into [`TlsListener::servers`].
+    Terminate(u32),
+    /// Index into [`TlsListener::passthrough`].
+    PassThrough(u32),
 }
 
 impl TlsListener {
     /// The routes for an authority on a connection that was made to `server`; `None` when it does not belong there
     /// (421, RFC 9110 section 15.5.20).
     pub fn routes_for(&self, server: usize, authority: &str) -> Option<&Arc<HttpRoutes>> {
-        let owner = *self.by_sni.find_authority(authority)? as usize;
-        if owner == server { self.servers.get(server).map(|server| &server.routes) } else { None }
+        match self.by_sni.find_authority(authority)? {
+            TlsChoice::Terminate(owner) if *owner as usize == server => self.servers.get(server)?.http(),
+            _ => None,
+        }
     }
 }
 
-/// One HTTPS-terminating Gateway server. It has routes of its own; they never leak into another server's.
+/// One TLS-terminating Gateway server. It has routes of its own; they never leak into another server's.
 #[derive(Clone, Debug)]
 pub struct TlsServer {
     pub server: ServerRef,
     pub terms: Arc<TlsTerms>,
-    pub routes: Arc<HttpRoutes>,
+    pub routes: TlsRoutes,
+}
+
+/// What is inside TLS.
+#[derive(Clone, Debug)]
+pub enum TlsRoutes {
+    /// Protocol HTTPS.
+    Http(Arc<HttpRoutes>),
+    /// Protocol TLS: bytes.
+    Tcp(Arc<StreamRoutes>),
+}
+
+impl TlsServer {
+    /// The routes of HTTP inside TLS.
+    pub fn http(&self) -> Option<&Arc<HttpRoutes>> {
+        match &self.routes {
+            TlsRoutes::Http(routes) => Some(routes),
+            TlsRoutes::Tcp(_) => None,
+        }
+    }
+}
+
+/// One Gateway server of mode PASSTHROUGH: connections are chosen by SNI and never decrypted.
+#[derive(Clone, Debug)]
+pub struct PassthroughServer {
+    pub server: ServerRef,
+    pub routes: Arc<StreamRoutes>,
 }
 
 /// What a handshake needs. Equal terms are one allocation from table to table, so a TLS configuration is rebuilt
@@ -36,6 +76,8 @@ pub struct TlsServer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsTerms {
     pub mode: TlsMode,
+    /// HTTP is spoken inside: `h2` and `http/1.1` are offered (ALPN). Otherwise no protocol is.
+    pub http: bool,
     /// One, or an RSA and an ECDSA one. Empty when the secret is missing: handshakes fail, a condition says why.
     pub certificates: Vec<CertificateSource>,
     /// What client certificates are verified against; none with [`TlsMode::Simple`].
@@ -56,6 +98,7 @@ impl Default for TlsTerms {
     fn default() -> Self {
         Self {
             mode: TlsMode::Simple,
+            http: true,
             certificates: Vec::new(),
             client_ca: None,
             subject_alt_names: Vec::new(),

@@ -62,7 +62,8 @@ fn check_server(server: &Server, at: &Place<'_>, report: &mut Report) {
             }
         }
         Some(tls) if !tls.mode.is_written() => {
-            let detail = "not set, which means PASSTHROUGH; Fairway does not act on PASSTHROUGH yet";
+            let detail =
+                "not set, which means PASSTHROUGH: connections are not decrypted, and only `tls` rules route them";
             report.warn(&tls_place.field("mode"), detail);
         }
         Some(tls) if *tls.https_redirect => {

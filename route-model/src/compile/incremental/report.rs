@@ -30,9 +30,25 @@ impl Compiler {
         let own = self.findings.values().flatten();
         let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(of_hosts).cloned().collect();
         all.extend(self.limits.findings(&self.set));
+        all.extend(self.stream_findings());
         all.sort();
         all.dedup();
         all
+    }
+
+    /// What there is to say about `tcp` and `tls` rules and the services that they name.
+    fn stream_findings(&self) -> impl Iterator<Item = Finding> {
+        let problems = self.streams.uses().iter().filter_map(|used| {
+            let problem = self.clusters.problem(used.id)?;
+            Some(Finding {
+                resource: used.resource.clone(),
+                path: used.path.field(problem.field),
+                severity: problem.severity,
+                reason: problem.reason,
+                message: problem.message.clone(),
+            })
+        });
+        self.streams.findings().iter().cloned().chain(problems)
     }
 
     fn virtual_service_findings(&self, key: &ResourceKey) -> Vec<Finding> {
@@ -61,6 +77,7 @@ impl Compiler {
             });
             return findings;
         }
+        findings.extend(self.unused_rules(key, spec, attached));
         findings.extend(self.homeless_hosts(key, attached));
         let expanded = delegate::expand(key, spec, &self.set, default_export_to);
         findings.extend(expanded.findings);
@@ -93,10 +110,37 @@ impl Compiler {
         missing.collect()
     }
 
+    /// Rules of a protocol that no server of the VirtualService's Gateways speaks.
+    fn unused_rules(&self, key: &ResourceKey, spec: &VirtualService, attached: &Attached) -> Vec<Finding> {
+        let offers: Vec<_> = attached.gateways.iter().filter_map(|gateway| self.plan.offers.get(gateway)).collect();
+        if offers.is_empty() || spec.gateways.iter().any(|name| name == MESH) {
+            return Vec::new();
+        }
+        let kinds = [
+            ("http", spec.http.is_empty(), offers.iter().any(|offer| offer.http), "protocol HTTP or HTTPS"),
+            ("tls", spec.tls.is_empty(), offers.iter().any(|offer| offer.tls), "TLS mode PASSTHROUGH"),
+            ("tcp", spec.tcp.is_empty(), offers.iter().any(|offer| offer.tcp), "protocol TCP or TLS"),
+        ];
+        let unused = kinds.into_iter().filter(|(_, absent, offered, _)| !absent && !offered);
+        unused
+            .map(|(field, _, _, server)| Finding {
+                resource: key.clone(),
+                path: FieldPath::new("spec").field(field),
+                severity: Severity::Warning,
+                reason: "RulesNotUsed",
+                message: format!(
+                    "no server of its Gateways looks at `{field}` rules, so they are not used; that takes a server of \
+                     {server}"
+                ),
+            })
+            .collect()
+    }
+
     /// Hosts that no server of the VirtualService's Gateways admits. A Gateway without any server in force has findings
     /// of its own.
     fn homeless_hosts(&self, key: &ResourceKey, attached: &Attached) -> Vec<Finding> {
-        if !attached.has_homeless_host || self.servers(attached).next().is_none() {
+        let offers: Vec<_> = attached.gateways.iter().filter_map(|gateway| self.plan.offers.get(gateway)).collect();
+        if !attached.has_homeless_host || offers.is_empty() {
             return Vec::new();
         }
         let admits = |server: &ServerPlace, host: &HostPattern| {
@@ -107,14 +151,15 @@ impl Compiler {
         let hosts = attached.hosts.iter().enumerate();
         hosts
             .filter(|(_, host)| !self.servers(attached).any(|server| admits(server, host)))
+            .filter(|(_, host)| !offers.iter().any(|offer| offer.admits(host, &key.namespace)))
             .map(|(index, host)| Finding {
                 resource: key.clone(),
                 path: FieldPath::new("spec").field("hosts").index(index),
                 severity: Severity::Unresolved,
                 reason: "HostNotServed",
                 message: format!(
-                    "no server of Gateway {gateways} admits host `{host}` from namespace {}, so its requests are \
-                     answered 404; add the host to a server",
+                    "no server of Gateway {gateways} admits host `{host}` from namespace {}, so nothing is \
+                     routed for it; add the host to a server",
                     key.namespace
                 ),
             })

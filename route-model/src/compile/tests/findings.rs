@@ -96,7 +96,7 @@ fn a_service_that_cannot_be_reached_is_told_why() {
     assert_eq!(found.finding_lines(), ["Unresolved HostNotServed VirtualService default/a spec.hosts[0]"]);
     assert_eq!(
         found.findings[0].message,
-        "no server of Gateway default/edge admits host `h.test` from namespace default, so its requests are answered 404; \
+        "no server of Gateway default/edge admits host `h.test` from namespace default, so nothing is routed for it; \
          add the host to a server"
     );
     // A Gateway of other proxies is none of this one's business.

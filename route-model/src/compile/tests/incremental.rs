@@ -42,13 +42,15 @@ fn put(object: &mut Value, field: &str, value: Option<Value>) {
 
 fn gateway() -> impl Strategy<Value = Value> {
     let server = (
-        select(vec![80, 80, 81, 443]),
+        select(vec![80, 80, 81, 443, 443, 9000]),
         vec(select(vec!["*", "x.test", "*.test", "a/*", "./y.test", "y.test"]), 1..3),
         any::<bool>(),
-        select(vec!["SIMPLE", "MUTUAL"]),
+        select(vec!["SIMPLE", "MUTUAL", "PASSTHROUGH"]),
+        select(vec!["HTTPS", "TLS"]),
     );
-    let server = server.prop_map(|(port, hosts, redirect, mode)| match port {
-        443 => json!({"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": hosts,
+    let server = server.prop_map(|(port, hosts, redirect, mode, protocol)| match port {
+        9000 => json!({"port": {"number": 9000, "name": "tcp", "protocol": "TCP"}, "hosts": hosts}),
+        443 => json!({"port": {"number": 443, "name": "https", "protocol": protocol}, "hosts": hosts,
                       "tls": {"mode": mode, "credentialName": "cert"}}),
         port => json!({"port": {"number": port, "name": "http", "protocol": "HTTP"}, "hosts": hosts,
                        "tls": {"httpsRedirect": redirect}}),
@@ -100,13 +102,35 @@ fn rule() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A rule of `tls` or `tcp`.
+fn stream_rule(tls: bool) -> impl Strategy<Value = Value> {
+    let sni = select(vec!["x.test", "*.test", "y.test"]);
+    let entry = (sni, weighted(0.2, select(vec![443, 9000])), weighted(0.3, Just("10.0.0.0/8")));
+    let entry = entry.prop_map(move |(sni, port, subnet)| {
+        let mut entry = json!({});
+        put(&mut entry, "sniHosts", tls.then(|| json!([sni])));
+        put(&mut entry, "port", port.map(|port| json!(port)));
+        put(&mut entry, "destinationSubnets", subnet.map(|subnet| json!([subnet])));
+        entry
+    });
+    let destination = (select(vec!["s.test", "short"]), weighted(0.3, Just("v1")), 0..3);
+    let destination = destination.prop_map(|(host, subset, weight)| {
+        let mut destination = json!({"host": host});
+        put(&mut destination, "subset", subset.map(|subset| json!(subset)));
+        json!({"destination": destination, "weight": weight})
+    });
+    (vec(entry, 0..3), vec(destination, 1..3)).prop_map(|(entries, route)| json!({"match": entries, "route": route}))
+}
+
 fn virtual_services() -> impl Strategy<Value = Value> {
     let names = (select(vec!["a", "b"]), select(vec!["v1", "v2", "v3"]), 0u8..3);
     let hosts = vec(select(vec!["x.test", "y.test", "*.test", "*", "short"]), 1..3);
     let gateways = vec(select(vec!["g1", "a/g2", "b/g1", "mesh"]), 0..3);
-    let root = (names, hosts, gateways, vec(rule(), 1..5), export_to());
-    let root = root.prop_map(|((namespace, name, created), hosts, gateways, http, export_to)| {
-        let spec = json!({"hosts": hosts, "gateways": gateways, "http": http, "exportTo": export_to});
+    let streams = (vec(stream_rule(true), 0..2), vec(stream_rule(false), 0..2));
+    let root = (names, hosts, gateways, vec(rule(), 0..5), streams, export_to());
+    let root = root.prop_map(|((namespace, name, created), hosts, gateways, http, (tls, tcp), export_to)| {
+        let spec = json!({"hosts": hosts, "gateways": gateways, "http": http, "tls": tls, "tcp": tcp,
+                          "exportTo": export_to});
         named("VirtualService", namespace, name, created, spec)
     });
     let delegate = (select(vec!["d1", "d2"]), vec(rule(), 1..3), export_to());

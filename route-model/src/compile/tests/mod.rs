@@ -7,6 +7,7 @@ mod headers;
 mod incremental;
 mod limits;
 mod routing;
+mod streams;
 mod tls;
 mod traffic;
 
@@ -19,7 +20,7 @@ use super::{Compiled, Finding, ProxyRole, ProxyScope, compile};
 use crate::kind::Kind;
 use crate::resource::{Resource, ResourceSet};
 use crate::table::route::Action;
-use crate::table::{ListenerProtocol, Lookup, RequestHead, Route, RouteTable};
+use crate::table::{ListenerProtocol, Lookup, RequestHead, Route, RouteTable, StreamRoutes, TlsChoice, TlsRoutes};
 
 /// A Gateway on port 80 for every host, and the start of the documents that most cases need.
 pub(crate) const EDGE: &str = "
@@ -97,7 +98,11 @@ impl Edge {
         let listener = self.table.listeners.iter().find(|listener| listener.port == port)?;
         match &listener.protocol {
             ListenerProtocol::Http(routes) => Some(routes),
-            ListenerProtocol::Tls(tls) => Some(&tls.servers[*tls.by_sni.find_sni(sni)? as usize].routes),
+            ListenerProtocol::Tls(tls) => match tls.by_sni.find_sni(sni)? {
+                TlsChoice::Terminate(index) => tls.servers[*index as usize].http(),
+                TlsChoice::PassThrough(_) => None,
+            },
+            ListenerProtocol::Tcp(_) => None,
         }
     }
 
@@ -218,6 +223,7 @@ pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId)
         }
         name_ids(text)
     };
+    let streams = |routes: &StreamRoutes| name_ids(format!("{routes:?}\n"));
     let table = &compiled.table;
     let mut text = format!("{:?} {:?}\n", table.revision, table.settings);
     let mut limits: Vec<_> = table.limits.iter().flatten().map(|policy| format!("{policy:?}\n")).collect();
@@ -227,12 +233,20 @@ pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId)
         let _ = writeln!(text, "listener {:?}:{} {:?}", listener.bind, listener.port, listener.servers);
         match &listener.protocol {
             ListenerProtocol::Http(http) => text += &routes(http),
+            ListenerProtocol::Tcp(tcp) => text += &streams(tcp),
             ListenerProtocol::Tls(tls) => {
                 for server in &tls.servers {
                     let _ = writeln!(text, "{:?} {:?}", server.server, server.terms);
-                    text += &routes(&server.routes);
+                    text += &match &server.routes {
+                        TlsRoutes::Http(http) => routes(http),
+                        TlsRoutes::Tcp(tcp) => streams(tcp),
+                    };
                 }
-                let mut sni: Vec<_> = tls.by_sni.iter().map(|(host, i)| format!("{host} {i}")).collect();
+                for server in &tls.passthrough {
+                    let _ = writeln!(text, "{:?}", server.server);
+                    text += &streams(&server.routes);
+                }
+                let mut sni: Vec<_> = tls.by_sni.iter().map(|(host, i)| format!("{host} {i:?}")).collect();
                 sni.sort();
                 let _ = writeln!(text, "{sni:?}");
             }

@@ -1,0 +1,231 @@
+//! One connection, from its route to its last byte.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use route_model::table::cluster::LoadBalancer;
+use route_model::table::{StreamFacts, StreamRoutes};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::relay::{End, Lifetime, relay};
+use crate::drain::Member;
+use crate::http::facts::ConnectionFacts;
+use crate::runtime_table::{WorkerCluster, WorkerTable};
+use crate::telemetry::connections::ConnectionSeries;
+use crate::telemetry::flags::ResponseFlags;
+use crate::telemetry::log_line::{LogEntry, LogHead};
+use crate::telemetry::metrics::Count;
+use crate::upstream::balance::Wish;
+use crate::upstream::cluster_state::{ActiveRequest, EndpointState};
+use crate::upstream::connect::{ConnectionPermit, Stream, connect};
+use crate::upstream::outlier::{self, TryOutcome};
+use crate::worker::Worker;
+
+/// Serves a connection to its end. The table is let go of as soon as the endpoint is known, so that long connections
+/// do not keep old tables.
+pub(crate) async fn serve<I>(
+    worker: Rc<Worker>,
+    table: Rc<WorkerTable>,
+    routes: &StreamRoutes,
+    mut client: I,
+    facts: ConnectionFacts,
+    member: Member,
+) where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut session = Session::new(worker, facts);
+    let chosen = session.choose(&table, routes);
+    drop(table);
+    let opened = match chosen {
+        Ok(cluster) => session.open(cluster).await,
+        Err(flag) => Err(flag),
+    };
+    let (mut upstream, _active) = match opened {
+        Ok(opened) => opened,
+        Err(flag) => {
+            session.flags.insert(flag);
+            return;
+        }
+    };
+    session.upstream_local = upstream.local_addr();
+    let lifetime = session.lifetime();
+    let series = session.begin();
+    let worker = Rc::clone(&session.worker);
+    let (received, sent) = (&mut session.received, &mut session.sent);
+    let end = relay(&mut client, &mut upstream, lifetime, &worker.tcp_buffers, &member, |up, down| {
+        *received += up;
+        *sent += down;
+        series.moved(up, down);
+    })
+    .await;
+    session.ended(end);
+}
+
+/// What metrics and the access log say of a connection, once it is dropped.
+struct Session {
+    worker: Rc<Worker>,
+    facts: ConnectionFacts,
+    start: SystemTime,
+    since: Instant,
+    cluster: Option<Rc<WorkerCluster>>,
+    endpoint: Option<Arc<EndpointState>>,
+    upstream_local: Option<SocketAddr>,
+    /// Set once an upstream is connected.
+    series: Option<Arc<ConnectionSeries>>,
+    flags: ResponseFlags,
+    failure: Option<String>,
+    termination: Option<&'static str>,
+    received: u64,
+    sent: u64,
+}
+
+impl Session {
+    fn new(worker: Rc<Worker>, facts: ConnectionFacts) -> Self {
+        Self {
+            worker,
+            facts,
+            start: SystemTime::now(),
+            since: Instant::now(),
+            cluster: None,
+            endpoint: None,
+            upstream_local: None,
+            series: None,
+            flags: ResponseFlags::NONE,
+            failure: None,
+            termination: None,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// The cluster that the routes lead to; else the flag that says why there is none.
+    fn choose(&mut self, table: &WorkerTable, routes: &StreamRoutes) -> Result<Rc<WorkerCluster>, ResponseFlags> {
+        let facts = StreamFacts {
+            sni: self.facts.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+            destination: self.facts.local.ip(),
+            source: self.facts.peer.ip(),
+        };
+        let rule = routes.find(&facts).ok_or(ResponseFlags::NO_ROUTE)?;
+        let drawn = if rule.total_weight > 1 { fastrand::u64(..rule.total_weight) } else { 0 };
+        let destination = rule.destination(drawn).ok_or(ResponseFlags::NO_ROUTE)?;
+        let cluster = table.cluster(destination.cluster).ok_or(ResponseFlags::NO_CLUSTER)?;
+        self.cluster = Some(Rc::clone(&cluster));
+        Ok(cluster)
+    }
+
+    /// Connects to an endpoint of the cluster, within its limits.
+    async fn open(&mut self, cluster: Rc<WorkerCluster>) -> Result<(Stream, ActiveRequest), ResponseFlags> {
+        let state = &cluster.state;
+        if state.discovered.version() == 0 {
+            // A name that was never looked up yet; an answer, also a negative one, comes soon.
+            let _ = tokio::time::timeout(state.cluster.connect_timeout, state.discovered.known()).await;
+        }
+        let hash = match &state.cluster.load_balancer {
+            LoadBalancer::Hash(by) => by.of_connection(self.facts.peer.ip().to_canonical()),
+            _ => None,
+        };
+        let Some(endpoint) = cluster.pick(Wish { hash, tried: &[] }) else {
+            state.discovered.suspect();
+            return Err(ResponseFlags::NO_HEALTHY_UPSTREAM);
+        };
+        self.endpoint = Some(Arc::clone(&endpoint));
+        let policy = &state.cluster.policy;
+        let permit = state.load.connection(&policy.limits, false).ok_or(ResponseFlags::UPSTREAM_OVERFLOW)?;
+        let permit = ConnectionPermit::new(permit, self.worker.pool.open(&endpoint));
+        let active = ActiveRequest::connection(&endpoint);
+        let connected = connect(&endpoint.address, &state.cluster, permit, &self.worker.metrics).await;
+        if let Some(rules) = &policy.outlier {
+            let outcome = match &connected {
+                Ok(_) => TryOutcome::Answered(http::StatusCode::OK),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => TryOutcome::TimedOut,
+                Err(_) => TryOutcome::Failed,
+            };
+            if outlier::record(&state.discovered, &endpoint, rules, outcome, Instant::now()) {
+                self.worker.metrics.count(Count::OutlierEjections);
+            }
+        }
+        match connected {
+            Ok(stream) => Ok((stream, active)),
+            Err(error) => {
+                // Its address may be out of date.
+                state.discovered.suspect();
+                self.worker.metrics.count(Count::UpstreamConnectFailed);
+                self.failure = Some(error.to_string());
+                Err(ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+            }
+        }
+    }
+
+    fn lifetime(&self) -> Lifetime {
+        let Some(cluster) = &self.cluster else { return Lifetime::default() };
+        let connections = &cluster.state.cluster.policy.connections;
+        let until = connections.max_duration.and_then(|most| tokio::time::Instant::now().checked_add(most));
+        Lifetime { idle: connections.tcp_idle, until }
+    }
+
+    /// Counts the connection as open.
+    fn begin(&mut self) -> Arc<ConnectionSeries> {
+        let series = match &self.cluster {
+            Some(cluster) => Arc::clone(cluster.connections(&self.worker)),
+            None => self.worker.metrics.connections_to(None, ResponseFlags::NONE),
+        };
+        series.opened();
+        self.series = Some(Arc::clone(&series));
+        series
+    }
+
+    fn ended(&mut self, end: End) {
+        let (flag, termination) = match end {
+            End::Done => return,
+            End::Idle => (ResponseFlags::STREAM_IDLE_TIMEOUT, Some("idle_timeout")),
+            End::TooOld => (ResponseFlags::DURATION_TIMEOUT, Some("max_connection_duration")),
+            End::Drained => (ResponseFlags::NONE, Some("drain_time_over")),
+            End::Client(error) => {
+                tracing::debug!(%error, peer = %self.facts.peer, "a client's TCP connection failed");
+                (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, None)
+            }
+            End::Upstream(error) => {
+                tracing::debug!(%error, "an upstream's TCP connection failed");
+                (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, None)
+            }
+        };
+        self.flags.insert(flag);
+        self.termination = termination;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(series) = &self.series {
+            series.closed();
+        } else {
+            let cluster = self.cluster.as_ref().map(|cluster| &*cluster.state.cluster);
+            let series = self.worker.metrics.connections_to(cluster, self.flags);
+            series.opened();
+            series.closed();
+        }
+        let Some(logger) = &self.worker.access_log else { return };
+        logger.log(&LogEntry {
+            head: &LogHead::connection(self.start),
+            connection: &self.facts,
+            client: self.facts.peer,
+            status: None,
+            flags: self.flags,
+            details: None,
+            termination: self.termination,
+            transport_failure: self.failure.as_deref(),
+            bytes_received: self.received,
+            bytes_sent: self.sent,
+            duration: self.since.elapsed(),
+            upstream_service_time: None,
+            upstream_host: self.endpoint.as_ref().map(|endpoint| &*endpoint.name),
+            upstream_cluster: self.cluster.as_ref().map(|cluster| &*cluster.state.cluster.name),
+            upstream_local: self.upstream_local,
+            route_name: "",
+            grpc_status: None,
+        });
+    }
+}
