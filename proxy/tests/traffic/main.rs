@@ -57,6 +57,12 @@ pub(crate) fn addr(proxy: &Proxy, port: u16) -> std::net::SocketAddr {
     bound.listeners.iter().find(|listener| listener.port == port).expect("the port is bound").address
 }
 
+/// What a scrape of the metrics sees.
+pub(crate) async fn metrics(proxy: &Proxy) -> String {
+    let mut client = Http1::connect(proxy.bound().metrics.expect("a port for metrics")).await;
+    client.get("h", "/metrics").await.text().to_owned()
+}
+
 /// Polls a condition until it holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);

@@ -13,7 +13,7 @@ use route_model::verdict::limits::{KeyPart, LimitId, LimitPolicy, LimitRule, Rat
 
 use crate::client::{Http1, Reply};
 use crate::table::{direct, listener, route, table};
-use crate::{addr, apply, start_with};
+use crate::{addr, apply, metrics, start_with};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -70,11 +70,6 @@ async fn serving(table: RouteTable) -> (Proxy, Http1) {
 async fn get(client: &mut Http1, path: &str, fields: &str) -> Reply {
     client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")).await;
     client.reply().await
-}
-
-async fn metrics(proxy: &Proxy) -> String {
-    let mut client = Http1::connect(proxy.bound().metrics.expect("a port for metrics")).await;
-    client.get("h", "/metrics").await.text().to_owned()
 }
 
 async fn counted(proxy: &Proxy, policy: &str, rule: &str, result: &str) -> u64 {

@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::origin::Scripted;
 use crate::table::{cluster, gateway, table};
 use crate::tls::Identity;
-use crate::{addr, apply, start, start_with};
+use crate::{addr, apply, metrics, start, start_with};
 
 /// One rule for every connection, or for a server name, to clusters by weight.
 fn rule(sni: &[&str], to: &[(u32, u32)]) -> Arc<StreamRule> {
@@ -202,12 +202,6 @@ fn counting() -> Proxy {
 }
 
 /// The metrics of a proxy, over HTTP.
-async fn metrics(proxy: &Proxy) -> String {
-    let stream = TcpStream::connect(proxy.bound().metrics.expect("a metrics port")).await.unwrap();
-    let answer = exchange(stream, b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").await;
-    String::from_utf8(answer).unwrap()
-}
-
 /// Waits until a connection with this flag is counted as opened and closed.
 async fn flagged(proxy: &Proxy, flag: &str) {
     let wanted = format!("response_flags=\"{flag}\"");
