@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{Method, Response};
 use http_body::{Body, Frame};
+use route_model::request::hop::lists;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{BodyError, Feed, RequestBody};
 use super::chunked::{Decoded, Decoder, Length};
 use super::encode;
-use super::fields::lists;
 use super::input::Input;
 use super::limits::BUFFER;
 use super::serve::{Closed, Downstream};

@@ -102,8 +102,3 @@ pub(super) fn trailers(section: &Bytes, lines: &Lines) -> Result<HeaderMap, Viol
         .map_err(|_| Violation::Trailers)?;
     Ok(trailers)
 }
-
-/// Whether a comma-separated list names `token`, in whatever case.
-pub(super) fn lists(value: &HeaderValue, token: &str) -> bool {
-    value.as_bytes().split(|&byte| byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-}

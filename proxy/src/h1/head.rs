@@ -8,10 +8,11 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderV
 use http::request::Parts;
 use http::{Method, Uri, Version};
 use memchr::memchr;
+use route_model::request::hop::lists;
 use route_model::request::path;
 
 use super::chunked::Length;
-use super::fields::{Lines, lists};
+use super::fields::Lines;
 use super::{Options, spare};
 use crate::http::validate::{self, Violation};
 

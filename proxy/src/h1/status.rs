@@ -3,10 +3,11 @@
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HeaderMap};
 use http::{Method, Response, StatusCode, Version};
+use route_model::request::hop::lists;
 
 use super::chunked::Length;
 use super::client::ProtocolError;
-use super::fields::{Lines, lists};
+use super::fields::Lines;
 use super::head::Framing;
 use super::{ClientOptions, spare};
 

@@ -6,10 +6,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http::Response;
 use http::request::Parts;
-use http::{HeaderValue, Response, Version};
 use http_body::Body as _;
-use route_model::table::cluster::UpstreamProtocol;
 use route_model::table::retry::{RetryPolicy, TryFailure};
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -17,7 +16,7 @@ use tokio::time::Instant;
 use super::body::Source;
 use super::context::Exchange;
 use super::deadline::Alarm;
-use super::headers::X_ENVOY_ATTEMPT_COUNT;
+use super::headers::{X_ENVOY_ATTEMPT_COUNT, number};
 use super::local_reply::LocalReply;
 use super::outgoing::Bodies;
 use crate::runtime_table::WorkerCluster;
@@ -48,10 +47,8 @@ pub(super) async fn send(
     retry: Option<&RetryPolicy>,
     hash: Option<u64>,
 ) -> Result<Response<Source>, LocalReply> {
-    if cluster.state.discovered.version() == 0 {
-        // A name that was never looked up yet; an answer, also a negative one, comes soon.
-        let limit = cluster.state.cluster.connect_timeout;
-        let _ = Box::pin(tokio::time::timeout(limit, cluster.state.discovered.known())).await;
+    if !cluster.state.is_known() {
+        Box::pin(cluster.state.known()).await;
     }
     let per_try = retry.and_then(|retry| retry.per_try_timeout);
     let mut tried = SmallVec::<[u64; 4]>::new();
@@ -60,7 +57,7 @@ pub(super) async fn send(
     let mut retrying = None;
     loop {
         tries += 1;
-        head.headers.insert(X_ENVOY_ATTEMPT_COUNT, attempt_count(tries));
+        head.headers.insert(X_ENVOY_ATTEMPT_COUNT, number(u64::from(tries)));
         let wish = Wish { hash, tried: &tried };
         let outcome = one_try(exchange, cluster, head, &mut bodies, wish, per_try).await;
         let Some(policy) = retry else { return outcome.map_err(|error| error.reply) };
@@ -111,11 +108,7 @@ async fn one_try(
         cluster.state.discovered.suspect();
         return Err(TryError { reply: LocalReply::NoHealthyUpstream, sent: false });
     };
-    let http2 = match cluster.state.cluster.protocol {
-        UpstreamProtocol::Http1 => false,
-        UpstreamProtocol::Http2 => true,
-        UpstreamProtocol::Client => exchange.version == Version::HTTP_2,
-    };
+    let http2 = cluster.state.cluster.protocol.is_http2(exchange.version);
     let Some(active) = ActiveRequest::admitted(&endpoint, &cluster.state) else {
         return Err(TryError { reply: LocalReply::Overflow, sent: false });
     };
@@ -126,11 +119,8 @@ async fn one_try(
         let Some(body) = bodies.next() else { return Err(TryError { reply: LocalReply::UpstreamClosed, sent: true }) };
         let sending = pin!(connection::send(&worker, cluster, &endpoint, http2, head, body, reuse));
         let sent = within(limit, sending).await;
-        if let Some(rules) = &cluster.state.cluster.policy.outlier
-            && let Some(outcome) = try_outcome(sent.as_ref())
-            && outlier::record(&cluster.state.discovered, &endpoint, rules, outcome, std::time::Instant::now())
-        {
-            worker.metrics.count(Count::OutlierEjections);
+        if let Some(outcome) = try_outcome(sent.as_ref()) {
+            outlier::note(&cluster.state, &endpoint, outcome, &worker.metrics);
         }
         match sent {
             Some(Ok(response)) => return Ok(response),
@@ -183,15 +173,6 @@ fn discard(mut response: Response<Source>) {
     while let Poll::Ready(Some(Ok(frame))) = Pin::new(response.body_mut()).poll_frame(&mut cx) {
         let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) else { return };
         left = rest;
-    }
-}
-
-/// `x-envoy-attempt-count`: which try an upstream sees.
-fn attempt_count(tries: u32) -> HeaderValue {
-    const SMALL: [&str; 4] = ["1", "2", "3", "4"];
-    match SMALL.get(tries as usize - 1) {
-        Some(text) => HeaderValue::from_static(text),
-        None => HeaderValue::from(tries),
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use http_body::Body as _;
 use route_model::request::admission::Peer;
 use route_model::table::tls::TlsTerms;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::deadline::Deadline;
 use super::facts::ConnectionFacts;
+use super::headers::GRPC_STATUS;
 use super::local_reply::is_grpc;
 use super::upgrade::Tunnel;
 use super::validate::authority;
@@ -30,8 +31,6 @@ use crate::telemetry::metrics::Count;
 use crate::telemetry::requests::{Outcome, RequestProtocol, Sizes};
 use crate::upstream::cluster_state::ActiveRequest;
 use crate::worker::Worker;
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// A response cut short with one of these was not cut by the client.
 const CUT_BY_US: [ResponseFlags; 4] = [

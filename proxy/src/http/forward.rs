@@ -13,18 +13,17 @@ use route_model::table::cluster::LoadBalancer;
 use route_model::table::fault::Fraction;
 use route_model::table::hash::{self, HashKey};
 use route_model::table::headers::{HeaderOps, ValueTemplate};
-use route_model::table::{Destination, Forward, RequestHead, Route};
+use route_model::table::{Destination, Forward, Route};
 
 use super::attempts;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Exchange;
 use super::deadline::{Alarm, Deadline};
-use super::headers::{X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, strip_response};
+use super::headers::{X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, number, strip_response};
 use super::local_reply::LocalReply;
 use super::outgoing::Bodies;
-use super::request::{apply_to_local, replace_target, reply, stamp};
+use super::request::{apply_to_local, asked, replace_target, reply, stamp};
 use super::upgrade;
-use super::validate::authority;
 use crate::runtime_table::{WorkerCluster, WorkerTable};
 use crate::{h1, policy};
 
@@ -58,7 +57,7 @@ pub(crate) async fn forward(
     }
     let (hash, cookie) = affinity(&exchange, &cluster, &head, scheme);
     exchange.deadline = deadline(&exchange, action, &head);
-    let mirrored = action.mirrors.iter().any(|mirror| mirror.fraction != Fraction::NEVER);
+    let mirrored = !action.mirrors.is_empty();
     let bodies = Bodies::new(body, exchange.progress.clone(), action.retry.is_some() || mirrored);
     if mirrored {
         mirror(&exchange, table, action, &head, &bodies);
@@ -91,7 +90,7 @@ pub(crate) async fn forward(
     let elapsed = exchange.upstream_answered();
     let headers = response.headers_mut();
     strip_response(headers);
-    headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, milliseconds(elapsed.as_millis() as u64));
+    headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed.as_millis() as u64));
     exchange.note_grpc_status(headers);
     for ops in destination.response_headers.iter().filter(|ops| !ops.is_empty()) {
         let evaluation = ops.evaluate(&exchange.facts(&head, scheme, Some(headers)));
@@ -119,15 +118,7 @@ fn affinity(
     scheme: &str,
 ) -> (Option<u64>, Option<HeaderValue>) {
     let LoadBalancer::Hash(by) = &cluster.state.cluster.load_balancer else { return (None, None) };
-    let asked = RequestHead {
-        method: head.method.as_str(),
-        scheme,
-        authority: authority(head),
-        path: head.uri.path(),
-        query: head.uri.query(),
-        headers: &head.headers,
-    };
-    match (by.of(&asked, exchange.client.ip()), &by.key) {
+    match (by.of(&asked(head, scheme), exchange.client.ip()), &by.key) {
         (None, HashKey::Cookie(cookie)) => {
             let value = format!("{:016x}", fastrand::u64(..));
             match cookie.issue(&value).and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {
@@ -148,7 +139,9 @@ fn deadline(exchange: &Exchange, action: &Forward, head: &Parts) -> Option<Deadl
         (Some(timeout), None) => (timeout, LocalReply::Timeout),
         (None, None) => return None,
     };
-    Some(Deadline::new(timeout, reply, exchange.progress.clone()))
+    // A route's time counts from the end of the request, a gRPC client's own from its beginning.
+    let from = if reply == LocalReply::GrpcDeadline { None } else { exchange.progress.clone() };
+    Some(Deadline::new(timeout, reply, from))
 }
 
 /// `TimeoutValue TimeoutUnit` of gRPC's protocol: at most eight digits and one of `H M S m u n`.
@@ -259,13 +252,4 @@ fn local(
     let mut response = reply(exchange, failure);
     apply_to_local(ops, head, scheme, &mut response);
     response
-}
-
-/// A number as a header value; the small ones, which are most, without allocating.
-fn milliseconds(value: u64) -> HeaderValue {
-    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-    match SMALL.get(value as usize) {
-        Some(text) => HeaderValue::from_static(text),
-        None => HeaderValue::from(value),
-    }
 }

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use route_model::request::hop::{KEEP_ALIVE, PROXY_CONNECTION, remove_nominated};
 
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 pub const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 pub const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -25,6 +26,15 @@ pub fn strip_response(headers: &mut HeaderMap) -> Option<HeaderValue> {
         headers.remove(name);
     }
     headers.remove(UPGRADE)
+}
+
+/// A number as a value; the small ones, which are most, without allocating.
+pub fn number(value: u64) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    match SMALL.get(value as usize) {
+        Some(text) => HeaderValue::from_static(text),
+        None => HeaderValue::from(value),
+    }
 }
 
 /// A fresh request id, shaped like a version 4 UUID. It names a request in logs; it is no secret.

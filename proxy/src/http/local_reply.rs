@@ -4,10 +4,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use super::headers::GRPC_STATUS;
 use crate::telemetry::flags::ResponseFlags;
 
 const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Why the proxy answers in the upstream's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +148,13 @@ impl LocalReply {
             response.headers_mut().insert(GRPC_STATUS, HeaderValue::from_static("4"));
         }
         response
+    }
+
+    /// The same for a gRPC client that already has the head of a response.
+    pub(crate) fn grpc_trailers(self) -> HeaderMap {
+        let (mut head, _) = grpc_response(self.response()).into_parts();
+        head.headers.remove(CONTENT_TYPE);
+        head.headers
     }
 }
 

@@ -45,22 +45,16 @@ pub(crate) async fn handle(
     if normalised.is_err() {
         return reply(exchange, LocalReply::BadRequest);
     }
-    let Some(routes) = connection.routes(&table).and_then(|routes| routes.for_authority(authority(&head))) else {
+    let asked = asked(&head, admitted.scheme);
+    let Some(routes) = connection.routes(&table).and_then(|routes| routes.for_authority(asked.authority)) else {
         return reply(exchange, LocalReply::Misdirected);
-    };
-    let asked = RequestHead {
-        method: head.method.as_str(),
-        scheme: admitted.scheme,
-        authority: authority(&head),
-        path: head.uri.path(),
-        query: head.uri.query(),
-        headers: &head.headers,
     };
     let route = match routes.lookup(&asked) {
         Lookup::Route(_, route) => route,
         Lookup::NoRoute(_) | Lookup::NoHost => return reply(exchange, LocalReply::NoRoute),
         Lookup::HttpsRedirect(_) => {
-            return redirected(exchange, StatusCode::MOVED_PERMANENTLY, &https_location(&asked));
+            exchange.details = Some("direct_response");
+            return local(exchange, redirect(StatusCode::MOVED_PERMANENTLY, &https_location(&asked)));
         }
     };
     exchange.set_route(route);
@@ -97,9 +91,9 @@ pub(crate) async fn handle(
             forward::forward(exchange, &table, route, action, inbound).await
         }
         Action::Redirect(action) => {
-            let mut response = redirected(exchange, action.status, &route.location(action, &asked));
-            apply_to_local(&action.response_headers, &head, admitted.scheme, &mut response);
-            response
+            exchange.details = Some("direct_response");
+            let response = redirect(action.status, &route.location(action, &asked));
+            replied_for(route, exchange, &head, admitted.scheme, response)
         }
         Action::Direct(action) => {
             exchange.details = Some("direct_response");
@@ -114,6 +108,18 @@ pub(crate) async fn handle(
         cors.expose(origin, response.headers_mut());
     }
     told(standing, response)
+}
+
+/// The head as routes and policies look at it.
+pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str) -> RequestHead<'a> {
+    RequestHead {
+        method: head.method.as_str(),
+        scheme,
+        authority: authority(head),
+        path: head.uri.path(),
+        query: head.uri.query(),
+        headers: &head.headers,
+    }
 }
 
 /// A response that says how its client stands with the rate limits.
@@ -183,14 +189,13 @@ pub(crate) fn apply_to_local(ops: &HeaderOps, head: &Parts, scheme: &str, respon
     evaluation.apply(response.headers_mut());
 }
 
-fn redirected(mut exchange: Box<Exchange>, status: StatusCode, location: &str) -> Response<ResponseBody> {
-    exchange.details = Some("direct_response");
+fn redirect(status: StatusCode, location: &str) -> Response<Bytes> {
     let mut response = text_response(status, Bytes::new());
     // What a client sent in its Host or path and cannot be said in a header was refused long before.
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(LOCATION, location);
     }
-    local(exchange, response)
+    response
 }
 
 /// Brings the path into its canonical form, which is what is matched, logged and sent on.

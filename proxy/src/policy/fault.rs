@@ -1,11 +1,11 @@
 //! Faults on purpose: a delay, then perhaps an answer in the upstream's place (Envoy's fault filter).
 
 use bytes::Bytes;
-use http::header::HeaderName;
-use http::{HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 use route_model::table::fault::{Abort, Fault, Fraction};
 
 use crate::http::context::Exchange;
+use crate::http::headers::{GRPC_STATUS, number};
 use crate::http::local_reply::text_response;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
@@ -32,7 +32,7 @@ pub(crate) async fn inject(fault: &Fault, exchange: &mut Exchange) -> Option<Res
         Abort::Http(status) => text_response(status, body),
         Abort::Grpc(status) => {
             let mut response = text_response(StatusCode::OK, body);
-            response.headers_mut().insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(status)));
+            response.headers_mut().insert(GRPC_STATUS, number(u64::from(status)));
             response
         }
     })

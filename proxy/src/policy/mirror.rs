@@ -11,7 +11,6 @@ use http::header::EXPECT;
 use http::request::Parts;
 use http::{Request, Version};
 use http_body::Body as _;
-use route_model::table::cluster::UpstreamProtocol;
 use tokio::task::spawn_local;
 
 use crate::http::outgoing::OutgoingBody;
@@ -64,16 +63,10 @@ fn copy(head: &Parts) -> Parts {
 }
 
 async fn exchange(worker: &Rc<Worker>, cluster: &WorkerCluster, head: &Parts, version: Version, body: OutgoingBody) {
-    if cluster.state.discovered.version() == 0 {
-        cluster.state.discovered.known().await;
-    }
+    cluster.state.known().await;
     let Some(endpoint) = cluster.pick(Wish::default()) else { return };
     let Some(_active) = ActiveRequest::admitted(&endpoint, &cluster.state) else { return };
-    let http2 = match cluster.state.cluster.protocol {
-        UpstreamProtocol::Http1 => false,
-        UpstreamProtocol::Http2 => true,
-        UpstreamProtocol::Client => version == Version::HTTP_2,
-    };
+    let http2 = cluster.state.cluster.protocol.is_http2(version);
     let mut sent = connection::send(worker, cluster, &endpoint, http2, head, body, true).await;
     if let Err(SendFailure::Stale(body)) = sent {
         sent = connection::send(worker, cluster, &endpoint, http2, head, body, false).await;

@@ -119,10 +119,7 @@ impl Session {
     /// Connects to an endpoint of the cluster, within its limits.
     async fn open(&mut self, cluster: Rc<WorkerCluster>) -> Result<(Stream, ActiveRequest), ResponseFlags> {
         let state = &cluster.state;
-        if state.discovered.version() == 0 {
-            // A name that was never looked up yet; an answer, also a negative one, comes soon.
-            let _ = tokio::time::timeout(state.cluster.connect_timeout, state.discovered.known()).await;
-        }
+        state.known().await;
         let hash = match &state.cluster.load_balancer {
             LoadBalancer::Hash(by) => by.of_connection(self.facts.peer.ip().to_canonical()),
             _ => None,
@@ -132,21 +129,17 @@ impl Session {
             return Err(ResponseFlags::NO_HEALTHY_UPSTREAM);
         };
         self.endpoint = Some(Arc::clone(&endpoint));
-        let policy = &state.cluster.policy;
-        let permit = state.load.connection(&policy.limits, false).ok_or(ResponseFlags::UPSTREAM_OVERFLOW)?;
+        let permit =
+            state.load.connection(&state.cluster.policy.limits, false).ok_or(ResponseFlags::UPSTREAM_OVERFLOW)?;
         let permit = ConnectionPermit::new(permit, self.worker.pool.open(&endpoint));
         let active = ActiveRequest::connection(&endpoint);
         let connected = connect(&endpoint.address, &state.cluster, permit, &self.worker.metrics).await;
-        if let Some(rules) = &policy.outlier {
-            let outcome = match &connected {
-                Ok(_) => TryOutcome::Answered(http::StatusCode::OK),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => TryOutcome::TimedOut,
-                Err(_) => TryOutcome::Failed,
-            };
-            if outlier::record(&state.discovered, &endpoint, rules, outcome, Instant::now()) {
-                self.worker.metrics.count(Count::OutlierEjections);
-            }
-        }
+        let outcome = match &connected {
+            Ok(_) => TryOutcome::Answered(http::StatusCode::OK),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => TryOutcome::TimedOut,
+            Err(_) => TryOutcome::Failed,
+        };
+        outlier::note(state, &endpoint, outcome, &self.worker.metrics);
         match connected {
             Ok(stream) => Ok((stream, active)),
             Err(error) => {

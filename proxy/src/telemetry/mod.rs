@@ -10,4 +10,5 @@ pub mod flags;
 pub mod log_line;
 pub mod metrics;
 pub(crate) mod rate_limits;
+pub mod registry;
 pub mod requests;

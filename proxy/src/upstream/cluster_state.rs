@@ -24,6 +24,21 @@ pub(crate) struct ClusterState {
     pub(crate) load: Arc<ClusterLoad>,
 }
 
+impl ClusterState {
+    /// Whether discovery has ever reported.
+    pub(crate) fn is_known(&self) -> bool {
+        self.discovered.version() != 0
+    }
+
+    /// For a name that was never looked up yet: waits for the answer, which comes soon also when it is negative, and no
+    /// longer than a connection may take.
+    pub(crate) async fn known(&self) {
+        if !self.is_known() {
+            let _ = tokio::time::timeout(self.cluster.connect_timeout, self.discovered.known()).await;
+        }
+    }
+}
+
 /// The endpoints of a cluster as discovery last saw them.
 #[derive(Debug)]
 pub(crate) struct Discovered {

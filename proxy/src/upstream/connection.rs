@@ -18,6 +18,7 @@ use tokio::task::spawn_local;
 
 use super::cluster_state::{ClusterState, EndpointState};
 use super::connect::{ConnectionPermit, Stream, connect};
+use super::load::Permit;
 use crate::h1;
 use crate::http::body::{BodyError, Source};
 use crate::http::local_reply::LocalReply;
@@ -103,18 +104,42 @@ async fn find_http1(
     reuse: bool,
 ) -> Result<(Http1, bool), LocalReply> {
     let state = &cluster.state;
+    let take = || if reuse { worker.pool.take_http1(endpoint) } else { None };
+    match turn(worker, state, endpoint, take).await? {
+        Turn::Free(connection) => Ok((connection, true)),
+        // It counts as waiting until it is connected.
+        Turn::Open(permit, _waiting) => {
+            let stream = open(worker, state, endpoint, permit).await?;
+            Ok((Http1::new(stream, worker.http1_client), false))
+        }
+    }
+}
+
+/// What a request that found no connection in the pool gets in the end.
+enum Turn<C> {
+    Open(ConnectionPermit, Option<Permit>),
+    /// A connection that came free while the cluster could have no more.
+    Free(C),
+}
+
+/// Waits, among the cluster's pending requests, for what comes first.
+async fn turn<C>(
+    worker: &Worker,
+    state: &ClusterState,
+    endpoint: &Arc<EndpointState>,
+    take: impl Fn() -> Option<C>,
+) -> Result<Turn<C>, LocalReply> {
     let mut waiting = None;
     loop {
         if let Some(permit) = permit(worker, state, endpoint) {
-            let stream = open(worker, state, endpoint, permit).await?;
-            return Ok((Http1::new(stream, worker.http1_client), false));
+            return Ok(Turn::Open(permit, waiting));
         }
         if waiting.is_none() {
             waiting = Some(state.load.pending(&state.cluster.policy.limits).ok_or(LocalReply::Overflow)?);
         }
         state.load.wait().await;
-        if reuse && let Some(connection) = worker.pool.take_http1(endpoint) {
-            return Ok((connection, true));
+        if let Some(connection) = take() {
+            return Ok(Turn::Free(connection));
         }
     }
 }
@@ -306,20 +331,11 @@ async fn open_http2(
         return Ok(connection);
     }
     let state = &cluster.state;
-    let mut waiting = None;
-    let permit = loop {
-        if let Some(permit) = permit(worker, state, endpoint) {
-            break permit;
-        }
-        if waiting.is_none() {
-            waiting = Some(state.load.pending(&settings.policy.limits).ok_or(LocalReply::Overflow)?);
-        }
-        state.load.wait().await;
-        if reuse && let Some(connection) = worker.pool.take_http2(endpoint, most) {
-            return Ok(connection);
-        }
+    let take = || if reuse { worker.pool.take_http2(endpoint, most) } else { None };
+    let permit = match turn(worker, state, endpoint, take).await? {
+        Turn::Free(connection) => return Ok(connection),
+        Turn::Open(permit, _) => permit,
     };
-    drop(waiting);
     let stream = open(worker, state, endpoint, permit).await?;
     let limits = &worker.process.options.limits;
     let ping = (limits.h2_keep_alive_interval, limits.h2_keep_alive_timeout);

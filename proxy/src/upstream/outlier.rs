@@ -13,7 +13,8 @@ use route_model::table::upstream::OutlierDetection;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::cluster_state::{Discovered, EndpointState};
+use super::cluster_state::{ClusterState, Discovered, EndpointState};
+use crate::telemetry::metrics::{Count, WorkerMetrics};
 
 /// How a try ended, as far as it says something of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +93,17 @@ fn full(count: &AtomicU32, bad: bool, most: u32) -> bool {
     true
 }
 
-/// Takes note of how a try ended. Whether the endpoint left the rotation for it.
-pub(crate) fn record(
+/// Takes note of how a try at one of a cluster's endpoints ended, if the cluster has rules about that.
+pub(crate) fn note(cluster: &ClusterState, endpoint: &EndpointState, outcome: TryOutcome, metrics: &WorkerMetrics) {
+    if let Some(rules) = &cluster.cluster.policy.outlier
+        && record(&cluster.discovered, endpoint, rules, outcome, Instant::now())
+    {
+        metrics.count(Count::OutlierEjections);
+    }
+}
+
+/// Whether the endpoint left the rotation for it.
+fn record(
     discovered: &Discovered,
     endpoint: &EndpointState,
     rules: &OutlierDetection,

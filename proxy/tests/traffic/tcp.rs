@@ -201,7 +201,6 @@ fn counting() -> Proxy {
     start_with(Options { metrics_addr: Some(metrics), ..Options::default() })
 }
 
-/// The metrics of a proxy, over HTTP.
 /// Waits until a connection with this flag is counted as opened and closed.
 async fn flagged(proxy: &Proxy, flag: &str) {
     let wanted = format!("response_flags=\"{flag}\"");

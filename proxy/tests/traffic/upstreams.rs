@@ -11,11 +11,10 @@ use route_model::table::hash::{ConsistentHash, HashAlgorithm, HashCookie, HashKe
 use route_model::table::upstream::{CircuitBreakers, ConnectionSettings, OutlierDetection, UpstreamPolicy};
 
 use crate::client::{Http1, Reply};
-use crate::origin::{Origin, Scripted};
+use crate::origin::{OK, Origin, Scripted};
 use crate::table::{cluster, everything_to};
 use crate::{addr, apply, start};
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const BAD: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
@@ -45,8 +44,7 @@ async fn requests_beyond_the_ceiling_are_turned_away_at_once() {
     let proxy = proxying(limited(cluster("o", &[origin.addr]), limits)).await;
     let (mut first, mut second) = (Http1::connect(addr(&proxy, 80)).await, Http1::connect(addr(&proxy, 80)).await);
     first.send(GET).await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     second.send(GET).await;
     assert_overflow(&second.reply().await);
     upstream.send(OK).await;
@@ -68,8 +66,7 @@ async fn requests_wait_for_a_connection_and_only_so_many() {
         clients.push(Http1::connect(addr(&proxy, 80)).await);
     }
     clients[0].send(GET).await;
-    let mut upstream = origin.accept().await;
-    upstream.request().await;
+    let mut upstream = origin.accept_request().await;
     clients[1].send(GET).await;
     assert!(origin.is_left_alone().await);
     clients[2].send(GET).await;

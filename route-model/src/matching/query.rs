@@ -13,23 +13,16 @@ pub struct QueryPredicate {
 
 impl QueryPredicate {
     pub(super) fn holds(&self, head: &RequestHead<'_>) -> bool {
-        match (self.sent(head), &self.value) {
+        match (head.query_parameter(&self.key), &self.value) {
             (None, _) => false,
             (Some(_), ValueMatch::Present) => true,
             (Some(value), ValueMatch::Text(wanted)) => wanted.is_match(value.as_bytes()),
         }
     }
 
-    fn sent<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
-        head.query?.split('&').find_map(|parameter| {
-            let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            (key == &*self.key && !parameter.is_empty()).then_some(value)
-        })
-    }
-
     pub(super) fn failure(&self, head: &RequestHead<'_>) -> String {
         let key = &self.key;
-        match (self.sent(head), &self.value) {
+        match (head.query_parameter(&self.key), &self.value) {
             (_, ValueMatch::Present) => format!("query parameter `{key}` is absent, the rule wants it to be there"),
             (None, ValueMatch::Text(wanted)) => format!("query parameter `{key}` is absent, the rule wants {wanted}"),
             (Some(value), ValueMatch::Text(wanted)) => {

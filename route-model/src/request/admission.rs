@@ -15,7 +15,7 @@ use http::HeaderMap;
 use http::header::{CONNECTION, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use smallvec::SmallVec;
 
-use super::hop::{KEEP_ALIVE, PROXY_CONNECTION, keep_only_trailers, remove_nominated};
+use super::hop::{KEEP_ALIVE, PROXY_CONNECTION, keep_only_trailers, lists, remove_nominated};
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -157,10 +157,6 @@ impl Seen {
             headers.remove(UPGRADE);
         }
     }
-}
-
-fn lists(value: &HeaderValue, token: &str) -> bool {
-    value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 fn is_forged(name: &str) -> bool {

@@ -16,6 +16,11 @@ use super::admission::is_guarded;
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Whether a comma-separated list names `token`, in whatever case.
+pub fn lists(value: &HeaderValue, token: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
 /// Removes the fields that Connection headers name.
 pub fn remove_nominated(headers: &mut HeaderMap) {
     let nominated: SmallVec<[HeaderName; 4]> = headers
@@ -31,12 +36,7 @@ pub fn remove_nominated(headers: &mut HeaderMap) {
 }
 
 pub(super) fn keep_only_trailers(headers: &mut HeaderMap) {
-    let trailers = headers
-        .get_all(TE)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
-    if trailers {
+    if headers.get_all(TE).iter().any(|codings| lists(codings, "trailers")) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     } else {
         headers.remove(TE);

@@ -105,3 +105,14 @@ pub enum UpstreamProtocol {
     /// HTTP/2 for requests that came by HTTP/2, else HTTP/1.1 (`useClientProtocol`).
     Client,
 }
+
+impl UpstreamProtocol {
+    /// Whether a request that came by `version` goes out by HTTP/2.
+    pub fn is_http2(self, version: http::Version) -> bool {
+        match self {
+            Self::Http1 => false,
+            Self::Http2 => true,
+            Self::Client => version == http::Version::HTTP_2,
+        }
+    }
+}

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderName;
-use http::header::COOKIE;
 
 use super::RequestHead;
 
@@ -61,26 +60,15 @@ impl ConsistentHash {
                 values.peek()?;
                 Some(finish(values.fold(SEED, |state, value| absorb(state, value.as_bytes()))))
             }
-            HashKey::Cookie(cookie) => cookie.of(head).map(|value| hash(value.as_bytes())),
+            // The quotes that it is issued with, a client may leave out.
+            HashKey::Cookie(cookie) => head.cookie(&cookie.name).map(|value| hash(unquoted(value))),
             HashKey::SourceIp => self.of_connection(client),
-            HashKey::Query(name) => head.query?.split('&').find_map(|parameter| {
-                let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-                (key == &**name).then(|| hash(value.as_bytes()))
-            }),
+            HashKey::Query(name) => head.query_parameter(name).map(|value| hash(value.as_bytes())),
         }
     }
 }
 
 impl HashCookie {
-    /// The cookie's value in a request.
-    fn of<'a>(&self, head: &RequestHead<'a>) -> Option<&'a str> {
-        let fields = head.headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
-        fields.flat_map(|field| field.split(';')).find_map(|pair| {
-            let (name, value) = pair.trim().split_once('=')?;
-            (name == &*self.name).then(|| value.trim_matches('"'))
-        })
-    }
-
     /// `Set-Cookie` for a client that has none yet; `None` if the proxy is only to read it.
     pub fn issue(&self, value: &str) -> Option<String> {
         let ttl = self.ttl?;
@@ -102,6 +90,11 @@ impl HashCookie {
         cookie.push_str("; HttpOnly");
         Some(cookie)
     }
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    let value = value.strip_prefix(b"\"").unwrap_or(value);
+    value.strip_suffix(b"\"").unwrap_or(value)
 }
 
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;

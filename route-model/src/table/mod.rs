@@ -152,3 +152,20 @@ pub struct RequestHead<'a> {
     pub query: Option<&'a str>,
     pub headers: &'a http::HeaderMap,
 }
+
+impl<'a> RequestHead<'a> {
+    /// A query parameter as it was sent, undecoded: the first of its name. Only `&` separates.
+    pub fn query_parameter(&self, key: &str) -> Option<&'a str> {
+        self.query?.split('&').filter(|parameter| !parameter.is_empty()).find_map(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            (name == key).then_some(value)
+        })
+    }
+
+    /// The value of the first cookie of a name (RFC 6265 section 5.4).
+    pub fn cookie(&self, name: &str) -> Option<&'a [u8]> {
+        let fields = self.headers.get_all(http::header::COOKIE).into_iter();
+        let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+        pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+}

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::matching::{Predicates, UriMatch, quoted};
@@ -154,7 +153,7 @@ impl KeyPart {
         match self {
             Self::ClientIp { v4, v6 } => masked(client, *v4, *v6).hash(hash),
             Self::Header(name) => head.headers.get(name)?.as_bytes().hash(hash),
-            Self::Cookie(name) => cookie(head.headers, name)?.hash(hash),
+            Self::Cookie(name) => head.cookie(name)?.hash(hash),
             Self::Path => head.path.hash(hash),
             Self::Method => head.method.hash(hash),
             Self::Claim(_) => return None,
@@ -174,7 +173,7 @@ impl KeyPart {
                 Ok(format!("header {name} {}", quoted(value)))
             }
             Self::Cookie(name) => {
-                let value = cookie(head.headers, name).ok_or_else(|| format!("cookie `{name}`"))?;
+                let value = head.cookie(name).ok_or_else(|| format!("cookie `{name}`"))?;
                 Ok(format!("cookie {name} {}", quoted(value)))
             }
             Self::Path => Ok(format!("path {}", quoted(head.path))),
@@ -196,15 +195,6 @@ fn masked(client: IpAddr, v4: u8, v6: u8) -> IpAddr {
             IpAddr::V6((ip.to_bits() & mask).into())
         }
     }
-}
-
-/// The value of the first cookie of a name (RFC 6265, section 5.4).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let pairs = headers.get_all(COOKIE).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
-        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        Some(value)
-    })
 }
 
 #[cfg(test)]

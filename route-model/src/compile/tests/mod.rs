@@ -74,6 +74,11 @@ pub(crate) fn bare(yaml: &str) -> Edge {
 
 /// A VirtualService of the Gateway [`EDGE`] with these `http` rules.
 pub(crate) fn virtual_service(name: &str, created: u32, hosts: &str, http: &str) -> String {
+    service(name, created, hosts, &format!("http: {http}"))
+}
+
+/// A VirtualService of `edge` with what is written in `rules`.
+pub(crate) fn service(name: &str, created: u32, hosts: &str, rules: &str) -> String {
     format!(
         "
 ---
@@ -83,8 +88,30 @@ metadata: {{name: {name}, namespace: default, creationTimestamp: '2026-02-01T00:
 spec:
   hosts: {hosts}
   gateways: [edge]
-  http: {http}
+  {rules}
 "
+    )
+}
+
+/// A Gateway with servers as `port protocol hosts tls`.
+pub(crate) fn gateway(servers: &[(u16, &str, &str, &str)]) -> String {
+    let servers: Vec<_> = servers
+        .iter()
+        .enumerate()
+        .map(|(i, (port, protocol, hosts, tls))| {
+            let tls = if tls.is_empty() { String::new() } else { format!(", tls: {{{tls}}}") };
+            format!("{{port: {{number: {port}, name: p{i}, protocol: {protocol}}}, hosts: {hosts}{tls}}}")
+        })
+        .collect();
+    format!(
+        "
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: default, creationTimestamp: '2026-01-01T00:00:00Z'}}
+spec: {{selector: {{istio: ingressgateway}}, servers: [{}]}}
+",
+        servers.join(", ")
     )
 }
 

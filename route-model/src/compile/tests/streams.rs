@@ -5,43 +5,6 @@ use crate::table::StreamFacts;
 
 const FILES: &str = "serverCertificate: /c, privateKey: /k";
 
-/// A Gateway with servers as `port protocol hosts tls`.
-fn gateway(servers: &[(u16, &str, &str, &str)]) -> String {
-    let servers: Vec<_> = servers
-        .iter()
-        .enumerate()
-        .map(|(i, (port, protocol, hosts, tls))| {
-            let tls = if tls.is_empty() { String::new() } else { format!(", tls: {{{tls}}}") };
-            format!("{{port: {{number: {port}, name: p{i}, protocol: {protocol}}}, hosts: {hosts}{tls}}}")
-        })
-        .collect();
-    format!(
-        "
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: edge, namespace: default, creationTimestamp: '2026-01-01T00:00:00Z'}}
-spec: {{selector: {{istio: ingressgateway}}, servers: [{}]}}
-",
-        servers.join(", ")
-    )
-}
-
-fn service(name: &str, created: u32, hosts: &str, rules: &str) -> String {
-    format!(
-        "
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: {name}, namespace: default, creationTimestamp: '2026-02-01T00:00:{created:02}Z'}}
-spec:
-  hosts: {hosts}
-  gateways: [edge]
-  {rules}
-"
-    )
-}
-
 /// A rule of `tls` or `tcp` to clusters by weight.
 fn rule(matches: &str, to: &[(&str, u32)]) -> String {
     let to: Vec<_> = to

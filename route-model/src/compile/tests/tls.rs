@@ -17,24 +17,9 @@ fn secret(namespace: &str, name: &str, data: &[(&str, &str)]) -> String {
     )
 }
 
-fn gateway(servers: &[(&str, &str)]) -> String {
-    let servers: Vec<_> = servers
-        .iter()
-        .enumerate()
-        .map(|(i, (hosts, tls))| {
-            format!("{{port: {{number: 443, name: https-{i}, protocol: HTTPS}}, hosts: {hosts}, tls: {tls}}}")
-        })
-        .collect();
-    format!(
-        "
----
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: edge, namespace: default, creationTimestamp: '2026-01-01T00:00:00Z'}}
-spec: {{selector: {{istio: ingressgateway}}, servers: [{}]}}
-",
-        servers.join(", ")
-    )
+/// A Gateway with HTTPS servers on port 443 as `hosts tls`.
+fn https(servers: &[(&str, &str)]) -> String {
+    gateway(&servers.iter().map(|(hosts, tls)| (443, "HTTPS", *hosts, *tls)).collect::<Vec<_>>())
 }
 
 fn terms(edge: &Edge, index: usize) -> Arc<TlsTerms> {
@@ -53,8 +38,8 @@ fn secrets(terms: &TlsTerms) -> Vec<String> {
 
 #[test]
 fn a_server_is_chosen_by_sni_and_has_routes_of_its_own() {
-    let files = "{mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
-    let yaml = gateway(&[("[a.test, '*.w.test']", files), ("[b.test]", files)])
+    let files = "mode: SIMPLE, serverCertificate: /c, privateKey: /k";
+    let yaml = https(&[("[a.test, '*.w.test']", files), ("[b.test]", files)])
         + &virtual_service("a", 0, "[a.test]", &format!("[{}]", to("[]", "a")))
         + &virtual_service("b", 0, "[b.test]", &format!("[{}]", to("[]", "b")))
         + &virtual_service("w", 0, "[x.w.test]", &format!("[{}]", to("[]", "w")));
@@ -72,13 +57,13 @@ fn a_server_is_chosen_by_sni_and_has_routes_of_its_own() {
     ] {
         assert_eq!(edge.send_tls(443, sni, request), want, "{sni} {request}");
     }
-    assert_eq!(edge.routes(443, Some("b.test")).map(|routes| &*routes.name), Some("https.443.https-1.edge.default"));
+    assert_eq!(edge.routes(443, Some("b.test")).map(|routes| &*routes.name), Some("https.443.p1.edge.default"));
 }
 
 #[test]
 fn a_host_that_another_server_has_loses_the_whole_server() {
-    let files = "{mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
-    let edge = bare(&gateway(&[("[a.test]", files), ("[b.test, a.test]", files), ("[c.test]", files)]));
+    let files = "mode: SIMPLE, serverCertificate: /c, privateKey: /k";
+    let edge = bare(&https(&[("[a.test]", files), ("[b.test, a.test]", files), ("[c.test]", files)]));
     let ListenerProtocol::Tls(tls) = &edge.table.listeners[0].protocol else { panic!("not TLS") };
     assert_eq!(tls.servers.iter().map(|server| server.server.index).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(tls.by_sni.find_sni(Some("b.test")), None);
@@ -87,7 +72,7 @@ fn a_host_that_another_server_has_loses_the_whole_server() {
 
 #[test]
 fn credentials_are_looked_up_where_the_gateway_runs_then_where_it_is_written() {
-    let server = gateway(&[("['*']", "{mode: SIMPLE, credentialName: shop}")]);
+    let server = https(&[("['*']", "mode: SIMPLE, credentialName: shop")]);
     let pair = [("tls.crt", CERTIFICATE), ("tls.key", KEY)];
     let own = secret("default", "shop", &pair);
     let workload = secret("istio-system", "shop", &pair);
@@ -107,7 +92,7 @@ fn credentials_are_looked_up_where_the_gateway_runs_then_where_it_is_written() {
 
 #[test]
 fn a_secret_must_hold_a_certificate_and_a_key() {
-    let server = gateway(&[("['*']", "{mode: SIMPLE, credentialNames: [rsa, ecdsa]}")]);
+    let server = https(&[("['*']", "mode: SIMPLE, credentialNames: [rsa, ecdsa]")]);
     let pair = [("tls.crt", CERTIFICATE), ("tls.key", KEY)];
     let edge = bare(
         &(server.clone()
@@ -139,27 +124,26 @@ fn client_certificates_need_a_ca_or_no_handshake_succeeds() {
         None => "none".to_owned(),
     };
     for (tls, secrets_yaml, want) in [
-        ("{mode: MUTUAL, credentialName: shop}", secret("default", "shop", &with_ca), "Secret default/shop"),
+        ("mode: MUTUAL, credentialName: shop", secret("default", "shop", &with_ca), "Secret default/shop"),
         (
-            "{mode: OPTIONAL_MUTUAL, credentialName: shop}",
+            "mode: OPTIONAL_MUTUAL, credentialName: shop",
             secret("default", "shop", &pair) + &secret("default", "shop-cacert", &[("ca.crt", CERTIFICATE)]),
             "Secret default/shop-cacert",
         ),
         (
-            "{mode: MUTUAL, credentialName: shop, caCertCredentialName: ca}",
+            "mode: MUTUAL, credentialName: shop, caCertCredentialName: ca",
             secret("default", "shop", &pair) + &secret("istio-system", "ca", &[("cacert", CERTIFICATE)]),
             "Secret istio-system/ca",
         ),
-        ("{mode: MUTUAL, serverCertificate: /c, privateKey: /k, caCertificates: /ca}", String::new(), "/ca"),
+        ("mode: MUTUAL, serverCertificate: /c, privateKey: /k, caCertificates: /ca", String::new(), "/ca"),
     ] {
-        let edge = bare(&(gateway(&[("['*']", tls)]) + &secrets_yaml));
+        let edge = bare(&(https(&[("['*']", tls)]) + &secrets_yaml));
         assert_eq!(ca_of(&edge), want, "{tls}");
         assert_eq!(terms(&edge, 0).certificates.len(), 1, "{tls}");
         assert_eq!(edge.finding_lines(), Vec::<String>::new(), "{tls}");
     }
     // Without a CA everybody would get in.
-    let edge =
-        bare(&(gateway(&[("['*']", "{mode: MUTUAL, credentialName: shop}")]) + &secret("default", "shop", &pair)));
+    let edge = bare(&(https(&[("['*']", "mode: MUTUAL, credentialName: shop")]) + &secret("default", "shop", &pair)));
     assert_eq!(
         (terms(&edge, 0).mode, ca_of(&edge).as_str(), terms(&edge, 0).certificates.len()),
         (TlsMode::Mutual, "none", 0)
@@ -185,7 +169,7 @@ fn versions_below_1_2_are_not_served() {
             &["Rejected TlsVersionNotSupported Gateway default/edge spec.servers[0].tls.maxProtocolVersion"],
         ),
     ] {
-        let edge = bare(&gateway(&[("['*']", &format!("{{mode: SIMPLE, {files}, {versions}}}"))]));
+        let edge = bare(&https(&[("['*']", &format!("mode: SIMPLE, {files}, {versions}"))]));
         let terms = terms(&edge, 0);
         assert_eq!((terms.min_version, terms.max_version, terms.certificates.len()), want, "{versions}");
         assert_eq!(edge.finding_lines(), findings, "{versions}");
