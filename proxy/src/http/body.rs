@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -162,8 +163,26 @@ impl ResponseBody {
             }
             BodyError::Http1(_) => exchange.flag(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
             BodyError::Http2(_) => exchange.flag(ResponseFlags::UPSTREAM_REMOTE_RESET),
-            BodyError::Timeout | BodyError::CopyLost => exchange.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+            BodyError::Timeout => exchange.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+            // A request's body alone can be one.
+            BodyError::CopyLost => {}
         }
+    }
+
+    /// What follows the part of the response that the client has when its time is over. A gRPC call ends with a status,
+    /// which tells its client more than a stream that is reset: the upstream is reset in either case.
+    fn out_of_time(&mut self, reply: LocalReply) -> Result<Frame<Bytes>, BodyError> {
+        self.failed(&BodyError::Timeout);
+        let Some(exchange) = &mut self.exchange else { return Err(BodyError::Timeout) };
+        // Only HTTP/2 clients can do without the announcement of trailers, and none may get less than a given length.
+        if !exchange.grpc || exchange.version != Version::HTTP_2 || self.source.size_hint().exact().is_some() {
+            return Err(BodyError::Timeout);
+        }
+        let trailers = reply.grpc_trailers();
+        exchange.note_grpc_status(&trailers);
+        exchange.deadline = None;
+        self.source = Source::Local(Bytes::new());
+        Ok(Frame::trailers(trailers))
     }
 }
 
@@ -186,8 +205,8 @@ impl Body for ResponseBody {
                 let deadline = exchange.as_mut().and_then(|exchange| exchange.deadline.as_mut());
                 let Some(deadline) = deadline else { return Poll::Pending };
                 std::task::ready!(deadline.poll(cx));
-                this.failed(&BodyError::Timeout);
-                return Poll::Ready(Some(Err(BodyError::Timeout)));
+                let reply = deadline.reply;
+                return Poll::Ready(Some(this.out_of_time(reply)));
             }
             _ => {}
         }

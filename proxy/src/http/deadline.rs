@@ -12,17 +12,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::context::Progress;
 use super::local_reply::LocalReply;
 
-/// A request's timeout: from the end of the request to the end of the response.
+/// A request's timeout, which ends with the end of the response.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     timeout: Duration,
-    /// What the client is told when it passes before there is a response.
+    /// What the client is told when it passes.
     pub(crate) reply: LocalReply,
     /// Known once the request is complete.
     at: Option<Instant>,
     /// For the time of the response's body, and only if there is a wait for it.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Of the request's body; `None` for a request without one.
+    /// Of the request's body, whose end the time counts from; `None`: it counts from the head on.
     progress: Option<Rc<Progress>>,
 }
 

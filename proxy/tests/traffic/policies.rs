@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
 use proxy::Proxy;
 use route_model::matching::StringMatch;
 use route_model::table::fault::{Abort, Fault, Fraction};
@@ -13,7 +15,7 @@ use route_model::table::route::Mirror;
 use route_model::table::{ClusterId, Forward, Route};
 use route_model::verdict::cors::Cors;
 
-use crate::client::Http1;
+use crate::client::{Http1, connect_http2};
 use crate::origin::{OK, Origin, Scripted};
 use crate::table::{self, cluster, direct, forward, listener, route, to};
 use crate::{addr, apply, start};
@@ -161,6 +163,26 @@ async fn a_grpc_clients_own_deadline_holds() {
     client.send(format!("{head}grpc-timeout: 50m\r\n\r\n")).await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.header("grpc-status")), (200, Some("4")));
+}
+
+#[tokio::test]
+async fn a_grpc_stream_that_runs_out_of_time_ends_with_a_status() {
+    let origin = Scripted::new().await;
+    let proxy = proxying(to(&[(0, 1)]), &[origin.addr]).await;
+    let mut client = connect_http2(addr(&proxy, 80)).await;
+    let call = Request::post("http://h/s/m").header(CONTENT_TYPE, "application/grpc").header("grpc-timeout", "300m");
+    let answer = client.send_request(call.body(Full::default()).unwrap());
+    let answering = async {
+        let mut upstream = origin.accept_request().await;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n";
+        upstream.send(format!("{head}\r\n5\r\n\0\0\0\0\0\r\n")).await;
+        upstream
+    };
+    let (answer, mut upstream) = tokio::join!(answer, answering);
+    let body = answer.unwrap().into_body().collect().await.expect("an end, not a reset");
+    assert_eq!(body.trailers().map(|trailers| trailers["grpc-status"].as_bytes()), Some(&b"4"[..]));
+    assert_eq!(body.to_bytes(), &[0; 5][..]);
+    assert!(upstream.is_closed().await, "the origin is told");
 }
 
 fn with(route: &Arc<Route>, change: impl FnOnce(&mut Route)) -> Arc<Route> {
