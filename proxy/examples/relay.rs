@@ -60,7 +60,7 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
         match_index: None,
         delegate: None,
     };
-    let action = Action::Forward(Box::new(forward));
+    let action = Action::Forward(Arc::new(forward));
     let route = Arc::new(Route::new("".into(), origin, UriMatch::everything(), Predicates::default(), action));
     let host = HostPattern::new("*");
     let virtual_host = Arc::new(VirtualHost::new(host.clone(), false, vec![route]));

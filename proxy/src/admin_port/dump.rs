@@ -225,7 +225,7 @@ fn virtual_host(table: &RouteTable, host: &VirtualHost) -> Value {
 
 /// The rule is named, not repeated: the VirtualService says what it takes.
 fn route(table: &RouteTable, route: &Route) -> Value {
-    let RouteOrigin { virtual_service, rule, match_index, delegate } = &route.origin;
+    let RouteOrigin { virtual_service, rule, match_index, delegate } = &*route.origin;
     json!({
         "name": route.name,
         "virtual_service": virtual_service.to_string(),

@@ -65,7 +65,7 @@ fn routes() -> Arc<HttpRoutes> {
         content_type: None,
         response_headers: route_model::table::headers::HeaderOps::default(),
     };
-    let action = Action::Direct(Box::new(teapot));
+    let action = Action::Direct(Arc::new(teapot));
     let route = Route::new("tea".into(), origin, UriMatch::everything(), Predicates::default(), action);
     let domain = HostPattern::new("shop.example");
     let host = VirtualHost::new(domain.clone(), false, vec![Arc::new(route)]);

@@ -1,5 +1,7 @@
 //! Which origin gets a request, and what the proxy answers itself.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
@@ -73,7 +75,7 @@ async fn a_rewritten_path_names_the_original() {
 #[tokio::test]
 async fn a_redirect_names_the_canonical_path_and_the_query() {
     let proxy = start(1);
-    let redirect = Action::Redirect(Box::new(Redirect {
+    let redirect = Action::Redirect(Arc::new(Redirect {
         status: http::StatusCode::PERMANENT_REDIRECT,
         scheme: Some("https".into()),
         authority: None,

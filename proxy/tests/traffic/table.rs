@@ -67,7 +67,7 @@ pub(crate) fn to(destinations: &[(u32, u32)]) -> Forward {
 }
 
 pub(crate) fn direct(status: u16, body: &str) -> Action {
-    Action::Direct(Box::new(DirectResponse {
+    Action::Direct(Arc::new(DirectResponse {
         status: StatusCode::from_u16(status).expect("a status"),
         body: Bytes::copy_from_slice(body.as_bytes()),
         content_type: None,
@@ -76,7 +76,7 @@ pub(crate) fn direct(status: u16, body: &str) -> Action {
 }
 
 pub(crate) fn forward(forward: Forward) -> Action {
-    Action::Forward(Box::new(forward))
+    Action::Forward(Arc::new(forward))
 }
 
 /// A route for paths with a prefix.

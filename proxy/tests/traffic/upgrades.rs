@@ -67,7 +67,7 @@ async fn rules_may_ask_for_an_upgrade() {
     };
     let (uri, plain) = (UriMatch::everything(), route("/", direct(200, "plain")));
     let predicates = Predicates::new(vec![Predicate::Header(upgrade)]);
-    let sockets = Route::new("".into(), plain.origin.clone(), uri, predicates, direct(200, "sockets"));
+    let sockets = Route::new("".into(), (*plain.origin).clone(), uri, predicates, direct(200, "sockets"));
     let hosts = vec![("*", vec![Arc::new(sockets), plain])];
     apply(&proxy, table(vec![listener(80, hosts)], vec![])).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;

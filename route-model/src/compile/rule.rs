@@ -109,12 +109,13 @@ impl Refused {
 }
 
 /// Compiles a rule. What cannot be in force is left out with a finding; validation keeps such rules from being
-/// stored, so this is for sets that came another way.
+/// stored, so this is for sets that came another way. An action like that of the `previous` rule is shared with it.
 pub(super) fn compile_rule(
     rule: &Rule<'_>,
     root: &ResourceKey,
     scope: &RuleScope<'_>,
     limits: Option<Arc<RouteLimits>>,
+    previous: Option<&CompiledRule>,
     targets: &mut Targets,
 ) -> CompiledRule {
     let mut compiled = CompiledRule { limits, ..CompiledRule::default() };
@@ -132,14 +133,18 @@ pub(super) fn compile_rule(
         return compiled;
     }
     let (fault, cors, mut action) = match plan(rule, scope, targets, &mut compiled.targets) {
-        Ok((fault, cors, action)) => (fault, cors, Some(action)),
+        Ok(plan) => plan,
         Err(refused) => {
             compiled.findings.push(refused.finding(rule, root));
             return compiled;
         }
     };
-    let last = entries.len() - 1;
-    for (n, (index, entry)) in entries.into_iter().enumerate() {
+    if let Some(known) = previous.and_then(|rule| rule.routes.first())
+        && known.route.action == action
+    {
+        action = known.route.action.clone();
+    }
+    for (index, entry) in entries {
         let (uri, predicates) = match predicates(entry) {
             Ok(predicates) => predicates,
             Err(bad) => {
@@ -151,26 +156,24 @@ pub(super) fn compile_rule(
         let match_name = entry.map_or("", |entry| entry.name.as_str());
         let written_at = |index: usize| rule.match_indexes.as_ref().map_or(index, |indexes| indexes[index]);
         let catch_all = is_catch_all(&uri, &predicates);
-        let action = if n == last { action.take() } else { action.clone() };
-        let Some(action) = action else { break };
         let route = Route {
             name: if match_name.is_empty() {
                 rule.http.name.as_str().into()
             } else {
                 format!("{}.{match_name}", *rule.http.name).into()
             },
-            origin: RouteOrigin {
+            origin: Box::new(RouteOrigin {
                 virtual_service: root.clone(),
                 rule: rule.index,
                 match_index: index.map(written_at),
                 delegate: rule.delegate.clone(),
-            },
+            }),
             uri,
             predicates,
             fault: fault.clone(),
             cors: cors.clone(),
             limits: compiled.limits.clone(),
-            action,
+            action: action.clone(),
         };
         compiled.routes.push(CompiledRoute { route: Arc::new(route), catch_all });
         if catch_all {
@@ -202,12 +205,12 @@ fn action(
     let http = &*rule.http;
     let level = Level::new(http.headers.as_ref()).map_err(|bad| Refused::operation("", bad))?;
     if let Some(redirect) = &http.redirect {
-        return self::redirect(redirect, scope, level.response).map(|redirect| Action::Redirect(Box::new(redirect)));
+        return self::redirect(redirect, scope, level.response).map(|redirect| Action::Redirect(Arc::new(redirect)));
     }
     if let Some(direct) = &http.direct_response {
-        return self::direct(direct, level.response).map(|direct| Action::Direct(Box::new(direct)));
+        return self::direct(direct, level.response).map(|direct| Action::Direct(Arc::new(direct)));
     }
-    forward(http, rule.namespace, &level, scope, targets, uses).map(|forward| Action::Forward(Box::new(forward)))
+    forward(http, rule.namespace, &level, scope, targets, uses).map(|forward| Action::Forward(Arc::new(forward)))
 }
 
 fn forward(

@@ -63,12 +63,12 @@ impl CompiledVirtualService {
             let limits = context.limits.of_rule(&binding.gateway, key, &rule, context.set);
             let known = before.filter(|_| unchanged).and_then(|before| before.rules.get(i));
             let known = known.filter(|known| known.limits == limits);
-            let compiled = match known {
-                Some(known) => {
-                    known.targets.iter().for_each(|target| targets.retain(target.id));
-                    known.clone()
-                }
-                None => Arc::new(compile_rule(&rule, key, &scope, limits, targets)),
+            let compiled = if let Some(known) = known {
+                known.targets.iter().for_each(|target| targets.retain(target.id));
+                known.clone()
+            } else {
+                let previous = rules.last().map(|rule| &**rule);
+                Arc::new(compile_rule(&rule, key, &scope, limits, previous, targets))
             };
             let ends = compiled.ends;
             rules.push(compiled);

@@ -149,26 +149,19 @@ mod tests {
     }
 
     fn route(uri: UriMatch, predicates: Vec<Predicate>) -> Arc<Route> {
-        Arc::new(Route {
-            name: "".into(),
-            origin: RouteOrigin {
-                virtual_service: ResourceKey::new(Kind::VirtualService, "default", "test"),
-                rule: 0,
-                match_index: None,
-                delegate: None,
-            },
-            uri,
-            predicates: Predicates::new(predicates),
-            fault: None,
-            cors: None,
-            limits: None,
-            action: Action::Direct(Box::new(DirectResponse {
-                status: StatusCode::OK,
-                body: bytes::Bytes::new(),
-                content_type: None,
-                response_headers: HeaderOps::default(),
-            })),
-        })
+        let origin = RouteOrigin {
+            virtual_service: ResourceKey::new(Kind::VirtualService, "default", "test"),
+            rule: 0,
+            match_index: None,
+            delegate: None,
+        };
+        let action = Action::Direct(Arc::new(DirectResponse {
+            status: StatusCode::OK,
+            body: bytes::Bytes::new(),
+            content_type: None,
+            response_headers: HeaderOps::default(),
+        }));
+        Arc::new(Route::new("".into(), origin, uri, Predicates::new(predicates), action))
     }
 
     /// Paths that share prefixes, differ in case, and are each other's prefix.

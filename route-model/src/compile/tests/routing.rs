@@ -222,6 +222,19 @@ fn headers_are_matched() {
 }
 
 #[test]
+fn routes_that_do_the_same_share_what_they_do() {
+    let rules =
+        [to("[{uri: {prefix: /1}}, {uri: {prefix: /2}}]", "a"), to("[{uri: {prefix: /3}}]", "a"), to("[]", "b")];
+    let edge = edge(&virtual_service("s", 0, "['*']", &format!("[{}]", rules.join(", "))));
+    let actions = ["/1", "/2", "/3", "/4"].map(|path| match &edge.route(80, &format!("GET h {path}")).action {
+        Action::Forward(forward) => Arc::clone(forward),
+        other => panic!("{other:?}"),
+    });
+    let [first, second, third, other] = &actions;
+    assert!(Arc::ptr_eq(first, second) && Arc::ptr_eq(first, third) && !Arc::ptr_eq(first, other));
+}
+
+#[test]
 fn weights_are_shares_of_any_sum() {
     let destination = |host: &str, weight: u32| {
         format!("{{destination: {{host: {host}.test, port: {{number: 80}}}}, weight: {weight}}}")
