@@ -109,7 +109,15 @@ fn measure_within(what: &str, budget: Duration, table: &RouteTable, requests: &[
     }
     let run = || {
         for Request { authority, path } in requests {
-            let head = RequestHead { method: "GET", scheme: "http", authority, path, query: None, headers: &headers };
+            let head = RequestHead {
+                method: "GET",
+                scheme: "http",
+                authority,
+                path,
+                query: None,
+                headers: &headers,
+                claims: None,
+            };
             let found = matches!(black_box(routes.lookup(black_box(&head))), Lookup::Route(..));
             assert_eq!(found, hits, "{authority} {path}");
         }

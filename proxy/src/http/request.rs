@@ -119,6 +119,7 @@ pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str) -> RequestHead<'a> {
         path: head.uri.path(),
         query: head.uri.query(),
         headers: &head.headers,
+        claims: None,
     }
 }
 

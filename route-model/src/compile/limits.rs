@@ -16,6 +16,7 @@ use crate::kind::Kind;
 use crate::kinds::rate_limit_policy::{self, KeyPart, Mode, RateLimitPolicy, Scope, TargetKind, TargetRef};
 use crate::kinds::{TextDuration, VirtualService};
 use crate::meta::ResourceKey;
+use crate::request::claims::ClaimPath;
 use crate::resource::{Resource, ResourceSet};
 use crate::verdict::limits::{self, LimitId, LimitPolicy, LimitRule, Rate, Refusal, RouteLimits};
 
@@ -238,7 +239,7 @@ fn key_part(part: &KeyPart) -> Option<limits::KeyPart> {
     } else if part.cookie.is_written() {
         limits::KeyPart::Cookie(part.cookie.as_str().into())
     } else if part.claim.is_written() {
-        limits::KeyPart::Claim(part.claim.as_str().into())
+        limits::KeyPart::Claim(ClaimPath::parse(&part.claim))
     } else if part.path.is_some() {
         limits::KeyPart::Path
     } else if part.method.is_some() {

@@ -5,16 +5,15 @@ use crate::kinds::value::StringMap;
 use crate::kinds::virtual_service::HttpMatch;
 use crate::matching::regex::RegexError;
 use crate::matching::{
-    HeaderField, HeaderPredicate, Predicate, Predicates, QueryPredicate, Regex, StringMatch, UriMatch, UriPattern,
-    ValueMatch,
+    ClaimPredicate, HeaderField, HeaderPredicate, Predicate, Predicates, QueryPredicate, Regex, StringMatch, UriMatch,
+    UriPattern, ValueMatch,
 };
+use crate::request::claims::ClaimPath;
 
 use super::names::qualify_gateway;
 
 /// Header keys that Istio documents as ignored: there are fields for them.
 pub(crate) const IGNORED_HEADERS: [&str; 4] = ["uri", "scheme", "method", "authority"];
-/// Header keys that are claims of a token and no headers.
-const CLAIMS: &str = "@request.auth.claims";
 
 /// What of a proxy decides, when a table is compiled, whether a match entry is for it.
 #[derive(Clone, Copy, Debug)]
@@ -81,18 +80,14 @@ pub(super) fn predicates(entry: Option<&HttpMatch>) -> Result<(UriMatch, Predica
         [(&entry.headers, "headers", false), (&entry.without_headers, "withoutHeaders", true)]
     {
         for (key, wanted) in headers {
-            if key.starts_with(CLAIMS) {
-                // No token is verified, so no claim is there: wanting one never holds, wanting none always does.
-                if !inverted {
-                    list.push(Predicate::Claim(key.as_str().into()));
-                }
-                continue;
-            }
             if IGNORED_HEADERS.contains(&key.as_str()) {
                 continue;
             }
             let value = text(&format!("{field}[{key}]"), wanted)?;
-            list.push(Predicate::Header(HeaderPredicate { field: HeaderField::parse(key), value, inverted }));
+            list.push(match ClaimPath::of_header_key(key) {
+                Some(path) => Predicate::Claim(ClaimPredicate { path, value, inverted }),
+                None => Predicate::Header(HeaderPredicate { field: HeaderField::parse(key), value, inverted }),
+            });
         }
     }
     for (key, wanted) in &entry.query_params {

@@ -226,7 +226,7 @@ impl Received {
         let (path, query) =
             self.target.split_once('?').map_or((&*self.target, None), |(path, query)| (path, Some(query)));
         let Self { scheme, authority, headers, .. } = self;
-        RequestHead { method: sent.method, scheme, authority, path, query, headers }
+        RequestHead { method: sent.method, scheme, authority, path, query, headers, claims: None }
     }
 }
 

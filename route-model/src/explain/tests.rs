@@ -390,7 +390,7 @@ proptest! {
             let headers = request.headers.get("x").into_iter().flatten();
             let headers: HeaderMap = headers.map(|value| (X, value.parse().expect("a value"))).collect();
             let head =
-                RequestHead { method: &request.method, scheme: "http", authority: host, path, query, headers: &headers };
+                RequestHead { method: &request.method, scheme: "http", authority: host, path, query, headers: &headers, claims: None };
             let found = match routes.lookup(&head) {
                 Lookup::Route(host, route) => host.routes().iter().position(|one| Arc::ptr_eq(one, route)),
                 _ => None,

@@ -3,6 +3,7 @@
 //! One VirtualService match entry is a [`UriMatch`] and its [`Predicates`]; all of them must hold. What Istio decides
 //! when it compiles (`port`, `gateways`, `sourceLabels`, `sourceNamespace`) is no predicate of a request.
 
+mod claim;
 mod header;
 mod query;
 mod re2;
@@ -13,6 +14,7 @@ mod uri;
 use std::fmt::Write as _;
 
 pub use self::regex::Regex;
+pub use claim::ClaimPredicate;
 pub use header::{HeaderField, HeaderPredicate};
 pub use query::QueryPredicate;
 pub use string::{StringMatch, ValueMatch};
@@ -34,8 +36,7 @@ pub enum Predicate {
     Authority(StringMatch),
     Header(HeaderPredicate),
     Query(QueryPredicate),
-    /// A claim of a verified token. Without a verified token no claim is there, so it never holds.
-    Claim(Box<str>),
+    Claim(ClaimPredicate),
 }
 
 impl Predicates {
@@ -78,7 +79,7 @@ impl Predicate {
             Self::Authority(wanted) => wanted.is_match(head.authority.as_bytes()),
             Self::Header(header) => header.holds(head),
             Self::Query(query) => query.holds(head),
-            Self::Claim(_) => false,
+            Self::Claim(claim) => claim.holds(head),
         }
     }
 
@@ -90,7 +91,7 @@ impl Predicate {
             Self::Authority(wanted) => format!("the authority is {}, the rule wants {wanted}", quoted(head.authority)),
             Self::Header(header) => header.failure(head),
             Self::Query(query) => query.failure(head),
-            Self::Claim(key) => format!("the rule wants the claim `{key}` of a verified token, and there is none"),
+            Self::Claim(claim) => claim.failure(head),
         }
     }
 }
@@ -117,9 +118,18 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
 
     use super::*;
+    use crate::request::claims::{ClaimPath, Claims};
 
     fn head<'a>(query: Option<&'a str>, headers: &'a HeaderMap) -> RequestHead<'a> {
-        RequestHead { method: "GET", scheme: "https", authority: "Shop.example:8443", path: "/cart", query, headers }
+        RequestHead {
+            method: "GET",
+            scheme: "https",
+            authority: "Shop.example:8443",
+            path: "/cart",
+            query,
+            headers,
+            claims: None,
+        }
     }
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
@@ -331,7 +341,74 @@ mod tests {
             header("b", ValueMatch::Present, false),
         ]);
         assert_eq!(predicates.first_failure(&head(None, &none)), Some(&header("a", ValueMatch::Present, false)));
-        assert!(!Predicates::new(vec![Predicate::Claim("group".into())]).hold(&head(None, &none)));
+    }
+
+    #[test]
+    fn claims_are_texts_or_lists_of_them() {
+        let none = HeaderMap::new();
+        let payload = serde_json::json!({
+            "group": ["admin", "dev", 7], "name": "ann", "level": 7, "scope": "read write", "realm": {"role": "r"},
+        });
+        let claims = Claims::new(payload.as_object().expect("object").clone(), &[]);
+        let text = ValueMatch::Text;
+        let claim =
+            |path, value, inverted| Predicate::Claim(ClaimPredicate { path: ClaimPath::parse(path), value, inverted });
+        for (predicate, with, without) in [
+            (
+                claim("name", text(exact("ann")), false),
+                None,
+                Some("there is no verified token with the claim `name`, the rule wants exactly `ann`"),
+            ),
+            (
+                claim("group", text(prefix("d")), false),
+                None,
+                Some("there is no verified token with the claim `group`, the rule wants the prefix `d`"),
+            ),
+            (
+                claim("group", ValueMatch::Present, false),
+                None,
+                Some("there is no verified token with the claim `group`, the rule wants it to be there"),
+            ),
+            (
+                claim("scope", text(exact("write")), false),
+                None,
+                Some("there is no verified token with the claim `scope`, the rule wants exactly `write`"),
+            ),
+            (
+                claim("realm.role", text(regex("[a-z]")), false),
+                None,
+                Some("there is no verified token with the claim `realm.role`, the rule wants a match of regex `[a-z]`"),
+            ),
+            (
+                claim("group", text(exact("admin")), true),
+                Some("claim `group` is `admin` and `dev`, the rule wants anything but exactly `admin`"),
+                None,
+            ),
+            (
+                claim("group", ValueMatch::Present, true),
+                Some("claim `group` is `admin` and `dev`, the rule wants it absent"),
+                None,
+            ),
+            (claim("nope", text(exact("")), true), None, None),
+            (claim("level", text(exact("7")), true), None, None),
+        ] {
+            for (claims, failure) in [(Some(&claims), with), (None, without)] {
+                let head = RequestHead { claims, ..head(None, &none) };
+                assert_eq!(predicate.holds(&head), failure.is_none(), "{predicate:?}");
+                if let Some(failure) = failure {
+                    assert_eq!(predicate.failure(&head), failure);
+                }
+            }
+        }
+        let head = RequestHead { claims: Some(&claims), ..head(None, &none) };
+        for (path, failure) in [
+            ("level", "claim `level` is neither a text nor a list of texts, the rule wants exactly `7`"),
+            ("nope", "claim `nope` is absent, the rule wants exactly `7`"),
+        ] {
+            let predicate = claim(path, text(exact("7")), false);
+            assert!(!predicate.holds(&head));
+            assert_eq!(predicate.failure(&head), failure);
+        }
     }
 
     #[test]

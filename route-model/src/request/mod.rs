@@ -4,6 +4,7 @@
 //! that both decide alike.
 
 pub mod admission;
+pub mod claims;
 pub mod form;
 pub mod hop;
 pub mod path;

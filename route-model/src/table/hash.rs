@@ -130,7 +130,15 @@ mod tests {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
         let headers: HeaderMap = fields.iter().map(field).collect();
-        let head = RequestHead { method: "GET", scheme: "http", authority: "h", path: "/", query, headers: &headers };
+        let head = RequestHead {
+            method: "GET",
+            scheme: "http",
+            authority: "h",
+            path: "/",
+            query,
+            headers: &headers,
+            claims: None,
+        };
         by(key).of(&head, [192, 0, 2, 1].into())
     }
 

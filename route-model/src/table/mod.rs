@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::meta::{ResourceKey, Revision};
+use crate::request::claims::Claims;
 use crate::verdict::limits::LimitPolicy;
 
 pub mod cluster;
@@ -151,6 +152,8 @@ pub struct RequestHead<'a> {
     /// What follows the `?`, undecoded.
     pub query: Option<&'a str>,
     pub headers: &'a http::HeaderMap,
+    /// What the token says that the request was verified by; `None` without one.
+    pub claims: Option<&'a Claims>,
 }
 
 impl<'a> RequestHead<'a> {

@@ -122,7 +122,7 @@ mod tests {
     fn with_head<R>(authority: &str, with: impl FnOnce(&RequestHead<'_>) -> R) -> R {
         let headers = &HeaderMap::new();
         let query = Some("q=1");
-        with(&RequestHead { method: "GET", scheme: "http", authority, path: "/foo/bar", query, headers })
+        with(&RequestHead { method: "GET", scheme: "http", authority, path: "/foo/bar", query, headers, claims: None })
     }
 
     #[test]

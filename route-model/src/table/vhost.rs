@@ -237,7 +237,7 @@ mod tests {
                         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
                     }
                     let head = RequestHead {
-                        method: request.method, scheme: "http", authority: "a", path: &request.path, query: request.query, headers: &headers,
+                        method: request.method, scheme: "http", authority: "a", path: &request.path, query: request.query, headers: &headers, claims: None,
                     };
                     let wanted = rules.iter().position(|rule| rule.takes(request));
                     let found = vhost.find(&head).map(|found| vhost.routes().iter().position(|r| Arc::ptr_eq(r, found)).expect("of the list"));
@@ -264,8 +264,15 @@ mod tests {
         let none = HeaderMap::new();
         for i in [0, 7, 499, 500] {
             let path = format!("/tenant/{i}/x");
-            let head =
-                RequestHead { method: "GET", scheme: "http", authority: "a", path: &path, query: None, headers: &none };
+            let head = RequestHead {
+                method: "GET",
+                scheme: "http",
+                authority: "a",
+                path: &path,
+                query: None,
+                headers: &none,
+                claims: None,
+            };
             assert_eq!(second.find(&head).map(|found| Arc::ptr_eq(found, &second.routes()[i])), Some(true));
             assert_eq!(first.find(&head).is_some(), i < 500);
         }

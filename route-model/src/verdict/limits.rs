@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::Value;
 
 use crate::matching::{Predicates, UriMatch, quoted};
 use crate::meta::ResourceKey;
+use crate::request::claims::ClaimPath;
 use crate::table::RequestHead;
 
 /// The most that one request may cost.
@@ -97,8 +99,8 @@ pub enum KeyPart {
     /// The normalised path, without the query.
     Path,
     Method,
-    /// Of a verified token; never there so far.
-    Claim(Box<str>),
+    /// Of a verified token. An object, and what holds one, is as good as absent.
+    Claim(ClaimPath),
 }
 
 /// The answer to a request that is over a limit.
@@ -156,7 +158,7 @@ impl KeyPart {
             Self::Cookie(name) => head.cookie(name)?.hash(hash),
             Self::Path => head.path.hash(hash),
             Self::Method => head.method.hash(hash),
-            Self::Claim(_) => return None,
+            Self::Claim(path) => hash_claim(head.claims?.get(path)?, hash)?,
         }
         Some(())
     }
@@ -178,7 +180,11 @@ impl KeyPart {
             }
             Self::Path => Ok(format!("path {}", quoted(head.path))),
             Self::Method => Ok(format!("method {}", quoted(head.method))),
-            Self::Claim(name) => Err(format!("claim `{name}` of a verified token")),
+            Self::Claim(path) => {
+                let claim = head.claims.and_then(|claims| claims.get(path)).filter(|claim| is_plain(claim));
+                let claim = claim.ok_or_else(|| format!("claim `{path}` of a verified token"))?;
+                Ok(format!("claim {path} {}", quoted(claim.as_str().map_or_else(|| claim.to_string(), str::to_owned))))
+            }
         }
     }
 }
@@ -197,11 +203,40 @@ fn masked(client: IpAddr, v4: u8, v6: u8) -> IpAddr {
     }
 }
 
+/// Values of different types never hash alike.
+fn hash_claim(claim: &Value, hash: &mut impl Hasher) -> Option<()> {
+    if !is_plain(claim) {
+        return None;
+    }
+    std::mem::discriminant(claim).hash(hash);
+    match claim {
+        Value::String(text) => text.hash(hash),
+        Value::Number(number) => number.hash(hash),
+        Value::Bool(truth) => truth.hash(hash),
+        Value::Array(items) => {
+            items.len().hash(hash);
+            return items.iter().try_for_each(|item| hash_claim(item, hash));
+        }
+        Value::Null | Value::Object(_) => {}
+    }
+    Some(())
+}
+
+/// A text, a number, a boolean, or a list of them.
+fn is_plain(claim: &Value) -> bool {
+    match claim {
+        Value::String(_) | Value::Number(_) | Value::Bool(_) => true,
+        Value::Array(items) => items.iter().all(is_plain),
+        Value::Null | Value::Object(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use foldhash::quality::FixedState;
 
     use super::*;
+    use crate::request::claims::Claims;
 
     fn rule(key: Vec<KeyPart>) -> LimitRule {
         LimitRule {
@@ -225,7 +260,15 @@ mod tests {
 
     fn bucket(key: &KeyPart, client: &str, sent: &[(&'static str, &'static str)], path: &str) -> Option<u64> {
         let headers = headers(sent);
-        let head = RequestHead { method: "GET", scheme: "http", authority: "a", path, query: None, headers: &headers };
+        let head = RequestHead {
+            method: "GET",
+            scheme: "http",
+            authority: "a",
+            path,
+            query: None,
+            headers: &headers,
+            claims: None,
+        };
         rule(vec![key.clone()]).bucket(None, &head, client.parse().unwrap(), &FixedState::with_seed(1))
     }
 
@@ -262,8 +305,43 @@ mod tests {
         let one = bucket(&cookie, "10.0.0.1", &[("cookie", "a=b; sid=7; sid=8")], "/");
         assert!(one.is_some());
         assert_eq!(one, bucket(&cookie, "10.0.0.1", &[("cookie", "a=c"), ("cookie", "sid=7")], "/"));
-        assert_eq!(bucket(&KeyPart::Claim("sub".into()), "10.0.0.1", &[], "/"), None);
+        assert_eq!(bucket(&KeyPart::Claim(ClaimPath::dotted("sub")), "10.0.0.1", &[], "/"), None);
         assert_ne!(bucket(&KeyPart::Path, "10.0.0.1", &[], "/a"), bucket(&KeyPart::Path, "10.0.0.1", &[], "/b"));
+    }
+
+    #[test]
+    fn claims_of_a_verified_token_have_buckets() {
+        let of = |claim: serde_json::Value| {
+            let payload = serde_json::json!({"user": {"id": claim}});
+            let claims = Claims::new(payload.as_object().expect("object").clone(), &[]);
+            let headers = headers(&[]);
+            let head = RequestHead {
+                method: "GET",
+                scheme: "http",
+                authority: "a",
+                path: "/",
+                query: None,
+                headers: &headers,
+                claims: Some(&claims),
+            };
+            let part = KeyPart::Claim(ClaimPath::dotted("user.id"));
+            let bucket = rule(vec![part.clone()]).bucket(None, &head, [10, 0, 0, 1].into(), &FixedState::with_seed(1));
+            let described = part.describe(&head, [10, 0, 0, 1].into());
+            assert_eq!(bucket.is_some(), described.is_ok());
+            bucket
+        };
+        use serde_json::json;
+        let values =
+            [json!("7"), json!(7), json!(true), json!(["7"]), json!(["7", "8"]), json!([["7"], "8"]), json!("")];
+        for (i, one) in values.iter().enumerate() {
+            for (j, other) in values.iter().enumerate() {
+                assert_eq!(of(one.clone()) == of(other.clone()), i == j, "{one} {other}");
+            }
+            assert!(of(one.clone()).is_some());
+        }
+        for absent in [json!(null), json!({"a": 1}), json!(["a", {}])] {
+            assert_eq!(of(absent.clone()), None, "{absent}");
+        }
     }
 
     #[test]
@@ -278,6 +356,7 @@ mod tests {
                 path: "/",
                 query: None,
                 headers: &headers,
+                claims: None,
             };
             rule(key.clone()).bucket(route, &head, [10, 0, 0, 1].into(), &FixedState::with_seed(1))
         };

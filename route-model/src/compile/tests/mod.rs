@@ -222,7 +222,7 @@ pub(crate) fn head<R>(
     for (name, value) in headers {
         map.append(name.parse::<HeaderName>().expect("name"), value.parse().expect("value"));
     }
-    with(&RequestHead { method, scheme, authority, path, query, headers: &map })
+    with(&RequestHead { method, scheme, authority, path, query, headers: &map, claims: None })
 }
 
 /// Everything that a table decides, with cluster ids replaced by what they stand for: equal for equal tables whatever
