@@ -9,6 +9,7 @@ use route_model::table::{ClusterId, HttpRoutes, Listener, ListenerProtocol, Rout
 use tokio::sync::mpsc;
 
 use crate::listener::ListenerId;
+use crate::policy::authorization::Enforcement;
 use crate::policy::rate_limit::PolicyState;
 use crate::telemetry::connections::ConnectionSeries;
 use crate::telemetry::flags::ResponseFlags;
@@ -30,6 +31,8 @@ pub(crate) struct RuntimeTable {
     pub(crate) clusters: Box<[Option<Arc<ClusterState>>]>,
     /// Indexed by [`LimitId`](route_model::verdict::limits::LimitId).
     pub(crate) limits: Box<[Option<Arc<PolicyState>>]>,
+    /// `None`: everybody may do everything.
+    pub(crate) authorization: Option<Enforcement>,
 }
 
 #[derive(Debug)]

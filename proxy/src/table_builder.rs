@@ -10,6 +10,7 @@ use route_model::table::{Cluster, ClusterKey, Listener, ListenerProtocol, RouteT
 use tokio::runtime::Handle;
 
 use crate::listener::ListenerId;
+use crate::policy::authorization::AuthorizationStates;
 use crate::policy::rate_limit::LimitStates;
 use crate::proxy::Issue;
 use crate::runtime_table::{RuntimeListener, RuntimeTable};
@@ -29,6 +30,7 @@ pub(crate) struct TableBuilder {
     previous: Arc<RuntimeTable>,
     discovery: HashMap<ClusterKey, Tracked, foldhash::fast::RandomState>,
     limits: LimitStates,
+    authorization: AuthorizationStates,
     metrics: Arc<Metrics>,
 }
 
@@ -62,8 +64,8 @@ impl Tracked {
 
 impl TableBuilder {
     pub(crate) fn new(tls: Arc<TlsStore>, resolver: Arc<Resolver>, metrics: Arc<Metrics>) -> Self {
-        let limits = LimitStates::default();
-        Self { tls, resolver, previous: Arc::default(), discovery: HashMap::default(), limits, metrics }
+        let (limits, authorization) = (LimitStates::default(), AuthorizationStates::default());
+        Self { tls, resolver, previous: Arc::default(), discovery: HashMap::default(), limits, authorization, metrics }
     }
 
     /// `serving` ties listeners of the table, by position, to their sockets. What cannot be made ready is added to
@@ -82,7 +84,10 @@ impl TableBuilder {
         self.tls.retain(&table);
         let limits = self.limits.states(&table.limits, &self.previous.limits);
         self.metrics.limited_by(self.limits.series());
-        self.previous = Arc::new(RuntimeTable { table, sequence, listeners: listeners.into(), clusters, limits });
+        let authorization = self.authorization.enforcement(&table);
+        self.metrics.authorized_by(self.authorization.series(&table));
+        let listeners = listeners.into();
+        self.previous = Arc::new(RuntimeTable { table, sequence, listeners, clusters, limits, authorization });
         Arc::clone(&self.previous)
     }
 

@@ -32,7 +32,7 @@ use std::time::Duration;
 /// The generation of the resource model that this build understands. It rises when a kind or a field is added that
 /// changes what a proxy does, so that a set kept on disk by an older build is not taken for complete, and so that an
 /// older proxy is not sent what it does not know.
-pub const MODEL_VERSION: u32 = 2;
+pub const MODEL_VERSION: u32 = 3;
 
 /// Target size of one part of a delta, in bytes of resource bodies.
 pub const PART_BYTES: usize = 1024 * 1024;

@@ -3,6 +3,7 @@
 //! The verdicts come out of what requests run on, from the judgement of their heads to the matcher: this room only asks
 //! it step by step and puts the answers into words.
 
+mod authorization;
 mod request;
 mod steps;
 mod stream;
@@ -39,6 +40,9 @@ pub struct Explanation {
     pub rules: Vec<RuleVerdict>,
     /// How many rules before that are not listed, as their path cannot fit.
     pub skipped: usize,
+    /// The AuthorizationPolicies that apply, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<ExplainedPolicy>,
     /// The rate limits that the request is under, in the order in which they are asked. Whether they have room for it
     /// depends on what came before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -85,6 +89,23 @@ pub struct RuleVerdict {
     /// The first predicate that does not hold, in words. `None`: the rule takes the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// What an AuthorizationPolicy says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainedPolicy {
+    pub policy: ResourceKey,
+    /// `ALLOW`, `DENY`, `AUDIT` or `CUSTOM`.
+    pub action: String,
+    /// It is only counted what it would do.
+    pub dry_run: bool,
+    /// The first of its rules that takes the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
+    /// Why none does, rule by rule; of many rules only the first ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
 }
 
 /// One rule of a RateLimitPolicy.

@@ -89,7 +89,16 @@ static REGISTRY: [KindInfo; 20] = [
         "requestauthentication",
         &["ra"],
     ),
-    security(Kind::AuthorizationPolicy, "AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", &["ap"]),
+    KindInfo {
+        since: 3,
+        ..security(
+            Kind::AuthorizationPolicy,
+            "AuthorizationPolicy",
+            "authorizationpolicies",
+            "authorizationpolicy",
+            &["ap"],
+        )
+    },
     KindInfo {
         group: TELEMETRY,
         versions: &["v1", "v1alpha1"],

@@ -73,10 +73,20 @@ impl Resources {
     }
 
     /// Any resource of Istio's networking group.
-    pub fn resource(mut self, kind: &str, name: &str, spec: Value) -> Self {
+    pub fn resource(self, kind: &str, name: &str, spec: Value) -> Self {
         let api_version = "networking.istio.io/v1";
-        self.documents.push(json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec}));
+        self.document(json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec}))
+    }
+
+    pub fn document(mut self, document: Value) -> Self {
+        self.documents.push(document);
         self
+    }
+
+    /// Documents in YAML, as a person has them in a file.
+    pub fn yaml(self, documents: &str) -> Self {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(documents).expect("the documents are YAML");
+        documents.into_iter().filter(|document| !document.is_null()).fold(self, Self::document)
     }
 }
 

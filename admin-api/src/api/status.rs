@@ -218,6 +218,10 @@ fn nobody(kind: Kind) -> &'static str {
         Kind::Gateway => "no connected proxy has the labels that the selector asks for",
         Kind::VirtualService => "it is bound to no Gateway of a connected proxy, or not exported to one's namespace",
         Kind::RateLimitPolicy => "none of its targets is served by a connected proxy",
+        Kind::AuthorizationPolicy => {
+            "it selects no connected proxy, is not in the proxy's namespace or the root namespace, and targets no Gateway \
+             of one"
+        }
         Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
             "no route of a connected proxy leads to it, or it is not exported to one's namespace"
         }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use route_model::compile::ProxyScope;
+use route_model::compile::attachment::Attachment;
 use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
 use route_model::kind::Kind;
 use route_model::kinds::rate_limit_policy::TargetKind;
 use route_model::kinds::{
-    DestinationRule, Gateway, MeshConfig, RateLimitPolicy, Secret, ServiceEntry, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, Secret, ServiceEntry, VirtualService, WorkloadEntry,
 };
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
@@ -34,6 +35,8 @@ pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>>
     reached.destination_rules(default(|mesh| &mesh.default_destination_rule_export_to));
     reached.service_entries(default(|mesh| &mesh.default_service_export_to));
     reached.rate_limits();
+    let root_namespace = settings.cloned().unwrap_or_default();
+    reached.authorization(root_namespace.root_namespace());
     reached.found.into_values().cloned().collect()
 }
 
@@ -138,6 +141,22 @@ impl<'a> Reached<'a> {
                 let target = ResourceKey::new(kind, resource.key.namespace.clone(), to.name.as_str());
                 self.found.contains_key(&target)
             });
+            if meant {
+                self.add(resource);
+            }
+        }
+    }
+
+    /// The policies that are for the proxy, or for Gateways that are found.
+    fn authorization(&mut self, root_namespace: &str) {
+        for (resource, policy) in self.specs::<AuthorizationPolicy>() {
+            let targets = policy.target_ref.iter().chain(&*policy.target_refs);
+            let (selector, namespace) = (policy.selector.as_ref(), &resource.key.namespace);
+            let meant = match Attachment::of(namespace, selector, targets, self.scope, root_namespace) {
+                Attachment::Nowhere => false,
+                Attachment::Proxy => true,
+                Attachment::Gateways(gateways) => gateways.iter().any(|gateway| self.found.contains_key(gateway)),
+            };
             if meant {
                 self.add(resource);
             }
@@ -345,6 +364,35 @@ mod tests {
     }
 
     #[test]
+    fn authorization_policies_are_those_for_the_proxy_and_its_gateways() {
+        let mut set = ResourceSet::default();
+        add(&mut set, Kind::Gateway, "shop/edge", gateway(json!({}), ""));
+        add(&mut set, Kind::Gateway, "shop/other", gateway(json!({"istio": "egressgateway"}), ""));
+        add(&mut set, Kind::MeshConfig, "/default", json!({"rootNamespace": "root"}));
+        let selecting = |app: &str| json!({"selector": {"matchLabels": {"app": app}}});
+        let target = |name: &str, group: &str| json!({"targetRefs": [{"group": group, "kind": "Gateway", "name": name}]});
+        for (name, spec) in [
+            ("istio-system/all", json!({})),
+            ("istio-system/mine", selecting("edge")),
+            ("istio-system/others", selecting("web")),
+            ("root/all", json!({})),
+            ("root/mine", selecting("edge")),
+            ("shop/all", json!({})),
+            ("shop/mine", selecting("edge")),
+            ("shop/targeted", target("edge", "networking.istio.io")),
+            ("shop/elsewhere", target("other", "networking.istio.io")),
+            ("shop/missing", target("none", "networking.istio.io")),
+            ("shop/foreign", target("edge", "gateway.networking.k8s.io")),
+        ] {
+            add(&mut set, Kind::AuthorizationPolicy, name, spec);
+        }
+        let mut found = reached(&set);
+        found.retain(|key| key.starts_with("AuthorizationPolicy"));
+        let want = ["istio-system/all", "istio-system/mine", "root/all", "root/mine", "shop/targeted"];
+        assert_eq!(found, want.map(|name| format!("AuthorizationPolicy {name}")));
+    }
+
+    #[test]
     fn the_meshs_defaults_hide_what_says_nothing_itself() {
         let mut set = ResourceSet::default();
         add(&mut set, Kind::Gateway, "shop/edge", gateway(json!({}), ""));
@@ -360,6 +408,12 @@ mod tests {
     fn meaning(set: &ResourceSet) -> String {
         let (table, _) = compile(set, &edge());
         let mut text = format!("{:?}\n", table.settings);
+        for policy in table.authorization.policies() {
+            let servers = || table.listeners.iter().flat_map(|listener| &listener.servers);
+            if policy.is_for(servers().map(|server| &server.gateway)) {
+                writeln!(text, "{policy:?}").unwrap();
+            }
+        }
         for listener in &table.listeners {
             writeln!(text, "{:?} {}: {:?}", listener.bind, listener.port, listener.servers).unwrap();
             match &listener.protocol {
@@ -428,7 +482,7 @@ mod tests {
             json!("API.example"),
             json!("*.svc.cluster.local"),
         ];
-        match kind % 9 {
+        match kind % 10 {
             0 => {
                 let selectors = [json!({"istio": "ingressgateway"}), json!({}), json!({"istio": "egress"})];
                 let tls = json!({"mode": "MUTUAL", "credentialName": format!("n{}", b % 3)});
@@ -482,8 +536,21 @@ mod tests {
                 let suffix = if b % 2 == 0 { "" } else { CA_SUFFIX };
                 (Kind::Secret, format!("{place}{suffix}"), json!({"data": ca}))
             }
+            8 => {
+                let group = ["networking.istio.io", "gateway.networking.k8s.io"];
+                let target = json!([{"group": group[a / 3 % 2], "kind": "Gateway", "name": format!("n{}", b % 3)}]);
+                let selectors = [json!({"app": "edge"}), json!({"app": "web"}), json!({})];
+                let attached = match a % 3 {
+                    0 => json!({"targetRefs": target}),
+                    1 => json!({"selector": {"matchLabels": pick(&selectors, b)}}),
+                    _ => json!({}),
+                };
+                let namespace = ["istio-system", "shop", "bank"][c % 3];
+                (Kind::AuthorizationPolicy, format!("{namespace}/n{}", b % 3), attached)
+            }
             _ => {
                 let spec = json!({
+                    "rootNamespace": ["istio-system", "shop"][c % 2],
                     "defaultVirtualServiceExportTo": pick(&export_to, a),
                     "defaultServiceExportTo": pick(&export_to, b),
                     "defaultDestinationRuleExportTo": pick(&export_to, c),

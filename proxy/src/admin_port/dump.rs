@@ -123,6 +123,7 @@ fn listener(table: &RouteTable, listener: &Listener) -> Value {
     let mut shown = json!({
         "port": listener.port,
         "bind": listener.bind.map(|ip| ip.to_string()),
+        "trusted_proxies": table.settings.trusted_hops(listener),
         "servers": servers,
     });
     match &listener.protocol {

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use http_body::Body as _;
+use route_model::meta::ResourceKey;
 use route_model::request::admission::Peer;
 use route_model::table::tls::TlsTerms;
-use route_model::table::{HttpRoutes, Route, TlsChoice, TlsListener};
+use route_model::table::{HttpRoutes, Listener, Route, TlsChoice, TlsListener};
 use tokio::time::Instant;
 
 use super::body::RequestBody;
@@ -76,9 +77,9 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Routes<'t> {
     /// All requests of the connection are welcome.
-    Plain(&'t Arc<HttpRoutes>),
+    Plain { listener: &'t Listener, routes: &'t Arc<HttpRoutes> },
     /// Only requests whose authority belongs to the server.
-    Tls { listener: &'t TlsListener, server: usize },
+    Tls { listener: &'t Listener, tls: &'t TlsListener, server: usize },
 }
 
 impl Connection {
@@ -115,9 +116,12 @@ impl Connection {
             }
         };
         let listener = runtime.listener_at(place.listener);
-        match listener.tls_listener() {
-            None => listener.plain_routes().map(Routes::Plain),
-            Some(listener) => Some(Routes::Tls { listener, server: place.server }),
+        let tls = listener.tls_listener();
+        let plain = listener.plain_routes();
+        let listener = &*listener.listener;
+        match tls {
+            None => plain.map(|routes| Routes::Plain { listener, routes }),
+            Some(tls) => Some(Routes::Tls { listener, tls, server: place.server }),
         }
     }
 
@@ -153,8 +157,22 @@ impl<'t> Routes<'t> {
     /// The routes for an authority; `None` when it does not belong to the TLS server of the connection (421).
     pub(crate) fn for_authority(self, authority: &str) -> Option<&'t Arc<HttpRoutes>> {
         match self {
-            Self::Plain(routes) => Some(routes),
-            Self::Tls { listener, server } => listener.routes_for(server, authority),
+            Self::Plain { routes, .. } => Some(routes),
+            Self::Tls { tls, server, .. } => tls.routes_for(server, authority),
+        }
+    }
+
+    pub(crate) fn listener(self) -> &'t Listener {
+        match self {
+            Self::Plain { listener, .. } | Self::Tls { listener, .. } => listener,
+        }
+    }
+
+    /// The Gateway whose server takes all requests of the connection; `None`: there may be several.
+    pub(crate) fn gateway(self) -> Option<&'t ResourceKey> {
+        match self {
+            Self::Plain { .. } => None,
+            Self::Tls { tls, server, .. } => tls.servers.get(server).map(|server| &server.server.gateway),
         }
     }
 }
@@ -173,6 +191,8 @@ pub(crate) struct Exchange {
     pub(crate) flags: ResponseFlags,
     /// Why the response is what it is, in Envoy's words (`%RESPONSE_CODE_DETAILS%`).
     pub(crate) details: Option<&'static str>,
+    /// The same where it names an authorization policy's rule, which then is what is logged.
+    pub(crate) denied_by: Option<Arc<str>>,
     pub(crate) grpc_status: Option<u8>,
     pub(crate) cluster: Option<Rc<WorkerCluster>>,
     /// Counts the request on its endpoint.
@@ -259,6 +279,7 @@ impl Exchange {
             status: None,
             flags: ResponseFlags::NONE,
             details: None,
+            denied_by: None,
             grpc_status: None,
             cluster: None,
             active: None,
@@ -367,7 +388,7 @@ impl Exchange {
                 client: self.client,
                 status: self.status,
                 flags: self.flags,
-                details: self.details,
+                details: self.denied_by.as_deref().or(self.details),
                 termination: None,
                 transport_failure: None,
                 bytes_received: sizes.request,

@@ -20,6 +20,25 @@ pub struct ConnectionFacts {
     pub tls: Option<Box<TlsFacts>>,
 }
 
+impl ConnectionFacts {
+    /// The names that the verified client certificate is known by: its URIs, else its DNS names, else its subject.
+    pub(crate) fn principals(&self) -> &[Box<str>] {
+        let Some(peer) = self.tls.as_ref().and_then(|tls| tls.peer.as_deref()) else { return &[] };
+        if !peer.uri_sans.is_empty() {
+            &peer.uri_sans
+        } else if !peer.dns_sans.is_empty() {
+            &peer.dns_sans
+        } else {
+            std::slice::from_ref(&peer.subject)
+        }
+    }
+
+    /// The server name that the client asked for, in lower case.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.tls.as_ref()?.server_name.as_deref()
+    }
+}
+
 /// A view of one request at the moment its header operations run. The parts of the request are as they were before
 /// any rewrite or header operation.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use route_model::verdict::authorization::NOT_ALLOWED;
 
 use super::headers::GRPC_STATUS;
 use crate::telemetry::flags::ResponseFlags;
@@ -15,6 +16,8 @@ pub(crate) enum LocalReply {
     BadRequest,
     /// The authority does not belong to the TLS server of the connection (RFC 9110 section 15.5.20).
     Misdirected,
+    /// By an authorization policy.
+    Denied,
     NoRoute,
     NoCluster,
     NoHealthyUpstream,
@@ -51,6 +54,7 @@ impl LocalReply {
             Self::BadRequest | Self::RequestBody | Self::RequestAborted => StatusCode::BAD_REQUEST,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::Timeout | Self::GrpcDeadline | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -70,7 +74,7 @@ impl LocalReply {
             Self::BadRequest | Self::RequestBody => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
             Self::RequestAborted => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
             Self::RequestTimeout => ResponseFlags::STREAM_IDLE_TIMEOUT,
-            Self::Misdirected => ResponseFlags::NONE,
+            Self::Misdirected | Self::Denied => ResponseFlags::NONE,
             Self::NoRoute => ResponseFlags::NO_ROUTE,
             Self::NoCluster => ResponseFlags::NO_CLUSTER,
             Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
@@ -88,6 +92,7 @@ impl LocalReply {
         match self {
             Self::BadRequest => "path_normalization_failed",
             Self::Misdirected => "misdirected_request",
+            Self::Denied => NOT_ALLOWED,
             Self::NoRoute => "route_not_found",
             Self::NoCluster => "cluster_not_found",
             Self::NoHealthyUpstream => "no_healthy_upstream",
@@ -111,6 +116,7 @@ impl LocalReply {
     pub(crate) fn body(self) -> &'static str {
         match self {
             Self::NoRoute | Self::NoCluster | Self::Misdirected => "",
+            Self::Denied => "RBAC: access denied",
             Self::BadRequest | Self::RequestBody | Self::RequestAborted => "Bad Request",
             Self::RequestTimeout => "stream timeout",
             Self::NoHealthyUpstream => "no healthy upstream",

@@ -38,7 +38,10 @@ pub(crate) async fn handle(
     // One table from here to the end of the response.
     let table = connection.table();
     let normalised = normalise_target(&mut head);
-    let trusted_hops = table.runtime().table.settings.num_trusted_proxies;
+    let entrance = connection.routes(&table);
+    let settings = &table.runtime().table.settings;
+    let trusted_hops =
+        entrance.map_or(settings.num_trusted_proxies, |entrance| settings.trusted_hops(entrance.listener()));
     let admitted = connection.peer.admit(&mut head.headers, trusted_hops, new_request_id());
     exchange.client = admitted.client;
     exchange.capture(&head);
@@ -46,10 +49,23 @@ pub(crate) async fn handle(
         return reply(exchange, LocalReply::BadRequest);
     }
     let asked = asked(&head, admitted.scheme);
-    let Some(routes) = connection.routes(&table).and_then(|routes| routes.for_authority(asked.authority)) else {
-        return reply(exchange, LocalReply::Misdirected);
-    };
-    let route = match routes.lookup(&asked) {
+    let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_authority(asked.authority)?)));
+    let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
+    let found = routes.lookup(&asked);
+    if let Some(authorization) = &table.runtime().authorization
+        && let Err(denied) = authorization.admits_request(connection, exchange.client.ip(), entrance, &found, &asked)
+    {
+        exchange.details = Some(LocalReply::Denied.details());
+        exchange.denied_by = denied;
+        return match found {
+            Lookup::Route(_, route) => {
+                exchange.set_route(route);
+                replied_for(route, exchange, &head, admitted.scheme, LocalReply::Denied.response())
+            }
+            _ => local(exchange, LocalReply::Denied.response()),
+        };
+    }
+    let route = match found {
         Lookup::Route(_, route) => route,
         Lookup::NoRoute(_) | Lookup::NoHost => return reply(exchange, LocalReply::NoRoute),
         Lookup::HttpsRedirect(_) => {

@@ -61,7 +61,8 @@ pub(crate) async fn serve_connection(
         let Some(position) = table.runtime().find_listener(id) else { return };
         let listener = table.runtime().listener_at(position);
         if let Some(routes) = listener.stream_routes().cloned() {
-            return Box::pin(tcp::serve(worker, table, &routes, stream, facts, member)).await;
+            let entrance = tcp::Entrance { listener: id, gateway: None, routes: &routes };
+            return Box::pin(tcp::serve(worker, table, entrance, stream, facts, member)).await;
         }
         listener.tls.clone()
     };
@@ -165,7 +166,9 @@ async fn serve_tls(
     {
         facts.tls = Some(Box::new(TlsFacts { server_name, ..TlsFacts::default() }));
         let table = worker.table_for(id);
-        Box::pin(tcp::serve(worker, table, &server.routes, stream, facts, member)).await;
+        let entrance =
+            tcp::Entrance { listener: id, gateway: Some(&server.server.gateway), routes: &server.routes };
+        Box::pin(tcp::serve(worker, table, entrance, stream, facts, member)).await;
     } else {
         terminate(worker, stream, acceptor, facts, id, member, deadline).await;
     }
@@ -205,7 +208,9 @@ async fn terminate<I>(
     if let TlsRoutes::Tcp(routes) = &accepted.server.routes {
         facts.tls = Some(Box::new(accepted.facts));
         let table = worker.table_for(id);
-        return Box::pin(tcp::serve(worker, table, routes, Box::new(accepted.stream), facts, member)).await;
+        let gateway = Some(&accepted.server.server.gateway);
+        let entrance = tcp::Entrance { listener: id, gateway, routes };
+        return Box::pin(tcp::serve(worker, table, entrance, Box::new(accepted.stream), facts, member)).await;
     }
     let binding = TlsBinding { terms: accepted.terms, sni: accepted.facts.server_name.clone() };
     facts.tls = Some(Box::new(accepted.facts));

@@ -7,4 +7,4 @@ mod serve;
 
 pub(crate) use hello::{Hello, read_hello};
 pub(crate) use relay::Buffers;
-pub(crate) use serve::serve;
+pub(crate) use serve::{Entrance, serve};

@@ -6,13 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use route_model::meta::ResourceKey;
 use route_model::table::cluster::LoadBalancer;
 use route_model::table::{StreamFacts, StreamRoutes};
+use route_model::verdict::authorization::NOT_ALLOWED;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::relay::{End, Lifetime, relay};
 use crate::drain::Member;
 use crate::http::facts::ConnectionFacts;
+use crate::listener::ListenerId;
 use crate::runtime_table::{WorkerCluster, WorkerTable};
 use crate::telemetry::connections::ConnectionSeries;
 use crate::telemetry::flags::ResponseFlags;
@@ -24,12 +27,21 @@ use crate::upstream::connect::{ConnectionPermit, Stream, connect};
 use crate::upstream::outlier::{self, TryOutcome};
 use crate::worker::Worker;
 
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entrance<'a> {
+    pub(crate) listener: ListenerId,
+    /// Of the server that took it; `None`: there may be several.
+    pub(crate) gateway: Option<&'a ResourceKey>,
+    pub(crate) routes: &'a StreamRoutes,
+}
+
 /// Serves a connection to its end. The table is let go of as soon as the endpoint is known, so that long connections
 /// do not keep old tables.
 pub(crate) async fn serve<I>(
     worker: Rc<Worker>,
     table: Rc<WorkerTable>,
-    routes: &StreamRoutes,
+    entrance: Entrance<'_>,
     mut client: I,
     facts: ConnectionFacts,
     member: Member,
@@ -37,7 +49,7 @@ pub(crate) async fn serve<I>(
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let mut session = Session::new(worker, facts);
-    let chosen = session.choose(&table, routes);
+    let chosen = session.admit(&table, entrance).and_then(|()| session.choose(&table, entrance.routes));
     drop(table);
     let opened = match chosen {
         Ok(cluster) => session.open(cluster).await,
@@ -78,6 +90,8 @@ struct Session {
     flags: ResponseFlags,
     failure: Option<String>,
     termination: Option<&'static str>,
+    /// The authorization policy's rule that closed it, which then is what is logged.
+    denied_by: Option<Arc<str>>,
     received: u64,
     sent: u64,
 }
@@ -96,9 +110,23 @@ impl Session {
             flags: ResponseFlags::NONE,
             failure: None,
             termination: None,
+            denied_by: None,
             received: 0,
             sent: 0,
         }
+    }
+
+    /// Asks the authorization policies; the flag of a connection that they close is none.
+    fn admit(&mut self, table: &WorkerTable, entrance: Entrance<'_>) -> Result<(), ResponseFlags> {
+        let runtime = table.runtime();
+        let Some(authorization) = &runtime.authorization else { return Ok(()) };
+        let listener = runtime.find_listener(entrance.listener).ok_or(ResponseFlags::NO_ROUTE)?;
+        let listener = &runtime.listener_at(listener).listener;
+        authorization.admits_connection(&self.facts, listener, entrance.gateway).map_err(|denied| {
+            self.termination = Some(NOT_ALLOWED);
+            self.denied_by = denied;
+            ResponseFlags::NONE
+        })
     }
 
     /// The cluster that the routes lead to; else the flag that says why there is none.
@@ -208,7 +236,7 @@ impl Drop for Session {
             status: None,
             flags: self.flags,
             details: None,
-            termination: self.termination,
+            termination: self.denied_by.as_deref().or(self.termination),
             transport_failure: self.failure.as_deref(),
             bytes_received: self.received,
             bytes_sent: self.sent,

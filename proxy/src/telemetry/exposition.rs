@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::cells::{HistogramValue, ISTIO_BOUNDS};
 use super::connections::ConnectionValue;
 use super::metrics::{COUNTS, Count, LAG_BOUNDS, Metrics};
-use super::rate_limits;
+use super::{authorization, rate_limits};
 use super::requests::{DestinationLabels, Outcome, RequestProtocol, SeriesValue};
 
 /// The media type of [`Metrics::render`]'s text.
@@ -151,6 +151,7 @@ impl Metrics {
         self.render_connections(out)?;
         self.render_counts(out)?;
         rate_limits::render(&self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner), out)?;
+        authorization::render(&self.authorization.lock().unwrap_or_else(PoisonError::into_inner), out)?;
         self.render_lag(out)?;
         self.render_process(out)
     }

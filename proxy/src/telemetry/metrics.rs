@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use route_model::table::Cluster;
 
+use super::authorization::AuthorizationSeries;
 use super::cells::Cell;
 use super::connections::{ConnectionRegistry, ConnectionSeries};
 use super::flags::ResponseFlags;
@@ -98,6 +99,7 @@ pub struct Metrics {
     pub(super) listeners_down: AtomicU64,
     pub(super) log_dropped: Arc<AtomicU64>,
     pub(super) rate_limits: Mutex<Vec<LimitSeries>>,
+    pub(super) authorization: Mutex<Vec<AuthorizationSeries>>,
 }
 
 /// The connections of one listener, over all workers.
@@ -160,6 +162,7 @@ impl Metrics {
             listeners_down: AtomicU64::new(0),
             log_dropped: Arc::default(),
             rate_limits: Mutex::default(),
+            authorization: Mutex::default(),
         })
     }
 
@@ -194,6 +197,11 @@ impl Metrics {
     /// Says which rate limits there are.
     pub(crate) fn limited_by(&self, series: Vec<LimitSeries>) {
         *self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner) = series;
+    }
+
+    /// Says which authorization policies there are.
+    pub(crate) fn authorized_by(&self, series: Vec<AuthorizationSeries>) {
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = series;
     }
 
     /// Counts access log lines that were dropped because the log's reader is too slow.

@@ -3,6 +3,7 @@
 //! Workers only write, each to cells of its own; whoever reads (a scrape, the log's writer) does so on another thread.
 
 pub mod access_log;
+pub(crate) mod authorization;
 pub mod cells;
 pub mod connections;
 pub mod exposition;

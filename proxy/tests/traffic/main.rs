@@ -1,5 +1,6 @@
 //! The data plane as its clients and origins see it: real sockets, tables built by hand.
 
+mod authorization;
 mod client;
 mod connections;
 mod failures;

@@ -64,6 +64,17 @@ pub(super) struct PlannedListener {
     pub(super) servers: Servers,
 }
 
+impl PlannedListener {
+    /// The `namespace/name` of the Gateway of each server.
+    pub(super) fn gateways(&self) -> impl Iterator<Item = &Arc<str>> {
+        let groups = match &self.servers {
+            Servers::Http(group) | Servers::Tcp(group) => std::slice::from_ref(group),
+            Servers::Tls(groups) => groups,
+        };
+        groups.iter().flat_map(|group| &group.servers).map(|server| &server.gateway)
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Servers {
     /// Plain servers share one set of routes.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::authorization::{DRY_RUN, Policies};
 use super::clusters::{Clusters, DirtyTargets, Sources};
 use super::destination_rule::DestinationRules;
 use super::finding::Finding;
@@ -19,8 +20,9 @@ use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
 use super::services::Services;
 use super::streams::Streams;
 use super::targets::Targets;
+use super::trusted_proxies::PROXY_CONFIG;
 use super::virtual_service::{CompiledVirtualService, Context};
-use super::{Changed, Compiled, ProxyScope, delegate};
+use super::{Changed, Compiled, ProxyScope, delegate, trusted_proxies};
 use crate::kind::Kind;
 use crate::kinds::VirtualService;
 use crate::meta::ResourceKey;
@@ -40,8 +42,10 @@ pub struct Compiler {
     targets: Targets,
     clusters: Clusters,
     limits: Limits,
+    policies: Policies,
     plan: Plan,
     plan_findings: Vec<Finding>,
+    settings_findings: Vec<Finding>,
     groups: HashMap<Arc<str>, Group, RandomState>,
     listeners: Listeners,
     streams: Streams,
@@ -74,6 +78,8 @@ struct Attached {
 struct Dirty {
     plan: bool,
     mesh: bool,
+    /// The AuthorizationPolicies.
+    policies: bool,
     /// The routes of what is not HTTP.
     streams: bool,
     /// To be compiled again.
@@ -97,8 +103,10 @@ impl Compiler {
             targets: Targets::default(),
             clusters: Clusters::default(),
             limits: Limits::default(),
+            policies: Policies::default(),
             plan: Plan::default(),
             plan_findings: Vec::new(),
+            settings_findings: Vec::new(),
             groups: HashMap::default(),
             listeners: Listeners::default(),
             streams: Streams::default(),
@@ -119,13 +127,18 @@ impl Compiler {
         let mut dirty = self.take_over(set, changed);
         if dirty.mesh {
             self.mesh = Mesh::of(&self.set);
-            self.settings = Arc::new(self.mesh.settings());
             // Default visibility may differ for everything.
             dirty.targets.all = true;
             dirty.virtual_services.extend(self.set.of_kind(Kind::VirtualService).map(|resource| resource.key.clone()));
         }
+        if dirty.policies || dirty.mesh {
+            self.policies.update(&self.set, &self.scope, &self.mesh);
+        }
         if dirty.plan {
             self.replan(&mut dirty);
+        }
+        if dirty.plan || dirty.mesh {
+            self.settle();
         }
         for key in &dirty.virtual_services {
             self.attach(key);
@@ -160,6 +173,7 @@ impl Compiler {
                 clusters: self.clusters.table(),
                 settings: self.settings.clone(),
                 limits: self.limits.table().to_vec(),
+                authorization: self.policies.table().clone(),
             }),
             findings: self.all_findings(),
         }
@@ -205,6 +219,7 @@ impl Compiler {
                 self.index_virtual_service(key, new);
                 dirty.streams |= self.streams.note(key, new);
             }
+            Kind::AuthorizationPolicy => dirty.policies = true,
             Kind::RateLimitPolicy => {
                 for target in self.limits.change(key, old, new) {
                     self.limit_anew(target, dirty);
@@ -296,6 +311,17 @@ impl Compiler {
             if self.reattach(&key, &regrouped) {
                 dirty.reports.insert(key);
             }
+        }
+    }
+
+    /// Finds the settings of the mesh and of its Gateways.
+    fn settle(&mut self) {
+        let mut settings = self.mesh.settings();
+        let (numbers, findings) = trusted_proxies::of_listeners(&self.plan, settings.num_trusted_proxies);
+        settings.num_trusted_proxies_of = numbers;
+        self.settings_findings = findings;
+        if *self.settings != settings {
+            self.settings = Arc::new(settings);
         }
     }
 
@@ -477,10 +503,16 @@ fn means_the_same(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> b
             Arc::ptr_eq(old, new)
                 || (old.spec == new.spec
                     && old.meta.labels == new.meta.labels
+                    && annotations(old).eq(annotations(new))
                     && old.meta.creation_timestamp == new.meta.creation_timestamp)
         }
         _ => false,
     }
+}
+
+/// The values of the annotations that mean something.
+fn annotations(resource: &Resource) -> impl Iterator<Item = Option<&String>> {
+    [DRY_RUN, PROXY_CONFIG].into_iter().map(|name| resource.meta.annotations.get(name))
 }
 
 fn forget<K: std::hash::Hash + Eq>(

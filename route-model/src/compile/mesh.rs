@@ -29,6 +29,10 @@ impl Mesh {
         self.0.root_namespace()
     }
 
+    pub(super) fn trust_domain(&self) -> &str {
+        self.0.trust_domain()
+    }
+
     pub(super) fn virtual_service_export_to(&self) -> &[String] {
         &self.0.default_virtual_service_export_to
     }
@@ -56,6 +60,7 @@ impl Mesh {
         };
         ProxySettings {
             num_trusted_proxies: *self.0.num_trusted_proxies,
+            num_trusted_proxies_of: default.num_trusted_proxies_of,
             connect_timeout: time(&self.0.connect_timeout, default.connect_timeout),
             dns_refresh_rate: time(&self.0.dns_refresh_rate, default.dns_refresh_rate),
         }

@@ -4,9 +4,12 @@
 //! `matches`, `traffic` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
 //! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
 //! what the numbers stand for; `limits` compiles rate
-//! limits and finds them for routes; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
+//! limits and finds them for routes; `authorization` compiles who may do what, and `attachment` says what of a proxy a
+//! policy is for; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
 //! edit costs what it touches.
 
+pub mod attachment;
+mod authorization;
 mod clusters;
 pub(crate) mod delegate;
 mod destination_rule;
@@ -27,6 +30,7 @@ mod streams;
 mod targets;
 mod tls;
 pub(crate) mod traffic;
+mod trusted_proxies;
 mod upstream;
 mod virtual_service;
 

@@ -34,6 +34,7 @@ pub(super) struct RuleScope<'a> {
     pub(super) matches: MatchScope<'a>,
     /// The listener terminates TLS.
     pub(super) tls: bool,
+    pub(super) gateway: &'a Option<Arc<ResourceKey>>,
 }
 
 /// One rule's routes.
@@ -168,6 +169,7 @@ pub(super) fn compile_rule(
                 match_index: index.map(written_at),
                 delegate: rule.delegate.clone(),
             }),
+            gateway: scope.gateway.clone(),
             uri,
             predicates,
             fault: fault.clone(),

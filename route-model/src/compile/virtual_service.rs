@@ -11,6 +11,7 @@ use super::names::Seniority;
 use super::rule::{CompiledRoute, CompiledRule, RuleScope, TargetField, compile_rule};
 use super::targets::Targets;
 use crate::field::FieldPath;
+use crate::kind::Kind;
 use crate::kinds::VirtualService;
 use crate::meta::ResourceKey;
 use crate::resource::{Resource, ResourceSet};
@@ -55,7 +56,9 @@ impl CompiledVirtualService {
         let before = previous.filter(|previous| plain && previous.plain);
         let old_rules = before.and_then(|previous| previous.resource.spec::<VirtualService>());
         let matches = MatchScope { gateway: &binding.gateway, port: binding.port, proxy: context.proxy };
-        let scope = RuleScope { matches, tls: binding.tls };
+        let gateway = binding.gateway.split_once('/');
+        let gateway = gateway.map(|(namespace, name)| Arc::new(ResourceKey::new(Kind::Gateway, namespace, name)));
+        let scope = RuleScope { matches, tls: binding.tls, gateway: &gateway };
         let mut rules: Vec<Arc<CompiledRule>> = Vec::with_capacity(spec.http.len());
         let mut places = Vec::new();
         for (i, rule) in expand(key, spec, context.set, context.default_export_to).rules.into_iter().enumerate() {

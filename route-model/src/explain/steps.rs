@@ -1,12 +1,13 @@
 //! The steps of a request through a gateway, up to where its fate is known. They call what the data plane calls.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::{HOST, HeaderName, HeaderValue};
 
 use super::request::Sent;
+use super::authorization;
 use super::stream::{self, Handling};
 use super::{
     ChangedHeader, ExplainedDestination, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation,
@@ -25,6 +26,7 @@ use crate::table::{
     HttpRoutes, Listener, ListenerProtocol, Lookup, PassthroughServer, RequestHead, Route, RouteTable, ServerRef,
     StreamRoutes, TlsChoice, TlsListener, TlsRoutes, VirtualHost,
 };
+use crate::verdict::authorization::Facts;
 use crate::verdict::cors::CorsVerdict;
 
 /// Up to so many rules of a host are all listed; of more only those whose path can fit.
@@ -41,6 +43,7 @@ pub(super) fn explain(table: &RouteTable, sent: &Sent<'_>) -> Explanation {
         host: None,
         rules: Vec::new(),
         skipped: 0,
+        policies: Vec::new(),
         limits: Vec::new(),
         faults: Vec::new(),
         cors: None,
@@ -59,7 +62,7 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
     explanation.routes = entrance.routes().map(|routes| routes.name.to_string());
     explanation.servers =
         entrance.servers().iter().map(|server| format!("{} servers[{}]", server.gateway, server.index)).collect();
-    let received = Received::of(sent, table.settings.num_trusted_proxies, explanation)?;
+    let received = Received::of(sent, entrance.trusted_hops(table), explanation)?;
     let routes = entrance.routes_for(&received.authority).ok_or_else(|| {
         let name = if sent.sni.is_empty() {
             "no server name".to_owned()
@@ -75,7 +78,36 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
             ),
         )
     })?;
-    Ok(look_up(table, routes, &received.head(sent), received.client, explanation))
+    let head = received.head(sent);
+    let outcome = look_up(table, routes, &head, received.client, explanation);
+    let facts = Facts { head: Some(&head), client: received.client, ..facts_of_connection(sent, entrance.listener().bind) };
+    let of_route = match routes.lookup(&head) {
+        Lookup::Route(_, route) => route.gateway.as_deref(),
+        _ => None,
+    };
+    let of_servers = entrance.servers().iter().map(|server| &server.gateway).filter(|_| of_route.is_none());
+    let Some(denied) = authorization::explain(table, of_route.into_iter().chain(of_servers), &facts, explanation)
+    else {
+        return Ok(outcome);
+    };
+    // It ends before any of these.
+    explanation.limits.clear();
+    explanation.faults.clear();
+    explanation.cors = None;
+    Ok(denied)
+}
+
+/// What a connection shows. The address connected to is the listener's, or 127.0.0.1 where it has none.
+pub(super) fn facts_of_connection<'a>(sent: &'a Sent<'_>, bind: Option<IpAddr>) -> Facts<'a> {
+    Facts {
+        head: None,
+        peer: sent.client,
+        client: sent.client,
+        destination: bind.unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        port: sent.port,
+        sni: Some(sent.sni).filter(|sni| sent.tls && !sni.is_empty()),
+        principals: &[],
+    }
 }
 
 fn refused(status: u16, reason: impl Into<String>) -> Outcome {
@@ -88,8 +120,8 @@ fn no_answer(reason: String) -> Outcome {
 
 /// Where a connection leads.
 enum Entrance<'t> {
-    Plain(&'t Arc<HttpRoutes>, &'t [ServerRef]),
-    Tls(&'t TlsListener, usize),
+    Plain(&'t Arc<HttpRoutes>, &'t Listener),
+    Tls(&'t TlsListener, usize, &'t Listener),
     Stream { listener: &'t Listener, server: &'t ServerRef, routes: &'t StreamRoutes, handling: Handling },
 }
 
@@ -105,7 +137,7 @@ impl<'t> Entrance<'t> {
             return Err(no_answer(format!("nothing listens on port {port}; ports with a Gateway server: {ports}")));
         };
         match (&listener.protocol, sent.tls) {
-            (ListenerProtocol::Http(routes), false) => Ok(Self::Plain(routes, &listener.servers)),
+            (ListenerProtocol::Http(routes), false) => Ok(Self::Plain(routes, listener)),
             (ListenerProtocol::Tls(tls), true) => Self::handshake(listener, tls, sent),
             (ListenerProtocol::Tcp(routes), _) => {
                 let server =
@@ -147,21 +179,31 @@ impl<'t> Entrance<'t> {
         if let TlsRoutes::Tcp(routes) = &server.routes {
             return Ok(Self::Stream { listener, server: &server.server, routes, handling: Handling::Terminate });
         }
-        Ok(Self::Tls(tls, index))
+        Ok(Self::Tls(tls, index, listener))
     }
 
     fn servers(&self) -> &'t [ServerRef] {
         match self {
-            Self::Plain(_, servers) => servers,
-            Self::Tls(tls, index) => std::slice::from_ref(&tls.servers[*index].server),
+            Self::Plain(_, listener) => &listener.servers,
+            Self::Tls(tls, index, _) => std::slice::from_ref(&tls.servers[*index].server),
             Self::Stream { server, .. } => std::slice::from_ref(server),
         }
+    }
+
+    fn listener(&self) -> &'t Listener {
+        match self {
+            Self::Plain(_, listener) | Self::Tls(_, _, listener) | Self::Stream { listener, .. } => listener,
+        }
+    }
+
+    fn trusted_hops(&self, table: &RouteTable) -> u32 {
+        table.settings.trusted_hops(self.listener())
     }
 
     fn routes(&self) -> Option<&'t HttpRoutes> {
         match self {
             Self::Plain(routes, _) => Some(routes),
-            Self::Tls(tls, index) => tls.servers[*index].http().map(|routes| &**routes),
+            Self::Tls(tls, index, _) => tls.servers[*index].http().map(|routes| &**routes),
             Self::Stream { .. } => None,
         }
     }
@@ -169,7 +211,7 @@ impl<'t> Entrance<'t> {
     fn routes_for(&self, authority: &str) -> Option<&'t HttpRoutes> {
         match self {
             Self::Plain(routes, _) => Some(routes),
-            Self::Tls(tls, index) => tls.routes_for(*index, authority).map(|routes| &**routes),
+            Self::Tls(tls, index, _) => tls.routes_for(*index, authority).map(|routes| &**routes),
             Self::Stream { .. } => None,
         }
     }

@@ -1,9 +1,8 @@
 //! The steps of a connection that is not HTTP to the gateway.
 
-use std::net::Ipv4Addr;
-
 use super::request::Sent;
-use super::steps::MAX_LISTED;
+use super::authorization;
+use super::steps::{MAX_LISTED, facts_of_connection};
 use super::{ExplainedDestination, Explanation, Outcome, RuleVerdict};
 use crate::matching::quoted;
 use crate::table::{Listener, RouteTable, ServerRef, StreamFacts, StreamRoutes};
@@ -38,11 +37,16 @@ pub(super) fn explain(
 ) -> Outcome {
     explanation.routes = Some(routes.name.to_string());
     explanation.servers = vec![format!("{} servers[{}]", server.gateway, server.index)];
-    let facts = StreamFacts {
-        sni: Some(sent.sni).filter(|sni| sent.tls && !sni.is_empty()),
-        destination: listener.bind.unwrap_or(Ipv4Addr::LOCALHOST.into()),
-        source: sent.client,
+    let shown = facts_of_connection(sent, listener.bind);
+    let gateways = match handling {
+        Handling::Raw => &listener.servers[..],
+        Handling::PassThrough | Handling::Terminate => std::slice::from_ref(server),
     };
+    let gateways = gateways.iter().map(|server| &server.gateway);
+    if let Some(denied) = authorization::explain(table, gateways, &shown, explanation) {
+        return denied;
+    }
+    let facts = StreamFacts { sni: shown.sni, destination: shown.destination, source: shown.peer };
     let found = routes.find(&facts);
     for (position, rule) in routes.rules().iter().enumerate() {
         let failure = rule.refusal(&facts);

@@ -505,3 +505,70 @@ connect  100.0% to outbound|9||db.test
         assert_eq!(fate(&get(&table, url, &[])), want);
     }
 }
+
+#[test]
+fn the_policies_that_apply_say_what_they_make_of_a_request() {
+    let yaml = virtual_service("shop", 0, "[shop.test]", "[{name: all, directResponse: {status: 200}}]")
+        + "
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: a-deny, namespace: istio-system}
+spec: {action: DENY, rules: [{from: [{source: {remoteIpBlocks: [203.0.113.0/24]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: b-allow, namespace: istio-system}
+spec: {rules: [{to: [{operation: {methods: [POST]}}]}, {to: [{operation: {paths: ['/open/*']}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: c-trial, namespace: istio-system, annotations: {istio.io/dry-run: 'true'}}
+spec: {action: DENY, rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: d-elsewhere, namespace: default}
+spec: {}
+";
+    let table = edge(&yaml).table;
+    assert_eq!(
+        get(&table, "http://shop.test/open/x", &[]),
+        "server   Gateway default/edge servers[0]
+host     shop.test
+  match  VirtualService default/shop spec.http[0] (all)
+policy   AuthorizationPolicy istio-system/a-deny (DENY): no rule takes it
+         rules[0]: the client's address 127.0.0.1 is none of from[0].source.remoteIpBlocks
+policy   AuthorizationPolicy istio-system/b-allow (ALLOW): rules[1] takes it
+policy   AuthorizationPolicy istio-system/c-trial (DENY, on trial): rules[0] takes it
+direct   200 with 0 bytes
+"
+    );
+    assert_eq!(fate(&get(&table, "http://shop.test/", &[])), "refused  403: no rule of the ALLOW policies takes it");
+    let from =
+        ExplainRequest { client: Some([203, 0, 113, 7].into()), ..request("GET", "http://shop.test/open/", &[]) };
+    assert_eq!(
+        fate(&explain(&table, &from).to_string()),
+        "refused  403: AuthorizationPolicy istio-system/a-deny spec.rules[0] denies it"
+    );
+}
+
+#[test]
+fn connections_are_explained_by_what_policies_can_ask_them() {
+    let yaml = "
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec: {servers: [{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}
+---
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: istio-system}
+spec: {action: DENY, rules: [{to: [{operation: {ports: ['9000'], paths: [/x]}}]}]}
+";
+    assert_eq!(
+        get(&bare(yaml).table, "http://any:9000/", &[]),
+        "server   Gateway default/edge servers[0]
+policy   AuthorizationPolicy istio-system/p (DENY): rules[0] takes it
+refused  without an answer: AuthorizationPolicy istio-system/p spec.rules[0] denies it, so the connection is closed
+"
+    );
+}

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    ChangedHeader, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation, HeaderOperation, NormalisedPath,
+    ChangedHeader, ExplainedLimit, ExplainedMirror, ExplainedPolicy, ExplainedRetries, Explanation, HeaderOperation, NormalisedPath,
     Operation, Outcome, RuleVerdict,
 };
 
@@ -30,6 +30,9 @@ impl Display for Explanation {
         for rule in &self.rules {
             writeln!(f, "{rule}")?;
         }
+        for policy in &self.policies {
+            writeln!(f, "policy   {policy}")?;
+        }
         for limit in &self.limits {
             writeln!(f, "limit    {limit}")?;
         }
@@ -40,6 +43,18 @@ impl Display for Explanation {
             writeln!(f, "cors     {cors}")?;
         }
         self.outcome.fmt(f)
+    }
+}
+
+impl Display for ExplainedPolicy {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { policy, action, dry_run, rule, failures } = self;
+        write!(f, "{policy} ({action}{}): ", if *dry_run { ", on trial" } else { "" })?;
+        if let Some(rule) = rule {
+            return write!(f, "rules[{rule}] takes it");
+        }
+        f.write_str("no rule takes it")?;
+        failures.iter().try_for_each(|failure| write!(f, "\n         {failure}"))
     }
 }
 

@@ -28,13 +28,13 @@ pub(super) fn of(kind: Kind) -> &'static [Entry] {
         Kind::WorkloadEntry => WORKLOAD_ENTRY,
         Kind::MeshConfig => MESH_CONFIG,
         Kind::RateLimitPolicy => RATE_LIMIT_POLICY,
+        Kind::AuthorizationPolicy => AUTHORIZATION_POLICY,
         Kind::EnvoyFilter => ENVOY_FILTER,
         Kind::WorkloadGroup
         | Kind::Sidecar
         | Kind::ProxyConfig
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
-        | Kind::AuthorizationPolicy
         | Kind::Telemetry
         | Kind::WasmPlugin
         | Kind::TrafficExtension => STORED,
@@ -227,7 +227,7 @@ static WORKLOAD_ENTRY: &[Entry] = table! {
 
 static MESH_CONFIG: &[Entry] = table! {
     "spec.rootNamespace" => V0_1,
-    "spec.trustDomain" => NotYet,
+    "spec.trustDomain" => V0_1,
     "spec.outboundTrafficPolicy" => NotYet,
     "spec.defaultServiceExportTo" => V0_1,
     "spec.defaultVirtualServiceExportTo" => V0_1,
@@ -236,6 +236,16 @@ static MESH_CONFIG: &[Entry] = table! {
     "spec.dnsRefreshRate" => V0_1,
     "spec.numTrustedProxies" => V0_1,
     "spec.undeclaredHosts" => V0_1,
+};
+
+static AUTHORIZATION_POLICY: &[Entry] = table! {
+    "spec.selector" => V0_1,
+    "spec.targetRef" => V0_1,
+    "spec.targetRefs" => V0_1,
+    "spec.rules" => V0_1,
+    "spec.action" => V0_1,
+    "spec.action=CUSTOM" => NotYet,
+    "spec.provider" => NotYet,
 };
 
 static NAMESPACE: &[Entry] = table! { "spec.finalizers" => V0_1, };

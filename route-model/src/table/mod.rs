@@ -3,12 +3,14 @@
 //! A [`RouteTable`] is shared between threads by `Arc` and swapped whole. Parts that an edit did not touch are the
 //! same allocations as in the table before it, so that "did this change?" is a pointer comparison.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::meta::{ResourceKey, Revision};
 use crate::request::claims::Claims;
+use crate::verdict::authorization::Authorization;
 use crate::verdict::limits::LimitPolicy;
 
 pub mod cluster;
@@ -17,7 +19,7 @@ pub mod hash;
 pub mod headers;
 pub mod host;
 mod path_index;
-mod radix;
+pub(crate) mod radix;
 pub mod redirect;
 pub mod retry;
 pub mod route;
@@ -46,6 +48,8 @@ pub struct RouteTable {
     pub settings: Arc<ProxySettings>,
     /// Indexed by [`LimitId`](crate::verdict::limits::LimitId); a number stays with its policy for as long as there is one of its name.
     pub limits: Vec<Option<Arc<LimitPolicy>>>,
+    /// Who may do what.
+    pub authorization: Arc<Authorization>,
 }
 
 impl RouteTable {
@@ -59,16 +63,30 @@ impl RouteTable {
 pub struct ProxySettings {
     /// How many hops in front of the gateway are trusted to have set X-Forwarded-For (Istio `numTrustedProxies`).
     pub num_trusted_proxies: u32,
+    /// The same for the listeners (by port and bind address) whose Gateways say another number.
+    pub num_trusted_proxies_of: BTreeMap<(u16, Option<IpAddr>), u32>,
     /// Default time to connect to an upstream; Istio: 10 s.
     pub connect_timeout: Duration,
     /// How often a DNS name whose look-up failed is tried again; Istio `dnsRefreshRate`: 60 s.
     pub dns_refresh_rate: Duration,
 }
 
+impl ProxySettings {
+    /// How many hops in front of a listener are trusted.
+    pub fn trusted_hops(&self, listener: &Listener) -> u32 {
+        if self.num_trusted_proxies_of.is_empty() {
+            return self.num_trusted_proxies;
+        }
+        let own = self.num_trusted_proxies_of.get(&(listener.port, listener.bind));
+        own.copied().unwrap_or(self.num_trusted_proxies)
+    }
+}
+
 impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             num_trusted_proxies: 0,
+            num_trusted_proxies_of: BTreeMap::new(),
             connect_timeout: Duration::from_secs(10),
             dns_refresh_rate: Duration::from_mins(1),
         }
@@ -102,6 +120,17 @@ pub enum ListenerProtocol {
 pub struct ServerRef {
     pub gateway: ResourceKey,
     pub index: usize,
+}
+
+impl Listener {
+    /// The Gateways of its servers, each once.
+    pub fn gateways(&self) -> impl Iterator<Item = &ResourceKey> + Clone {
+        let servers = &self.servers;
+        servers.iter().enumerate().filter_map(move |(index, server)| {
+            let seen = servers[..index].iter().any(|before| before.gateway == server.gateway);
+            (!seen).then_some(&server.gateway)
+        })
+    }
 }
 
 /// The virtual hosts of one route configuration.

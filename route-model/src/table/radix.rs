@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a path must be to meet an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Meets {
+pub(crate) enum Meets {
     /// Begin with the key.
     Prefix,
     /// Be the key.
@@ -13,10 +13,10 @@ pub(super) enum Meets {
 
 /// A value and where it hangs.
 #[derive(Clone, Debug)]
-pub(super) struct Entry<V> {
-    pub(super) key: Box<[u8]>,
-    pub(super) meets: Meets,
-    pub(super) value: V,
+pub(crate) struct Entry<V> {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) meets: Meets,
+    pub(crate) value: V,
 }
 
 /// Values under byte strings. A walk along a text meets the values of every key that the text begins with, and of the
@@ -26,7 +26,7 @@ pub(super) struct Entry<V> {
 /// a child scans a few adjacent bytes. What the labels have beyond that follows in the same array, so that a small tree
 /// is few cache lines and a step of one byte looks at nothing else.
 #[derive(Clone)]
-pub(super) struct RadixTree<V> {
+pub(crate) struct RadixTree<V> {
     nodes: Box<[Node]>,
     /// The first byte of each node's label, then the rest of the labels.
     bytes: Box<[u8]>,
@@ -62,7 +62,7 @@ impl Span {
 
 impl<V: Copy> RadixTree<V> {
     /// Values that hang at one place are put in the order of `rank`.
-    pub(super) fn new<R: Ord>(mut entries: Vec<Entry<V>>, rank: impl Fn(&V) -> R) -> Self {
+    pub(crate) fn new<R: Ord>(mut entries: Vec<Entry<V>>, rank: impl Fn(&V) -> R) -> Self {
         entries.sort_unstable_by(|a, b| {
             (&a.key, a.meets).cmp(&(&b.key, b.meets)).then_with(|| rank(&a.value).cmp(&rank(&b.value)))
         });
@@ -89,12 +89,12 @@ impl<V: Copy> RadixTree<V> {
     }
 
     /// Shows the values that a text meets, list by list, shortest key first.
-    pub(super) fn walk(&self, text: &[u8], visit: impl FnMut(&[V])) {
+    pub(crate) fn walk(&self, text: &[u8], visit: impl FnMut(&[V])) {
         self.descend(text, visit, |byte| byte, |text, label| text == label);
     }
 
     /// The same for a tree whose keys are in lower case.
-    pub(super) fn walk_ignoring_case(&self, text: &[u8], visit: impl FnMut(&[V])) {
+    pub(crate) fn walk_ignoring_case(&self, text: &[u8], visit: impl FnMut(&[V])) {
         self.descend(text, visit, |byte| byte.to_ascii_lowercase(), <[u8]>::eq_ignore_ascii_case);
     }
 

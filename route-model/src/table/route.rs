@@ -24,6 +24,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// Apart from what requests look at, so that a route takes few cache lines.
     pub origin: Box<RouteOrigin>,
+    /// The Gateway that it takes requests of.
+    pub gateway: Option<Arc<ResourceKey>>,
     pub(crate) uri: UriMatch,
     pub(crate) predicates: Predicates,
     pub fault: Option<Box<Fault>>,
@@ -36,7 +38,7 @@ pub struct Route {
 impl Route {
     pub fn new(name: Arc<str>, origin: RouteOrigin, uri: UriMatch, predicates: Predicates, action: Action) -> Self {
         let origin = Box::new(origin);
-        Self { name, origin, uri, predicates, fault: None, cors: None, limits: None, action }
+        Self { name, origin, gateway: None, uri, predicates, fault: None, cors: None, limits: None, action }
     }
 
     /// The response operations for replies that the proxy makes for this route.

@@ -179,6 +179,34 @@ impl Subnet {
         (length <= most).then_some(Self { network, length })
     }
 
+    pub(crate) fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// Its first address, and its length.
+    pub(crate) fn canonical(&self) -> (IpAddr, u8) {
+        (Self::around(self.network, self.length).unwrap_or(self.network), self.length)
+    }
+
+    /// The first address of the subnet of a length around an address; `None`: addresses of its kind are shorter.
+    pub(crate) fn around(address: IpAddr, length: u8) -> Option<IpAddr> {
+        let ignored = (if address.is_ipv4() { 32_u8 } else { 128 }).checked_sub(length)?;
+        Some(match address {
+            IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & u32::MAX.checked_shl(ignored.into()).unwrap_or(0)).into()),
+            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & u128::MAX.checked_shl(ignored.into()).unwrap_or(0)).into()),
+        })
+    }
+
+    /// Its first and its last address, as numbers.
+    pub(crate) fn range(&self) -> (u128, u128) {
+        let (first, bits) = match self.canonical().0 {
+            IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
+            IpAddr::V6(ip) => (ip.to_bits(), 128),
+        };
+        let ignored = u128::MAX.checked_shr(128 - (bits - u32::from(self.length))).unwrap_or(0);
+        (first, first | ignored)
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         let differ = |a: u128, b: u128, bits: u32| {
             let ignored = bits - u32::from(self.length);

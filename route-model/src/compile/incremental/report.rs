@@ -28,8 +28,10 @@ impl Compiler {
     pub(super) fn all_findings(&self) -> Vec<Finding> {
         let of_hosts = self.groups.values().flat_map(Group::findings);
         let own = self.findings.values().flatten();
-        let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(of_hosts).cloned().collect();
+        let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(&self.settings_findings).chain(of_hosts).cloned().collect();
         all.extend(self.limits.findings(&self.set));
+        let serves_streams = self.plan.offers.values().any(|offer| offer.tls || offer.tcp);
+        all.extend(self.policies.findings(&self.set, &self.scope, &self.mesh, serves_streams));
         all.extend(self.stream_findings());
         all.sort();
         all.dedup();

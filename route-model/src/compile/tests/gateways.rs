@@ -244,3 +244,57 @@ fn https_redirect_is_of_the_host() {
         &[("GET r.test /", "301 https")],
     );
 }
+
+#[test]
+fn a_gateway_says_how_many_proxies_are_before_it() {
+    let config = |number: &str| format!("annotations: {{proxy.istio.io/config: '{number}'}}");
+    let with = |name: &str, port: u16, annotations: &str| {
+        let servers = format!("[{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ['*']}}]");
+        gateway("default", name, 0, &servers)
+            .replace("namespace: default,", &format!("namespace: default, {annotations},"))
+    };
+    let topology =
+        |number: &str| config(&format!("{{\"gatewayTopology\": {{\"numTrustedProxies\": {number}}}, \"x\": 1}}"));
+    let mesh = "
+---
+apiVersion: fairway.dev/v1
+kind: MeshConfig
+metadata: {name: default}
+spec: {numTrustedProxies: 2}
+";
+    let gateways = with("one", 80, &topology("1"))
+        + &with("mesh", 81, "labels: {}")
+        + &with("three", 82, &topology("3"))
+        + &with("four", 82, &topology("4"))
+        + &with("five", 83, &topology("5"))
+        + &with("plain", 83, "labels: {}")
+        + &with("none", 84, &topology("0"))
+        + &with("odd", 85, &config("gatewayTopology: 3"))
+        + &with("many", 86, &topology("101"))
+        + mesh;
+    let edge = bare(&gateways);
+    let settings = &edge.table.settings;
+    let hops: Vec<_> =
+        edge.table.listeners.iter().map(|listener| (listener.port, settings.trusted_hops(listener))).collect();
+    assert_eq!(hops, [(80, 1), (81, 2), (82, 3), (83, 2), (84, 0), (85, 2), (86, 2)]);
+    let at = "metadata.annotations[proxy.istio.io/config]";
+    let mut lines = edge.finding_lines();
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            format!("Warning InvalidProxyConfig Gateway default/many {at}"),
+            format!("Warning InvalidProxyConfig Gateway default/odd {at}"),
+            format!("Warning TrustedProxiesDiffer Gateway default/five {at}"),
+            format!("Warning TrustedProxiesDiffer Gateway default/four {at}"),
+        ]
+    );
+    // An edit of the annotation alone counts.
+    let mut compiler = super::super::Compiler::new(scope());
+    let mut hops = |number: &str| {
+        let set = set(&with("one", 80, &topology(number)));
+        let table = compiler.update(&set, &super::super::Changed::Everything).table;
+        table.settings.trusted_hops(&table.listeners[0])
+    };
+    assert_eq!((hops("1"), hops("2")), (1, 2));
+}

@@ -21,6 +21,7 @@ fn object() -> impl Strategy<Value = Value> {
         1 => secret(),
         1 => mesh_config(),
         3 => rate_limit_policy(),
+        3 => authorization_policy(),
     ]
 }
 
@@ -190,10 +191,13 @@ fn secret() -> impl Strategy<Value = Value> {
 
 fn mesh_config() -> impl Strategy<Value = Value> {
     let undeclared = select(vec!["Resolve", "Refuse"]);
-    (undeclared, select(vec!["*", "."]), select(vec!["istio-system", "a"])).prop_map(|(undeclared, to, root)| {
-        let export_to = json!([to]);
-        let spec =
-            json!({"undeclaredHosts": undeclared, "defaultVirtualServiceExportTo": export_to, "rootNamespace": root});
+    let domain = select(vec!["", "corp"]);
+    let settings = (undeclared, select(vec!["*", "."]), select(vec!["istio-system", "a"]), domain);
+    settings.prop_map(|(undeclared, to, root, domain)| {
+        let spec = json!({
+            "undeclaredHosts": undeclared, "defaultVirtualServiceExportTo": [to], "rootNamespace": root,
+            "trustDomain": domain,
+        });
         named("MeshConfig", "", "default", 0, spec)
     })
 }
@@ -213,6 +217,31 @@ fn rate_limit_policy() -> impl Strategy<Value = Value> {
         let spec = json!({"targetRefs": targets, "scope": scope, "rules": [{"name": "r", "limit": limit}]});
         named("RateLimitPolicy", namespace, name, 0, spec)
     })
+}
+
+fn authorization_policy() -> impl Strategy<Value = Value> {
+    let names = (select(vec!["a", "b", "istio-system"]), select(vec!["p1", "p2"]));
+    let target = json!([{"group": "networking.istio.io", "kind": "Gateway", "name": "g1"}]);
+    let selector = json!({"matchLabels": {"istio": "ingressgateway"}});
+    let attached = weighted(0.6, select(vec![("targetRefs", target), ("selector", selector)]));
+    let source = json!({"source": {"principals": ["cluster.local/ns/a/sa/b"]}});
+    let operation = json!({"operation": {"paths": ["/a"]}});
+    let rule = select(vec![json!({}), json!({"from": [source]}), json!({"to": [operation]})]);
+    let action = select(vec!["ALLOW", "DENY", "AUDIT"]);
+    let dry_run = weighted(0.3, select(vec!["true", "false"]));
+    (names, attached, vec(rule, 1..3), action, dry_run).prop_map(
+        |((namespace, name), attached, rules, action, dry_run)| {
+            let mut object =
+                named("AuthorizationPolicy", namespace, name, 0, json!({"action": action, "rules": rules}));
+            if let Some((field, value)) = attached {
+                object["spec"][field] = value;
+            }
+            if let Some(dry_run) = dry_run {
+                object["metadata"]["annotations"] = json!({"istio.io/dry-run": dry_run});
+            }
+            object
+        },
+    )
 }
 
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! What resources do at a gateway, case by case: YAML in, the fate of requests out.
 
+mod authorization;
 mod clusters;
 mod findings;
 mod gateways;
@@ -256,6 +257,7 @@ pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId)
     let mut limits: Vec<_> = table.limits.iter().flatten().map(|policy| format!("{policy:?}\n")).collect();
     limits.sort();
     text += &limits.concat();
+    let _ = writeln!(text, "{:?}", table.authorization.policies());
     for listener in &table.listeners {
         let _ = writeln!(text, "listener {:?}:{} {:?}", listener.bind, listener.port, listener.servers);
         match &listener.protocol {

@@ -1,0 +1,166 @@
+//! Authorization: holds requests and connections against the policies, and counts what these say.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use route_model::meta::ResourceKey;
+use route_model::table::{Listener, Lookup, RequestHead, RouteTable};
+use route_model::verdict::authorization::{Action, Authorization, Denial, Facts, Policy, Verdict};
+
+use crate::http::context::{Connection, Routes};
+use crate::http::facts::ConnectionFacts;
+use crate::telemetry::authorization::{AuthorizationSeries, Verdicts};
+
+/// The policies of a table, with what is counted of them.
+#[derive(Debug)]
+pub(crate) struct Enforcement {
+    policies: Arc<Authorization>,
+    /// One for each policy.
+    counts: Box<[Arc<Verdicts>]>,
+    /// What no ALLOW rule took.
+    unmatched: Arc<Verdicts>,
+}
+
+/// The counts of all policies, from table to table.
+#[derive(Debug, Default)]
+pub(crate) struct AuthorizationStates {
+    kept: HashMap<ResourceKey, Arc<Verdicts>, foldhash::fast::RandomState>,
+    unmatched: Arc<Verdicts>,
+}
+
+impl AuthorizationStates {
+    /// `None`: there are no policies.
+    pub(crate) fn enforcement(&mut self, table: &RouteTable) -> Option<Enforcement> {
+        let policies = &table.authorization;
+        let before = std::mem::take(&mut self.kept);
+        for policy in policies.policies() {
+            let known = before.get(&policy.resource).cloned().unwrap_or_default();
+            self.kept.insert(policy.resource.clone(), known);
+        }
+        let counts = policies.policies().iter().filter_map(|policy| self.kept.get(&policy.resource).cloned());
+        (!policies.is_empty()).then(|| Enforcement {
+            policies: Arc::clone(policies),
+            counts: counts.collect(),
+            unmatched: Arc::clone(&self.unmatched),
+        })
+    }
+
+    /// What there is to count, for the policies of a table.
+    pub(crate) fn series(&self, table: &RouteTable) -> Vec<AuthorizationSeries> {
+        let policies = table.authorization.policies();
+        let series = policies.iter().filter_map(|policy| {
+            let verdicts = Arc::clone(self.kept.get(&policy.resource)?);
+            let ResourceKey { namespace, name, .. } = &policy.resource;
+            Some(AuthorizationSeries { policy: format!("{namespace}/{name}"), results: results(policy), verdicts })
+        });
+        let mut series: Vec<_> = series.collect();
+        if !series.is_empty() {
+            // Without a name, because it is no policy in particular that did not allow them.
+            let verdicts = Arc::clone(&self.unmatched);
+            series.push(AuthorizationSeries { policy: String::new(), results: ["denied", "shadow_denied"], verdicts });
+        }
+        series
+    }
+}
+
+/// What a policy says of what it takes: in force, and on trial; empty where it never says so.
+fn results(policy: &Policy) -> [&'static str; 2] {
+    match (policy.action, policy.dry_run) {
+        (Action::Allow, false) => ["allowed", ""],
+        (Action::Allow, true) => ["", "shadow_allowed"],
+        (Action::Deny | Action::Custom, false) => ["denied", ""],
+        (Action::Deny | Action::Custom, true) => ["", "shadow_denied"],
+        (Action::Audit, _) => ["audited", ""],
+    }
+}
+
+impl Enforcement {
+    /// Whether a request may pass.
+    ///
+    /// # Errors
+    /// It may not, and why, where a rule says so: its response code details.
+    pub(crate) fn admits_request(
+        &self,
+        connection: &Connection,
+        client: IpAddr,
+        entrance: Routes<'_>,
+        found: &Lookup<'_>,
+        head: &RequestHead<'_>,
+    ) -> Result<(), Option<Arc<str>>> {
+        let of_route = match found {
+            Lookup::Route(_, route) => route.gateway.as_deref(),
+            _ => None,
+        };
+        let facts = facts(&connection.facts, client, entrance.listener(), Some(head));
+        let verdict = match of_route.or(entrance.gateway()) {
+            Some(gateway) => self.policies.judge(std::iter::once(gateway), &facts),
+            // Where it could be any Gateway's of the port, the policies of all are asked.
+            None => self.policies.judge(entrance.listener().gateways(), &facts),
+        };
+        self.settle(&verdict, &connection.facts)
+    }
+
+    /// Whether a connection that is not HTTP to the proxy may pass; the same error.
+    pub(crate) fn admits_connection(
+        &self,
+        connection: &ConnectionFacts,
+        listener: &Listener,
+        gateway: Option<&ResourceKey>,
+    ) -> Result<(), Option<Arc<str>>> {
+        let facts = facts(connection, connection.peer.ip(), listener, None);
+        let verdict = match gateway {
+            Some(gateway) => self.policies.judge(std::iter::once(gateway), &facts),
+            None => self.policies.judge(listener.gateways(), &facts),
+        };
+        self.settle(&verdict, connection)
+    }
+
+    /// Counts a verdict, and says whether it lets pass.
+    fn settle(&self, verdict: &Verdict<'_>, connection: &ConnectionFacts) -> Result<(), Option<Arc<str>>> {
+        for found in [verdict.allowed, verdict.audited].into_iter().flatten() {
+            self.counts[found.policy].in_force();
+        }
+        if let Some(found) = verdict.trial_allowed {
+            self.counts[found.policy].on_trial();
+        }
+        if let Some(denial) = &verdict.trial_denied {
+            self.of(denial).on_trial();
+            tracing::debug!(peer = %connection.peer, by = by(denial), "a policy on trial would have denied a request");
+        }
+        if let Some(found) = verdict.audited {
+            tracing::debug!(peer = %connection.peer, by = &*found.rule.denial, "a request is to be audited");
+        }
+        let Some(denial) = &verdict.denied else { return Ok(()) };
+        self.of(denial).in_force();
+        Err(denial.details().cloned())
+    }
+
+    fn of(&self, denial: &Denial<'_>) -> &Verdicts {
+        match denial {
+            Denial::By(found) => &self.counts[found.policy],
+            Denial::NotAllowed => &self.unmatched,
+        }
+    }
+}
+
+fn by<'a>(denial: &'a Denial<'_>) -> &'a str {
+    denial.details().map_or(route_model::verdict::authorization::NOT_ALLOWED, |details| &**details)
+}
+
+fn facts<'a>(
+    connection: &'a ConnectionFacts,
+    client: IpAddr,
+    listener: &Listener,
+    head: Option<&'a RequestHead<'a>>,
+) -> Facts<'a> {
+    Facts {
+        head,
+        peer: connection.peer.ip(),
+        client,
+        destination: connection.local.ip(),
+        port: listener.port,
+        sni: connection.server_name(),
+        principals: connection.principals(),
+    }
+}
