@@ -52,6 +52,7 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
         timeout: None,
         retry: None,
         mirrors: Box::default(),
+        max_request_body: None,
         local_reply_headers: HeaderOps::default(),
     };
     let origin = RouteOrigin {

@@ -148,6 +148,9 @@ pub enum Outcome {
         retries: Option<Box<ExplainedRetries>>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         mirrors: Vec<ExplainedMirror>,
+        /// How long the request's body may be, in bytes. `None`: as long as it likes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_request_body: Option<u64>,
     },
     /// No HTTP to the gateway: the connection goes to one of these, and nothing of it is looked at.
     Connection {

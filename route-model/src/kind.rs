@@ -22,6 +22,7 @@ pub enum Kind {
     TrafficExtension,
     MeshConfig,
     RateLimitPolicy,
+    BackendPolicy,
     Namespace,
     Secret,
     Event,
@@ -65,7 +66,7 @@ const NETWORKING_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY_VERSIONS: &[&str] = &["v1", "v1beta1"];
 
 /// In the order of [`Kind`]'s variants.
-static REGISTRY: [KindInfo; 20] = [
+static REGISTRY: [KindInfo; 21] = [
     networking(Kind::Gateway, "Gateway", "gateways", "gateway", &["gw"]),
     networking(Kind::VirtualService, "VirtualService", "virtualservices", "virtualservice", &["vs"]),
     networking(Kind::DestinationRule, "DestinationRule", "destinationrules", "destinationrule", &["dr"]),
@@ -120,6 +121,13 @@ static REGISTRY: [KindInfo; 20] = [
         categories: &["fairway"],
         since: 2,
         ..networking(Kind::RateLimitPolicy, "RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rlp"])
+    },
+    KindInfo {
+        group: FAIRWAY,
+        versions: &["v1"],
+        categories: &["fairway"],
+        since: 3,
+        ..networking(Kind::BackendPolicy, "BackendPolicy", "backendpolicies", "backendpolicy", &["bp"])
     },
     KindInfo {
         namespaced: false,
@@ -218,7 +226,7 @@ impl KindInfo {
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -236,6 +244,7 @@ impl Kind {
         Self::TrafficExtension,
         Self::MeshConfig,
         Self::RateLimitPolicy,
+        Self::BackendPolicy,
         Self::Namespace,
         Self::Secret,
         Self::Event,

@@ -97,6 +97,7 @@ specs! {
     TrafficExtension: kinds::TrafficExtension,
     MeshConfig: kinds::MeshConfig,
     RateLimitPolicy: kinds::RateLimitPolicy,
+    BackendPolicy: kinds::BackendPolicy,
     Namespace: kinds::Namespace,
     Secret: kinds::Secret,
     Event: kinds::Event,

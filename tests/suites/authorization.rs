@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{Fairway, Resources, Start, eventually};
+use e2e::resources::to;
+use e2e::{Fairway, Origin, Resources, Start, eventually};
 use tokio::io::AsyncReadExt as _;
 
 /// A gateway that answers everything, and these policies, which are in the gateway's namespace.
@@ -52,7 +53,8 @@ async fn nothing_is_allowed_until_a_policy_says_so() {
         assert_eq!(ask(&base, request, &[]).await, status, "{request}");
     }
     // A whole policy says what a half did.
-    let deny = policy("no-admin", "{action: DENY, rules: [{to: [{operation: {paths: ['/admin*'], notPaths: [/admin/ok]}}]}]}");
+    let deny =
+        policy("no-admin", "{action: DENY, rules: [{to: [{operation: {paths: ['/admin*'], notPaths: [/admin/ok]}}]}]}");
     fairway.api().apply(&under(&deny)).await;
     for (request, status) in [("GET /admin", 403), ("GET /x/../admin/users", 403), ("GET /admin/ok", 200)] {
         assert_eq!(ask(&base, request, &[]).await, status, "{request}");
@@ -84,8 +86,8 @@ spec: {numTrustedProxies: 1}
 #[tokio::test]
 async fn headers_and_dry_runs_decide_and_count() {
     let token = "{action: DENY, rules: [{when: [{key: 'request.headers[x-token]', notValues: [admin]}]}]}";
-    let trial = policy("trial", token)
-        .replace("istio-system}", "istio-system, annotations: {istio.io/dry-run: 'true'}}");
+    let trial =
+        policy("trial", token).replace("istio-system}", "istio-system, annotations: {istio.io/dry-run: 'true'}}");
     let (fairway, base) = start(&trial).await;
     assert_eq!(ask(&base, "GET /", &[]).await, 200);
     let metrics = format!("http://{}/metrics", fairway.address("metrics"));
@@ -155,4 +157,39 @@ spec:
     let deny = "{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}";
     fairway.api().apply(&resources(&policy("peers", deny))).await;
     assert_eq!(read().await, "");
+}
+
+#[tokio::test]
+async fn bodies_are_as_long_as_the_closest_policy_says() {
+    let origin = Origin::start("echo").await;
+    let rules =
+        format!("- {{name: upload, match: [{{uri: {{prefix: /upload}}}}], {}}}\n- {{{}}}\n", to("echo"), to("echo"));
+    let resources =
+        |policies: &str| Resources::edge(&[8080]).service("echo", origin.port()).routes("edge", &rules).yaml(policies);
+    let fairway = Start::serve(&[8080]).run().await;
+    fairway.api().apply(&resources("")).await;
+    let base = format!("http://{}", fairway.listener(8080).await);
+    let post = async |path: &str, length: usize| {
+        let response = reqwest::Client::new().post(format!("{base}{path}")).body("x".repeat(length)).send().await;
+        response.unwrap().status().as_u16()
+    };
+    assert_eq!((post("/", 200_000).await, post("/upload", 200_000).await), (200, 200));
+    let mesh = "---
+apiVersion: fairway.dev/v1
+kind: MeshConfig
+metadata: {name: default}
+spec: {maxRequestBodyBytes: 100}
+";
+    fairway.api().apply(&resources(mesh)).await;
+    assert_eq!((post("/", 100).await, post("/", 101).await, post("/upload", 101).await), (200, 413, 413));
+    let upload = "---
+apiVersion: fairway.dev/v1
+kind: BackendPolicy
+metadata: {name: upload}
+spec:
+  targetRefs: [{kind: VirtualService, name: edge, sectionName: upload}]
+  requestBody: {maxBytes: 100000}
+";
+    fairway.api().apply(&resources(&format!("{mesh}{upload}"))).await;
+    assert_eq!((post("/", 101).await, post("/upload", 100_000).await, post("/upload", 100_001).await), (413, 200, 413));
 }

@@ -217,7 +217,7 @@ fn nobody(kind: Kind) -> &'static str {
     match kind {
         Kind::Gateway => "no connected proxy has the labels that the selector asks for",
         Kind::VirtualService => "it is bound to no Gateway of a connected proxy, or not exported to one's namespace",
-        Kind::RateLimitPolicy => "none of its targets is served by a connected proxy",
+        Kind::RateLimitPolicy | Kind::BackendPolicy => "none of its targets is served by a connected proxy",
         Kind::AuthorizationPolicy => {
             "it selects no connected proxy, is not in the proxy's namespace or the root namespace, and targets no Gateway \
              of one"

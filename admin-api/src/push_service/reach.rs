@@ -13,7 +13,8 @@ use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
 use route_model::kind::Kind;
 use route_model::kinds::rate_limit_policy::TargetKind;
 use route_model::kinds::{
-    AuthorizationPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, Secret, ServiceEntry, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, BackendPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, Secret, ServiceEntry,
+    VirtualService, WorkloadEntry,
 };
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
@@ -34,9 +35,10 @@ pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>>
     reached.virtual_services(default(|mesh| &mesh.default_virtual_service_export_to));
     reached.destination_rules(default(|mesh| &mesh.default_destination_rule_export_to));
     reached.service_entries(default(|mesh| &mesh.default_service_export_to));
-    reached.rate_limits();
-    let root_namespace = settings.cloned().unwrap_or_default();
-    reached.authorization(root_namespace.root_namespace());
+    reached.attached();
+    let root_namespace = settings
+        .map_or_else(|| MeshConfig::default().root_namespace().to_owned(), |mesh| mesh.root_namespace().to_owned());
+    reached.authorization(&root_namespace);
     reached.found.into_values().cloned().collect()
 }
 
@@ -129,10 +131,12 @@ impl<'a> Reached<'a> {
         }
     }
 
-    /// The rate limits on Gateways, VirtualServices and delegates that are found.
-    fn rate_limits(&mut self) {
-        for (resource, policy) in self.specs::<RateLimitPolicy>() {
-            let meant = policy.target_refs.iter().any(|to| {
+    /// Fairway's policies on Gateways, VirtualServices and delegates that are found.
+    fn attached(&mut self) {
+        let limits = self.specs::<RateLimitPolicy>().map(|(resource, policy)| (resource, &policy.target_refs));
+        let backend = self.specs::<BackendPolicy>().map(|(resource, policy)| (resource, &policy.target_refs));
+        for (resource, targets) in limits.chain(backend) {
+            let meant = targets.iter().any(|to| {
                 let kind = match *to.kind {
                     TargetKind::VirtualService => Kind::VirtualService,
                     TargetKind::Gateway => Kind::Gateway,
@@ -370,7 +374,8 @@ mod tests {
         add(&mut set, Kind::Gateway, "shop/other", gateway(json!({"istio": "egressgateway"}), ""));
         add(&mut set, Kind::MeshConfig, "/default", json!({"rootNamespace": "root"}));
         let selecting = |app: &str| json!({"selector": {"matchLabels": {"app": app}}});
-        let target = |name: &str, group: &str| json!({"targetRefs": [{"group": group, "kind": "Gateway", "name": name}]});
+        let target =
+            |name: &str, group: &str| json!({"targetRefs": [{"group": group, "kind": "Gateway", "name": name}]});
         for (name, spec) in [
             ("istio-system/all", json!({})),
             ("istio-system/mine", selecting("edge")),
@@ -482,7 +487,7 @@ mod tests {
             json!("API.example"),
             json!("*.svc.cluster.local"),
         ];
-        match kind % 10 {
+        match kind % 11 {
             0 => {
                 let selectors = [json!({"istio": "ingressgateway"}), json!({}), json!({"istio": "egress"})];
                 let tls = json!({"mode": "MUTUAL", "credentialName": format!("n{}", b % 3)});
@@ -531,14 +536,19 @@ mod tests {
                 let rule = json!({"name": "r", "limit": {"requests": c + 1, "per": "1s"}});
                 (Kind::RateLimitPolicy, place, json!({"targetRefs": [target], "rules": [rule]}))
             }
+            9 => {
+                let kind = ["Gateway", "VirtualService"][a % 2];
+                let target = json!({"kind": kind, "name": format!("n{}", b % 3)});
+                (Kind::BackendPolicy, place, json!({"targetRefs": [target], "requestBody": {"maxBytes": c + 1}}))
+            }
             7 => {
                 let ca = json!({"ca.crt": crate::base64(b"none"), "tls.crt": crate::base64(&[b'0' + (a % 9) as u8])});
                 let suffix = if b % 2 == 0 { "" } else { CA_SUFFIX };
                 (Kind::Secret, format!("{place}{suffix}"), json!({"data": ca}))
             }
             8 => {
-                let group = ["networking.istio.io", "gateway.networking.k8s.io"];
-                let target = json!([{"group": group[a / 3 % 2], "kind": "Gateway", "name": format!("n{}", b % 3)}]);
+                let group = ["networking.istio.io", "gateway.networking.k8s.io"][a / 3 % 2];
+                let target = json!([{"group": group, "kind": "Gateway", "name": format!("n{}", b % 3)}]);
                 let selectors = [json!({"app": "edge"}), json!({"app": "web"}), json!({})];
                 let attached = match a % 3 {
                     0 => json!({"targetRefs": target}),
@@ -549,8 +559,9 @@ mod tests {
                 (Kind::AuthorizationPolicy, format!("{namespace}/n{}", b % 3), attached)
             }
             _ => {
+                let root = ["istio-system", "shop"][c % 2];
                 let spec = json!({
-                    "rootNamespace": ["istio-system", "shop"][c % 2],
+                    "rootNamespace": root,
                     "defaultVirtualServiceExportTo": pick(&export_to, a),
                     "defaultServiceExportTo": pick(&export_to, b),
                     "defaultDestinationRuleExportTo": pick(&export_to, c),

@@ -24,6 +24,8 @@ pub(crate) enum BodyError {
     Http2(#[from] hyper::Error),
     #[error("the route's timeout passed")]
     Timeout,
+    #[error("the request's body is longer than its route takes")]
+    TooLarge,
     /// A mirror's that was too slow, or an earlier try's.
     #[error("the copy of the request body was given up")]
     CopyLost,
@@ -34,6 +36,7 @@ impl BodyError {
     pub(crate) fn of_request(error: &(dyn std::error::Error + 'static)) -> LocalReply {
         match error.downcast_ref() {
             Some(Self::Http1(h1::BodyError::Timeout)) => LocalReply::RequestTimeout,
+            Some(Self::TooLarge) => LocalReply::PayloadTooLarge,
             // Without an error of the body's own it was not as long as it said.
             Some(Self::Http1(h1::BodyError::Violation(_))) | None => LocalReply::RequestBody,
             Some(_) => LocalReply::RequestAborted,
@@ -154,6 +157,11 @@ impl ResponseBody {
             BodyError::Http1(h1::BodyError::Request(error)) => {
                 let reply = BodyError::of_request(&**error);
                 exchange.flag(reply.flags());
+                if reply == LocalReply::PayloadTooLarge {
+                    // The answer had begun, so that nothing else can tell.
+                    exchange.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+                    exchange.details = Some(reply.details());
+                }
                 if reply == LocalReply::RequestBody {
                     exchange.worker().metrics.count(Count::ProtocolViolationsDownstream);
                 }
@@ -164,8 +172,8 @@ impl ResponseBody {
             BodyError::Http1(_) => exchange.flag(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
             BodyError::Http2(_) => exchange.flag(ResponseFlags::UPSTREAM_REMOTE_RESET),
             BodyError::Timeout => exchange.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
-            // A request's body alone can be one.
-            BodyError::CopyLost => {}
+            // A request's body alone can be one of these.
+            BodyError::CopyLost | BodyError::TooLarge => {}
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) enum LocalReply {
     UpstreamRefusedStream,
     /// The upstream broke the protocol.
     UpstreamProtocol,
+    /// The client's body is longer than the route takes.
+    PayloadTooLarge,
     /// The client's body was malformed.
     RequestBody,
     /// The client went away before its body was whole.
@@ -55,6 +57,7 @@ impl LocalReply {
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::Timeout | Self::GrpcDeadline | Self::TryTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -74,7 +77,7 @@ impl LocalReply {
             Self::BadRequest | Self::RequestBody => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
             Self::RequestAborted => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
             Self::RequestTimeout => ResponseFlags::STREAM_IDLE_TIMEOUT,
-            Self::Misdirected | Self::Denied => ResponseFlags::NONE,
+            Self::Misdirected | Self::Denied | Self::PayloadTooLarge => ResponseFlags::NONE,
             Self::NoRoute => ResponseFlags::NO_ROUTE,
             Self::NoCluster => ResponseFlags::NO_CLUSTER,
             Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
@@ -102,6 +105,7 @@ impl LocalReply {
             Self::UpstreamClosed => "upstream_reset_before_response_started{connection_termination}",
             Self::UpstreamReset => "upstream_reset_before_response_started{remote_reset}",
             Self::UpstreamProtocol => "upstream_reset_before_response_started{protocol_error}",
+            Self::PayloadTooLarge => "request_payload_too_large",
             Self::RequestBody => "request_body_failed",
             Self::RequestAborted => "downstream_remote_disconnect",
             Self::RequestTimeout => "stream_idle_timeout",
@@ -117,6 +121,7 @@ impl LocalReply {
         match self {
             Self::NoRoute | Self::NoCluster | Self::Misdirected => "",
             Self::Denied => "RBAC: access denied",
+            Self::PayloadTooLarge => "Payload Too Large",
             Self::BadRequest | Self::RequestBody | Self::RequestAborted => "Bad Request",
             Self::RequestTimeout => "stream timeout",
             Self::NoHealthyUpstream => "no healthy upstream",
@@ -228,6 +233,8 @@ fn grpc_status(status: StatusCode) -> &'static str {
         401 => "16",
         403 => "7",
         404 => "12",
+        // What gRPC itself says to a message that is too long.
+        413 => "8",
         429 | 502 | 503 | 504 => "14",
         _ => "2",
     }

@@ -51,6 +51,8 @@ pub(crate) enum OutgoingBody {
 pub(crate) struct Counted {
     body: RequestBody,
     progress: Option<Rc<Progress>>,
+    /// Bytes that may still come.
+    left: u64,
 }
 
 /// A body that several tries may send, or that mirrors get too.
@@ -86,12 +88,12 @@ pub(crate) struct Tap {
 }
 
 impl Bodies {
-    /// `repeatable`: the body is kept for further tries, or [tapped](Self::tap).
-    pub(crate) fn new(body: RequestBody, progress: Option<Rc<Progress>>, repeatable: bool) -> Self {
+    /// `repeatable`: the body is kept for further tries, or [tapped](Self::tap). A body of more than `most` bytes fails.
+    pub(crate) fn new(body: RequestBody, progress: Option<Rc<Progress>>, most: Option<u64>, repeatable: bool) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        let source = Counted { body, progress };
+        let source = Counted { body, progress, left: most.unwrap_or(u64::MAX) };
         if !repeatable {
             return Self::Once(Some(OutgoingBody::Once(source)));
         }
@@ -153,6 +155,14 @@ impl Bodies {
 impl Counted {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            match self.left.checked_sub(data.len() as u64) {
+                Some(left) => self.left = left,
+                None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+            }
+        }
         if let Some(progress) = &self.progress {
             match &polled {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -346,7 +356,7 @@ mod tests {
     /// A client's body of one frame after the other, all there.
     fn kept(frames: &[&'static [u8]]) -> Rc<RefCell<Kept>> {
         let frames = frames.iter().map(|data| KeptFrame::Data(Bytes::from_static(data))).collect();
-        let source = Counted { body: RequestBody::Empty, progress: None };
+        let source = Counted { body: RequestBody::Empty, progress: None, left: u64::MAX };
         Rc::new(RefCell::new(Kept { source, frames, bytes: 0, overflowed: false, taps: Vec::new(), try_number: 0 }))
     }
 

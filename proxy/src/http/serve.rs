@@ -166,8 +166,7 @@ async fn serve_tls(
     {
         facts.tls = Some(Box::new(TlsFacts { server_name, ..TlsFacts::default() }));
         let table = worker.table_for(id);
-        let entrance =
-            tcp::Entrance { listener: id, gateway: Some(&server.server.gateway), routes: &server.routes };
+        let entrance = tcp::Entrance { listener: id, gateway: Some(&server.server.gateway), routes: &server.routes };
         Box::pin(tcp::serve(worker, table, entrance, stream, facts, member)).await;
     } else {
         terminate(worker, stream, acceptor, facts, id, member, deadline).await;

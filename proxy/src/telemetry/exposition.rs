@@ -9,8 +9,8 @@ use std::time::Instant;
 use super::cells::{HistogramValue, ISTIO_BOUNDS};
 use super::connections::ConnectionValue;
 use super::metrics::{COUNTS, Count, LAG_BOUNDS, Metrics};
-use super::{authorization, rate_limits};
 use super::requests::{DestinationLabels, Outcome, RequestProtocol, SeriesValue};
+use super::{authorization, rate_limits};
 
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -1,6 +1,7 @@
 //! The data plane as its clients and origins see it: real sockets, tables built by hand.
 
 mod authorization;
+mod body_limits;
 mod client;
 mod connections;
 mod failures;

@@ -62,6 +62,7 @@ pub(crate) fn to(destinations: &[(u32, u32)]) -> Forward {
         timeout: None,
         retry: None,
         mirrors: Box::default(),
+        max_request_body: None,
         local_reply_headers: HeaderOps::default(),
     }
 }

@@ -15,6 +15,7 @@ use route_model::table::tls::{
     CaSource, CertificateSource, Credential, TlsChoice, TlsListener, TlsMode, TlsRoutes, TlsServer, TlsTerms,
 };
 use route_model::table::{Cluster, HostIndex, HostPattern, Listener, ListenerProtocol, RouteTable, ServerRef};
+use route_model::verdict::authorization::{Action, Attribute, Authorization, Check, Policy, Rule, Term, TextSet};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
@@ -33,6 +34,15 @@ impl Identity {
     pub(crate) fn new(name: &str) -> Self {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
         Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    /// The certificate of a workload.
+    fn spiffe(uri: &str) -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().expect("a URI"))];
+        let signing_key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&signing_key).expect("a certificate").pem();
+        Self { certificate, key: signing_key.serialize_pem() }
     }
 
     pub(crate) fn der(&self) -> CertificateDer<'static> {
@@ -247,4 +257,46 @@ async fn an_undeclared_host_is_found_by_name() {
     apply(&proxy, https(vec![("shop.example", shop.terms())], named)).await;
     let mut client = Client::connect(&proxy, &shop, None, "shop.example", H2).await.expect("a handshake");
     assert_eq!(client.get("shop.example").await.expect("a response").0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn policies_know_a_client_by_its_certificate() {
+    let (shop, origin) = (Identity::new("shop.example"), Origin::http1("one").await);
+    let allow = |names: &[&str]| {
+        let check = Check::Text(Attribute::Principal, TextSet::new(names));
+        let term = Term { field: "principals".into(), check, negated: false };
+        let rules: Box<[_]> = [Arc::new(Rule {
+            number: 0,
+            denial: "denied".into(),
+            from: [[term].into()].into(),
+            to: Box::default(),
+            when: Box::default(),
+        })]
+        .into();
+        let policy = Policy {
+            resource: ResourceKey::new(Kind::AuthorizationPolicy, "istio-system", "p"),
+            action: Action::Allow,
+            dry_run: false,
+            gateways: Box::default(),
+            http: rules.clone(),
+            tcp: rules,
+        };
+        Arc::new(Authorization::new(vec![Arc::new(policy)]))
+    };
+    for (presented, wanted, status) in [
+        (Some(Identity::spiffe("spiffe://td/ns/shop/sa/web")), &["td/ns/shop/*"][..], StatusCode::OK),
+        (Some(Identity::spiffe("spiffe://td/ns/bank/sa/web")), &["td/ns/shop/*"], StatusCode::FORBIDDEN),
+        (Some(Identity::new("td/ns/shop/sa/web")), &["td/ns/shop/*"], StatusCode::FORBIDDEN),
+        (Some(Identity::new("client")), &["*"], StatusCode::OK),
+        (None, &["*"], StatusCode::FORBIDDEN),
+    ] {
+        let proxy = start(1);
+        let ca = presented.as_ref().unwrap_or(&shop).credential();
+        let terms = TlsTerms { mode: TlsMode::OptionalMutual, client_ca: Some(CaSource::Secret(ca)), ..shop.terms() };
+        let table = https(vec![("shop.example", terms)], cluster("one", &[origin.addr]));
+        apply(&proxy, RouteTable { authorization: allow(wanted), ..table }).await;
+        let mut client =
+            Client::connect(&proxy, &shop, presented.as_ref(), "shop.example", H2).await.expect("a handshake");
+        assert_eq!(client.get("shop.example").await.expect("a response").0, status, "{wanted:?}");
+    }
 }

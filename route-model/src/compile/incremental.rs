@@ -8,6 +8,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::authorization::{DRY_RUN, Policies};
+use super::backend::BackendPolicies;
 use super::clusters::{Clusters, DirtyTargets, Sources};
 use super::destination_rule::DestinationRules;
 use super::finding::Finding;
@@ -42,6 +43,7 @@ pub struct Compiler {
     targets: Targets,
     clusters: Clusters,
     limits: Limits,
+    backend: BackendPolicies,
     policies: Policies,
     plan: Plan,
     plan_findings: Vec<Finding>,
@@ -103,6 +105,7 @@ impl Compiler {
             targets: Targets::default(),
             clusters: Clusters::default(),
             limits: Limits::default(),
+            backend: BackendPolicies::default(),
             policies: Policies::default(),
             plan: Plan::default(),
             plan_findings: Vec::new(),
@@ -146,7 +149,14 @@ impl Compiler {
         let mut routes_changed = self.build_groups();
         if dirty.plan || dirty.mesh || dirty.streams {
             let default_export_to = self.mesh.virtual_service_export_to();
-            let context = Context { proxy: &self.scope, set: &self.set, limits: &self.limits, default_export_to };
+            let context = Context {
+                proxy: &self.scope,
+                set: &self.set,
+                limits: &self.limits,
+                backend: &self.backend,
+                max_request_body: self.mesh.max_request_body(),
+                default_export_to,
+            };
             routes_changed |= self.streams.update(&self.plan, &context, &mut self.targets);
         }
         if dirty.plan || routes_changed {
@@ -220,6 +230,11 @@ impl Compiler {
                 dirty.streams |= self.streams.note(key, new);
             }
             Kind::AuthorizationPolicy => dirty.policies = true,
+            Kind::BackendPolicy => {
+                for target in self.backend.change(key, old, new) {
+                    self.limit_anew(target, dirty);
+                }
+            }
             Kind::RateLimitPolicy => {
                 for target in self.limits.change(key, old, new) {
                     self.limit_anew(target, dirty);
@@ -408,6 +423,8 @@ impl Compiler {
             proxy: &self.scope,
             set: &self.set,
             limits: &self.limits,
+            backend: &self.backend,
+            max_request_body: self.mesh.max_request_body(),
             default_export_to: self.mesh.virtual_service_export_to(),
         };
         if spec.hosts.is_empty()

@@ -1,20 +1,19 @@
 //! RateLimitPolicies: compiled each on its own, and found by what they are for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::attached::{AttachedPolicies, target, target_findings};
 use super::delegate::Rule;
 use super::finding::{Finding, Severity};
 use super::matches::predicates;
 use crate::field::FieldPath;
-use crate::kind::Kind;
-use crate::kinds::rate_limit_policy::{self, KeyPart, Mode, RateLimitPolicy, Scope, TargetKind, TargetRef};
-use crate::kinds::{TextDuration, VirtualService};
+use crate::kinds::TextDuration;
+use crate::kinds::rate_limit_policy::{self, KeyPart, Mode, RateLimitPolicy, Scope, TargetKind};
 use crate::meta::ResourceKey;
 use crate::request::claims::ClaimPath;
 use crate::resource::{Resource, ResourceSet};
@@ -24,7 +23,7 @@ use crate::verdict::limits::{self, LimitId, LimitPolicy, LimitRule, Rate, Refusa
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     policies: BTreeMap<ResourceKey, Arc<LimitPolicy>>,
-    by_target: HashMap<ResourceKey, BTreeSet<ResourceKey>, RandomState>,
+    attached: AttachedPolicies,
     table: Vec<Option<Arc<LimitPolicy>>>,
     free: Vec<LimitId>,
 }
@@ -37,16 +36,10 @@ impl Limits {
         old: Option<&Arc<Resource>>,
         new: Option<&Arc<Resource>>,
     ) -> Vec<ResourceKey> {
-        let mut affected = Vec::new();
-        for target in targets(old) {
-            if let Some(policies) = self.by_target.get_mut(&target) {
-                policies.remove(key);
-                if policies.is_empty() {
-                    self.by_target.remove(&target);
-                }
-            }
-            affected.push(target);
-        }
+        let targets = |resource: Option<&Arc<Resource>>| {
+            resource.and_then(|resource| resource.spec::<RateLimitPolicy>()).map(|spec| spec.target_refs.to_vec())
+        };
+        let affected = self.attached.change(key, targets(old).as_deref(), targets(new).as_deref());
         let before = self.policies.remove(key);
         let Some(spec) = new.and_then(|resource| resource.spec::<RateLimitPolicy>()) else {
             if let Some(before) = before {
@@ -62,10 +55,6 @@ impl Limits {
         let policy = Arc::new(compiled(id, key, spec));
         self.table[id.index()] = Some(policy.clone());
         self.policies.insert(key.clone(), policy);
-        for target in targets(new) {
-            self.by_target.entry(target.clone()).or_default().insert(key.clone());
-            affected.push(target);
-        }
         affected
     }
 
@@ -85,20 +74,12 @@ impl Limits {
         if self.policies.is_empty() {
             return None;
         }
-        let mut keys: Vec<&ResourceKey> = Vec::new();
-        let gateway = gateway.split_once('/').map(|(namespace, name)| ResourceKey::new(Kind::Gateway, namespace, name));
-        keys.extend(gateway.and_then(|gateway| self.by_target.get(&gateway)).into_iter().flatten());
-        let services = || std::iter::once(root).chain(rule.delegate.as_ref().map(|(delegate, _)| delegate));
-        for section in [false, true] {
-            for service in services() {
-                let policies = self.by_target.get(service).into_iter().flatten();
-                keys.extend(policies.filter(|policy| is_for(policy, service, section, &rule.http.name, set)));
-            }
-        }
+        let spec = |policy: &ResourceKey| set.get(policy)?.spec::<RateLimitPolicy>();
+        let keys = self.attached.of_rule(gateway, root, rule, |policy| Some(&**spec(policy)?.target_refs));
         // One that is for the route in two ways counts its requests once.
         let mut seen = BTreeSet::new();
-        keys.retain(|key| seen.insert(*key));
-        let policies: Box<[_]> = keys.into_iter().filter_map(|key| self.policies.get(key).cloned()).collect();
+        let keys = keys.into_iter().map(|(_, key)| key).filter(|key| seen.insert(*key));
+        let policies: Box<[_]> = keys.filter_map(|key| self.policies.get(key).cloned()).collect();
         let route = if rule.http.name.is_empty() {
             format!("{root} {}", rule.index)
         } else {
@@ -114,59 +95,16 @@ impl Limits {
     }
 }
 
-/// What a policy is for and acts on.
-fn targets(policy: Option<&Arc<Resource>>) -> impl Iterator<Item = ResourceKey> {
-    let spec = policy.and_then(|policy| Some((policy, policy.spec::<RateLimitPolicy>()?)));
-    let references = spec.into_iter().flat_map(|(policy, spec)| spec.target_refs.iter().map(move |to| (policy, to)));
-    references.map(|(policy, to)| target(&policy.key, to))
-}
-
-fn target(policy: &ResourceKey, to: &TargetRef) -> ResourceKey {
-    let kind = match *to.kind {
-        TargetKind::VirtualService => Kind::VirtualService,
-        TargetKind::Gateway => Kind::Gateway,
-        TargetKind::ServiceEntry => Kind::ServiceEntry,
-    };
-    ResourceKey::new(kind, policy.namespace.clone(), to.name.as_str())
-}
-
-/// Whether a policy names a VirtualService as a whole or, with `section`, its rules of a name.
-fn is_for(policy: &ResourceKey, service: &ResourceKey, section: bool, rule: &str, set: &ResourceSet) -> bool {
-    let spec = set.get(policy).and_then(|resource| resource.spec::<RateLimitPolicy>());
-    spec.is_some_and(|spec| {
-        spec.target_refs.iter().any(|to| {
-            target(policy, to) == *service
-                && if section { *to.section_name == rule && !rule.is_empty() } else { to.section_name.is_empty() }
-        })
-    })
-}
-
 fn policy_findings(key: &ResourceKey, spec: &RateLimitPolicy, set: &ResourceSet) -> Vec<Finding> {
     let finding =
         |path: FieldPath, severity, reason, message| Finding { resource: key.clone(), path, severity, reason, message };
     let mut findings = Vec::new();
+    findings.extend(target_findings(key, &spec.target_refs, "nothing is limited", set));
     for (index, to) in spec.target_refs.iter().enumerate() {
-        let path = FieldPath::new("spec").field("targetRefs").index(index);
-        let target = target(key, to);
-        let Some(resource) = set.get(&target) else {
-            let message =
-                format!("{target} does not exist, so nothing is limited there; create it or correct the name");
-            findings.push(finding(path, Severity::Unresolved, "TargetNotFound", message));
-            continue;
-        };
-        if target.kind == Kind::ServiceEntry {
+        if *to.kind == TargetKind::ServiceEntry && set.get(&target(key, to)).is_some() {
+            let path = FieldPath::new("spec").field("targetRefs").index(index).field("kind");
             let message = "limits by destination are not in force yet; target the VirtualServices that lead there";
-            findings.push(finding(path.field("kind"), Severity::Warning, "NotSupported", message.to_owned()));
-        }
-        if let Some(service) = resource.spec::<VirtualService>()
-            && !to.section_name.is_empty()
-            && !service.http.iter().any(|rule| *rule.name == *to.section_name)
-        {
-            let message = format!(
-                "no rule of {target} has the name `{}`, so nothing is limited there; name a rule's http[].name",
-                *to.section_name
-            );
-            findings.push(finding(path.field("sectionName"), Severity::Unresolved, "SectionNotFound", message));
+            findings.push(finding(path, Severity::Warning, "NotSupported", message.to_owned()));
         }
     }
     for (index, rule) in spec.rules.iter().enumerate() {

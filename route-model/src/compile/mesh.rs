@@ -49,6 +49,10 @@ impl Mesh {
         *self.0.undeclared_hosts == UndeclaredHosts::Resolve
     }
 
+    pub(super) fn max_request_body(&self) -> Option<u64> {
+        Some(*self.0.max_request_body_bytes).filter(|bytes| *bytes > 0)
+    }
+
     pub(super) fn connect_timeout(&self) -> Duration {
         self.settings().connect_timeout
     }

@@ -35,6 +35,8 @@ pub(super) struct RuleScope<'a> {
     /// The listener terminates TLS.
     pub(super) tls: bool,
     pub(super) gateway: &'a Option<Arc<ResourceKey>>,
+    /// What BackendPolicies say of the rule.
+    pub(super) max_request_body: Option<u64>,
 }
 
 /// One rule's routes.
@@ -46,6 +48,7 @@ pub(super) struct CompiledRule {
     pub(super) ends: bool,
     pub(super) findings: Vec<Finding>,
     pub(super) limits: Option<Arc<RouteLimits>>,
+    pub(super) max_request_body: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -119,7 +122,7 @@ pub(super) fn compile_rule(
     previous: Option<&CompiledRule>,
     targets: &mut Targets,
 ) -> CompiledRule {
-    let mut compiled = CompiledRule { limits, ..CompiledRule::default() };
+    let mut compiled = CompiledRule { limits, max_request_body: scope.max_request_body, ..CompiledRule::default() };
     let entries: SmallVec<[(Option<usize>, Option<&HttpMatch>); 4]> = if rule.http.r#match.is_empty() {
         compiled.ends = true;
         SmallVec::from_elem((None, None), 1)
@@ -279,6 +282,7 @@ fn forward(
         timeout: http.timeout.as_ref().map(TextDuration::get).filter(|timeout| !timeout.is_zero()),
         retry: traffic::retries(http),
         mirrors: traffic::mirrors(planned_mirrors, targets, uses),
+        max_request_body: scope.max_request_body,
         local_reply_headers,
     })
 }

@@ -238,7 +238,7 @@ impl Builder<'_, '_> {
     /// The destinations that connections can go to; of several those of weight 0 get none.
     fn destinations(&mut self, place: Place<'_>, route: &[RouteDestination]) -> Option<Vec<StreamDestination>> {
         let single = route.len() == 1;
-        let scope = RuleScope { matches: self.scope(), tls: false, gateway: &None };
+        let scope = RuleScope { matches: self.scope(), tls: false, gateway: &None, max_request_body: None };
         let mut planned: Vec<(usize, Target, u32)> = Vec::new();
         for (index, entry) in route.iter().enumerate() {
             let weight = if single { 1 } else { (*entry.weight).max(0) as u32 };

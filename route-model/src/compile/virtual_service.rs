@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::ProxyScope;
+use super::backend::BackendPolicies;
 use super::delegate::{delegates, expand};
 use super::finding::Finding;
 use super::limits::Limits;
@@ -58,14 +59,17 @@ impl CompiledVirtualService {
         let matches = MatchScope { gateway: &binding.gateway, port: binding.port, proxy: context.proxy };
         let gateway = binding.gateway.split_once('/');
         let gateway = gateway.map(|(namespace, name)| Arc::new(ResourceKey::new(Kind::Gateway, namespace, name)));
-        let scope = RuleScope { matches, tls: binding.tls, gateway: &gateway };
+        let scope = RuleScope { matches, tls: binding.tls, gateway: &gateway, max_request_body: None };
         let mut rules: Vec<Arc<CompiledRule>> = Vec::with_capacity(spec.http.len());
         let mut places = Vec::new();
         for (i, rule) in expand(key, spec, context.set, context.default_export_to).rules.into_iter().enumerate() {
             let unchanged = old_rules.and_then(|old| (*old.http).get(i)).is_some_and(|old| *old == *rule.http);
             let limits = context.limits.of_rule(&binding.gateway, key, &rule, context.set);
+            let max_request_body =
+                context.backend.max_request_body(&binding.gateway, key, &rule, context.set, context.max_request_body);
             let known = before.filter(|_| unchanged).and_then(|before| before.rules.get(i));
-            let known = known.filter(|known| known.limits == limits);
+            let known = known.filter(|known| known.limits == limits && known.max_request_body == max_request_body);
+            let scope = RuleScope { max_request_body, ..scope };
             let compiled = if let Some(known) = known {
                 known.targets.iter().for_each(|target| targets.retain(target.id));
                 known.clone()
@@ -141,6 +145,9 @@ pub(super) struct Context<'a> {
     pub(super) proxy: &'a ProxyScope,
     pub(super) set: &'a ResourceSet,
     pub(super) limits: &'a Limits,
+    pub(super) backend: &'a BackendPolicies,
+    /// MeshConfig `maxRequestBodyBytes`.
+    pub(super) max_request_body: Option<u64>,
     /// MeshConfig `defaultVirtualServiceExportTo`.
     pub(super) default_export_to: &'a [String],
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{HOST, HeaderName, HeaderValue};
 
-use super::request::Sent;
 use super::authorization;
+use super::request::Sent;
 use super::stream::{self, Handling};
 use super::{
     ChangedHeader, ExplainedDestination, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation,
@@ -80,7 +80,8 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
     })?;
     let head = received.head(sent);
     let outcome = look_up(table, routes, &head, received.client, explanation);
-    let facts = Facts { head: Some(&head), client: received.client, ..facts_of_connection(sent, entrance.listener().bind) };
+    let facts =
+        Facts { head: Some(&head), client: received.client, ..facts_of_connection(sent, entrance.listener().bind) };
     let of_route = match routes.lookup(&head) {
         Lookup::Route(_, route) => route.gateway.as_deref(),
         _ => None,
@@ -420,6 +421,7 @@ fn outcome(table: &RouteTable, route: &Route, head: &RequestHead<'_>) -> Outcome
             timeout: forward.timeout,
             retries: forward.retry.as_deref().map(|retry| Box::new(retries(retry))),
             mirrors: forward.mirrors.iter().map(|mirror| self::mirror(table, *mirror)).collect(),
+            max_request_body: forward.max_request_body,
         },
         Action::Redirect(redirect) => Outcome::Redirect {
             status: redirect.status.as_u16(),

@@ -1,7 +1,7 @@
 //! The steps of a connection that is not HTTP to the gateway.
 
-use super::request::Sent;
 use super::authorization;
+use super::request::Sent;
 use super::steps::{MAX_LISTED, facts_of_connection};
 use super::{ExplainedDestination, Explanation, Outcome, RuleVerdict};
 use crate::matching::quoted;

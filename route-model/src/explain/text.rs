@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    ChangedHeader, ExplainedLimit, ExplainedMirror, ExplainedPolicy, ExplainedRetries, Explanation, HeaderOperation, NormalisedPath,
-    Operation, Outcome, RuleVerdict,
+    ChangedHeader, ExplainedLimit, ExplainedMirror, ExplainedPolicy, ExplainedRetries, Explanation, HeaderOperation,
+    NormalisedPath, Operation, Outcome, RuleVerdict,
 };
 
 impl Display for Explanation {
@@ -88,7 +88,7 @@ impl Display for RuleVerdict {
 impl Display for Outcome {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Forward { destinations, path, timeout, retries, mirrors } => {
+            Self::Forward { destinations, path, timeout, retries, mirrors, max_request_body } => {
                 for to in destinations {
                     let nowhere = "nowhere: 503, the service, port or subset does not exist";
                     writeln!(f, "forward  {:.1}% to {}", to.percent, to.cluster.as_deref().unwrap_or(nowhere))?;
@@ -108,6 +108,9 @@ impl Display for Outcome {
                     let ExplainedRetries { attempts, per_try_timeout, on, .. } = retries;
                     let each = per_try_timeout.map_or_else(String::new, |time| format!(", each try within {time:?}"));
                     writeln!(f, "         up to {attempts} retries on {on}{each}")?;
+                }
+                if let Some(bytes) = max_request_body {
+                    writeln!(f, "         a body of up to {bytes} bytes; a longer one is answered 413")?;
                 }
                 for ExplainedMirror { cluster, percent } in mirrors {
                     writeln!(f, "         {percent}% copied to {}", cluster.as_deref().unwrap_or("nowhere"))?;

@@ -28,6 +28,7 @@ pub(super) fn of(kind: Kind) -> &'static [Entry] {
         Kind::WorkloadEntry => WORKLOAD_ENTRY,
         Kind::MeshConfig => MESH_CONFIG,
         Kind::RateLimitPolicy => RATE_LIMIT_POLICY,
+        Kind::BackendPolicy => BACKEND_POLICY,
         Kind::AuthorizationPolicy => AUTHORIZATION_POLICY,
         Kind::EnvoyFilter => ENVOY_FILTER,
         Kind::WorkloadGroup
@@ -235,6 +236,7 @@ static MESH_CONFIG: &[Entry] = table! {
     "spec.connectTimeout" => V0_1,
     "spec.dnsRefreshRate" => V0_1,
     "spec.numTrustedProxies" => V0_1,
+    "spec.maxRequestBodyBytes" => V0_1,
     "spec.undeclaredHosts" => V0_1,
 };
 
@@ -244,7 +246,6 @@ static AUTHORIZATION_POLICY: &[Entry] = table! {
     "spec.targetRefs" => V0_1,
     "spec.rules" => V0_1,
     "spec.action" => V0_1,
-    "spec.action=CUSTOM" => NotYet,
     "spec.provider" => NotYet,
 };
 
@@ -273,6 +274,11 @@ static EVENT: &[Entry] = table! {
     "series" => V0_1,
     "source" => V0_1,
     "type" => V0_1,
+};
+
+static BACKEND_POLICY: &[Entry] = table! {
+    "spec.targetRefs" => V0_1,
+    "spec.requestBody" => V0_1,
 };
 
 static RATE_LIMIT_POLICY: &[Entry] = table! {

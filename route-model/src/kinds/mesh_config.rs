@@ -20,6 +20,8 @@ message! {
         pub dns_refresh_rate: Option<TextDuration>,
         /// How many proxies before the gateway are trusted to have set X-Forwarded-For.
         pub num_trusted_proxies: Written<u32>,
+        /// How long a request's body may be, in bytes, where no BackendPolicy says so. Absent or 0: as long as it likes.
+        pub max_request_body_bytes: Written<u64>,
         /// What becomes of a destination host that no ServiceEntry declares.
         pub undeclared_hosts: Written<UndeclaredHosts>,
     }

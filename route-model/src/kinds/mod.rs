@@ -1,6 +1,7 @@
 //! The specs of the kinds, typed, one file a kind; names and meaning as in Istio's schema.
 
 pub mod authorization_policy;
+pub mod backend_policy;
 pub mod destination_rule;
 pub mod envoy_filter;
 pub mod event;
@@ -26,6 +27,7 @@ pub mod workload_entry;
 pub mod workload_group;
 
 pub use authorization_policy::AuthorizationPolicy;
+pub use backend_policy::BackendPolicy;
 pub use destination_rule::DestinationRule;
 pub use envoy_filter::EnvoyFilter;
 pub use event::Event;

@@ -70,6 +70,7 @@ data! {
     TrafficExtension: "trafficextensions",
     MeshConfig: "meshconfigs",
     RateLimitPolicy: "ratelimitpolicies",
+    BackendPolicy: "backendpolicies",
     Namespace: "namespaces",
     Secret: "secrets",
     Event: "events",

@@ -126,6 +126,8 @@ pub struct Forward {
     /// `None`: a request is tried once.
     pub retry: Option<Arc<RetryPolicy>>,
     pub mirrors: Box<[Mirror]>,
+    /// How long a request's body may be, in bytes; a longer one is answered 413. `None`: as long as it likes.
+    pub max_request_body: Option<u64>,
     /// What a reply made by the proxy for this route (503, 504 …) gets: the route's own response operations.
     pub local_reply_headers: HeaderOps,
 }

@@ -5,6 +5,7 @@
 //! here; that is what the findings of a compilation are for.
 
 mod authorization_policy;
+mod backend_policy;
 mod destination_rule;
 mod envoy_filter;
 mod gateway;
@@ -153,6 +154,7 @@ fn rules(spec: &Spec, namespace: &str, report: &mut Report) {
         Spec::Telemetry(spec) => telemetry::check(spec, at, report),
         Spec::MeshConfig(spec) => mesh_config::check(spec, at, report),
         Spec::RateLimitPolicy(spec) => rate_limit_policy::check(spec, at, report),
+        Spec::BackendPolicy(spec) => backend_policy::check(spec, at, report),
         Spec::Secret(spec) => secret::check(spec, report),
         // The schema says all there is to say.
         Spec::ProxyConfig(_)

@@ -20,21 +20,25 @@ const MAX_RATE: u128 = 1_000_000;
 const MAX_FILL: Duration = Duration::from_hours(30 * 24);
 
 pub(super) fn check(policy: &RateLimitPolicy, at: &Place<'_>, report: &mut Report) {
-    let targets = at.field("targetRefs");
-    let mut seen = BTreeSet::new();
-    for (index, target) in policy.target_refs.iter().enumerate() {
-        let at = targets.index(index);
-        check_target(target, &at, report);
-        if !seen.insert((*target.kind as u8, target.name.as_str(), target.section_name.as_str())) {
-            report.duplicate(&at, &*target.name);
-        }
-    }
+    check_targets(&policy.target_refs, &at.field("targetRefs"), report);
     let rules = at.field("rules");
     for (index, rule) in policy.rules.iter().enumerate() {
         check_rule(rule, &rules.index(index), report);
     }
     if let Some(response) = &policy.response {
         check_response(response, &at.field("response"), report);
+    }
+}
+
+/// What policies of `fairway.dev` are attached to.
+pub(super) fn check_targets(targets: &[TargetRef], at: &Place<'_>, report: &mut Report) {
+    let mut seen = BTreeSet::new();
+    for (index, target) in targets.iter().enumerate() {
+        let at = at.index(index);
+        check_target(target, &at, report);
+        if !seen.insert((*target.kind as u8, target.name.as_str(), target.section_name.as_str())) {
+            report.duplicate(&at, &*target.name);
+        }
     }
 }
 

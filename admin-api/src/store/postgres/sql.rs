@@ -23,6 +23,12 @@ impl Dialect for Postgres {
             additive: true,
             sql: include_str!("../../../../migrations/postgres/0002_rate_limit_policies.sql"),
         },
+        Migration {
+            version: 3,
+            name: "backend_policies",
+            additive: true,
+            sql: include_str!("../../../../migrations/postgres/0003_backend_policies.sql"),
+        },
     ];
     const BEGIN_READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     const BEGIN_WRITE: &'static str = "BEGIN";

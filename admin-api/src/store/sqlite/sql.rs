@@ -22,6 +22,12 @@ impl Dialect for Sqlite {
             additive: true,
             sql: include_str!("../../../../migrations/sqlite/0002_rate_limit_policies.sql"),
         },
+        Migration {
+            version: 3,
+            name: "backend_policies",
+            additive: true,
+            sql: include_str!("../../../../migrations/sqlite/0003_backend_policies.sql"),
+        },
     ];
     const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";

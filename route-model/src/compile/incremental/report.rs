@@ -2,6 +2,7 @@
 
 use super::{Attached, Compiler};
 use crate::analyze;
+use crate::compile::backend::BackendPolicies;
 use crate::compile::delegate;
 use crate::compile::finding::{Finding, Severity};
 use crate::compile::gateway::ServerPlace;
@@ -28,8 +29,10 @@ impl Compiler {
     pub(super) fn all_findings(&self) -> Vec<Finding> {
         let of_hosts = self.groups.values().flat_map(Group::findings);
         let own = self.findings.values().flatten();
-        let mut all: Vec<Finding> = own.chain(&self.plan_findings).chain(&self.settings_findings).chain(of_hosts).cloned().collect();
+        let mut all: Vec<Finding> =
+            own.chain(&self.plan_findings).chain(&self.settings_findings).chain(of_hosts).cloned().collect();
         all.extend(self.limits.findings(&self.set));
+        all.extend(BackendPolicies::findings(&self.set));
         let serves_streams = self.plan.offers.values().any(|offer| offer.tls || offer.tcp);
         all.extend(self.policies.findings(&self.set, &self.scope, &self.mesh, serves_streams));
         all.extend(self.stream_findings());

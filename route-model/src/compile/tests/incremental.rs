@@ -22,6 +22,7 @@ fn object() -> impl Strategy<Value = Value> {
         1 => mesh_config(),
         3 => rate_limit_policy(),
         3 => authorization_policy(),
+        3 => backend_policy(),
     ]
 }
 
@@ -196,7 +197,7 @@ fn mesh_config() -> impl Strategy<Value = Value> {
     settings.prop_map(|(undeclared, to, root, domain)| {
         let spec = json!({
             "undeclaredHosts": undeclared, "defaultVirtualServiceExportTo": [to], "rootNamespace": root,
-            "trustDomain": domain,
+            "trustDomain": domain, "maxRequestBodyBytes": domain.len(),
         });
         named("MeshConfig", "", "default", 0, spec)
     })
@@ -216,6 +217,20 @@ fn rate_limit_policy() -> impl Strategy<Value = Value> {
         let limit = json!({"requests": requests, "per": "1s"});
         let spec = json!({"targetRefs": targets, "scope": scope, "rules": [{"name": "r", "limit": limit}]});
         named("RateLimitPolicy", namespace, name, 0, spec)
+    })
+}
+
+fn backend_policy() -> impl Strategy<Value = Value> {
+    let names = (select(vec!["a", "b"]), select(vec!["b1", "b2"]));
+    let target = select(vec![
+        json!({"kind": "Gateway", "name": "g1"}),
+        json!({"kind": "VirtualService", "name": "v1"}),
+        json!({"kind": "VirtualService", "name": "d1"}),
+        json!({"kind": "VirtualService", "name": "v2", "sectionName": "named"}),
+    ]);
+    (names, vec(target, 1..3), 0..3).prop_map(|((namespace, name), targets, bytes)| {
+        let spec = json!({"targetRefs": targets, "requestBody": {"maxBytes": bytes}});
+        named("BackendPolicy", namespace, name, 0, spec)
     })
 }
 

@@ -1,6 +1,7 @@
 //! What resources do at a gateway, case by case: YAML in, the fate of requests out.
 
 mod authorization;
+mod backend;
 mod clusters;
 mod findings;
 mod gateways;
