@@ -65,7 +65,8 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
     let route = Arc::new(Route::new("".into(), origin, UriMatch::everything(), Predicates::default(), action));
     let host = HostPattern::new("*");
     let virtual_host = Arc::new(VirtualHost::new(host.clone(), false, vec![route]));
-    let routes = HttpRoutes { name: "http".into(), hosts: HostIndex::new([(host, virtual_host)]) };
+    let routes =
+        HttpRoutes { name: "http".into(), hosts: HostIndex::new([(host, virtual_host)]), ..HttpRoutes::default() };
     let listener = Listener {
         bind: Some(listen.ip()),
         port: listen.port(),

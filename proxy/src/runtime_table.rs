@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::listener::ListenerId;
 use crate::policy::authorization::Enforcement;
+use crate::policy::jwt::Verifiers;
 use crate::policy::rate_limit::PolicyState;
 use crate::telemetry::connections::ConnectionSeries;
 use crate::telemetry::flags::ResponseFlags;
@@ -33,6 +34,8 @@ pub(crate) struct RuntimeTable {
     pub(crate) limits: Box<[Option<Arc<PolicyState>>]>,
     /// `None`: everybody may do everything.
     pub(crate) authorization: Option<Enforcement>,
+    /// What verifies tokens.
+    pub(crate) verifiers: Verifiers,
 }
 
 #[derive(Debug)]

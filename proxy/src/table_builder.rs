@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use crate::listener::ListenerId;
 use crate::policy::authorization::AuthorizationStates;
+use crate::policy::jwt::{KeyStore, Schedule, Verifiers};
 use crate::policy::rate_limit::LimitStates;
 use crate::proxy::Issue;
 use crate::runtime_table::{RuntimeListener, RuntimeTable};
@@ -31,6 +32,7 @@ pub(crate) struct TableBuilder {
     discovery: HashMap<ClusterKey, Tracked, foldhash::fast::RandomState>,
     limits: LimitStates,
     authorization: AuthorizationStates,
+    keys: KeyStore,
     metrics: Arc<Metrics>,
 }
 
@@ -64,8 +66,17 @@ impl Tracked {
 
 impl TableBuilder {
     pub(crate) fn new(tls: Arc<TlsStore>, resolver: Arc<Resolver>, metrics: Arc<Metrics>) -> Self {
-        let (limits, authorization) = (LimitStates::default(), AuthorizationStates::default());
-        Self { tls, resolver, previous: Arc::default(), discovery: HashMap::default(), limits, authorization, metrics }
+        let keys = KeyStore::new(resolver.handle().clone(), Schedule::default());
+        Self {
+            tls,
+            resolver,
+            previous: Arc::default(),
+            discovery: HashMap::default(),
+            limits: LimitStates::default(),
+            authorization: AuthorizationStates::default(),
+            keys,
+            metrics,
+        }
     }
 
     /// `serving` ties listeners of the table, by position, to their sockets. What cannot be made ready is added to
@@ -86,8 +97,10 @@ impl TableBuilder {
         self.metrics.limited_by(self.limits.series());
         let authorization = self.authorization.enforcement(&table);
         self.metrics.authorized_by(self.authorization.series(&table));
+        let verifiers = Verifiers::new(&table, &self.previous.verifiers, &mut self.keys);
         let listeners = listeners.into();
-        self.previous = Arc::new(RuntimeTable { table, sequence, listeners, clusters, limits, authorization });
+        self.previous =
+            Arc::new(RuntimeTable { table, sequence, listeners, clusters, limits, authorization, verifiers });
         Arc::clone(&self.previous)
     }
 

@@ -18,6 +18,7 @@ use crate::drain::{DrainGroup, Phase};
 use crate::h1;
 use crate::limits::Limits;
 use crate::listener::{ListenerId, accept};
+use crate::policy::jwt::TokenCache;
 use crate::process::{Apply, Message, Process};
 use crate::runtime_table::{RuntimeTable, WorkerTable};
 use crate::tcp::Buffers;
@@ -41,6 +42,8 @@ pub(crate) struct Worker {
     pub(crate) http1_client: h1::ClientOptions,
     /// Copies of requests under way to mirrors.
     pub(crate) mirrors: Cell<usize>,
+    /// Tokens that were verified before.
+    pub(crate) tokens: RefCell<TokenCache>,
     /// Bounds the TLS handshakes under way.
     pub(crate) handshakes: Semaphore,
     pub(crate) tcp_buffers: Buffers,
@@ -140,6 +143,7 @@ impl Worker {
                 ..h1::ClientOptions::default()
             },
             mirrors: Cell::new(0),
+            tokens: RefCell::default(),
             handshakes: Semaphore::new(limits.max_handshakes),
             tcp_buffers: Buffers::default(),
             table: RefCell::new(Rc::new(WorkerTable::new(empty, process.graveyard.clone()))),

@@ -3,6 +3,7 @@
 //! The verdicts come out of what requests run on, from the judgement of their heads to the matcher: this room only asks
 //! it step by step and puts the answers into words.
 
+mod authentication;
 mod authorization;
 mod request;
 mod steps;
@@ -33,6 +34,9 @@ pub struct Explanation {
     /// The headers of the request that rules see otherwise than they were sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<ChangedHeader>,
+    /// What the request's token is taken for, were it verified. `None`: there is none, or none is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Box<ExplainedToken>>,
     /// The virtual host that takes the request's host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
@@ -73,6 +77,26 @@ pub struct ChangedHeader {
     /// `None`: it is dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+}
+
+/// The token by which a request is authenticated if its signature is true and its time has come and not passed, which
+/// nobody looks at here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainedToken {
+    /// Where it was found.
+    pub places: Vec<String>,
+    pub policy: ResourceKey,
+    /// Index in `spec.jwtRules`.
+    pub rule: usize,
+    /// `iss/sub`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// It goes on with the request.
+    pub forwarded: bool,
+    /// The headers that are written out of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
 }
 
 /// What one rule said.

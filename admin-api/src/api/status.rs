@@ -222,6 +222,9 @@ fn nobody(kind: Kind) -> &'static str {
             "it selects no connected proxy, is not in the proxy's namespace or the root namespace, and targets no Gateway \
              of one"
         }
+        Kind::RequestAuthentication => {
+            "it is for no connected proxy: by its namespace and selector, or by the Gateways that it targets"
+        }
         Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
             "no route of a connected proxy leads to it, or it is not exported to one's namespace"
         }

@@ -12,9 +12,10 @@ use route_model::compile::attachment::Attachment;
 use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
 use route_model::kind::Kind;
 use route_model::kinds::rate_limit_policy::TargetKind;
+use route_model::kinds::selector::{LabelSelector, TargetRef};
 use route_model::kinds::{
-    AuthorizationPolicy, BackendPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, Secret, ServiceEntry,
-    VirtualService, WorkloadEntry,
+    AuthorizationPolicy, BackendPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, RequestAuthentication,
+    Secret, ServiceEntry, VirtualService, WorkloadEntry,
 };
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
@@ -39,6 +40,7 @@ pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>>
     let root_namespace = settings
         .map_or_else(|| MeshConfig::default().root_namespace().to_owned(), |mesh| mesh.root_namespace().to_owned());
     reached.authorization(&root_namespace);
+    reached.authentication(&root_namespace);
     reached.found.into_values().cloned().collect()
 }
 
@@ -151,19 +153,35 @@ impl<'a> Reached<'a> {
         }
     }
 
-    /// The policies that are for the proxy, or for Gateways that are found.
     fn authorization(&mut self, root_namespace: &str) {
         for (resource, policy) in self.specs::<AuthorizationPolicy>() {
             let targets = policy.target_ref.iter().chain(&*policy.target_refs);
-            let (selector, namespace) = (policy.selector.as_ref(), &resource.key.namespace);
-            let meant = match Attachment::of(namespace, selector, targets, self.scope, root_namespace) {
-                Attachment::Nowhere => false,
-                Attachment::Proxy => true,
-                Attachment::Gateways(gateways) => gateways.iter().any(|gateway| self.found.contains_key(gateway)),
-            };
-            if meant {
-                self.add(resource);
-            }
+            self.secure(resource, policy.selector.as_ref(), targets, root_namespace);
+        }
+    }
+
+    fn authentication(&mut self, root_namespace: &str) {
+        for (resource, policy) in self.specs::<RequestAuthentication>() {
+            let targets = policy.target_ref.iter().chain(&*policy.target_refs);
+            self.secure(resource, policy.selector.as_ref(), targets, root_namespace);
+        }
+    }
+
+    /// Adds a policy that is for the proxy, or for Gateways that are found.
+    fn secure<'t>(
+        &mut self,
+        resource: &'a Arc<Resource>,
+        selector: Option<&LabelSelector>,
+        targets: impl Iterator<Item = &'t TargetRef>,
+        root_namespace: &str,
+    ) {
+        let meant = match Attachment::of(&resource.key.namespace, selector, targets, self.scope, root_namespace) {
+            Attachment::Nowhere => false,
+            Attachment::Proxy => true,
+            Attachment::Gateways(gateways) => gateways.iter().any(|gateway| self.found.contains_key(gateway)),
+        };
+        if meant {
+            self.add(resource);
         }
     }
 

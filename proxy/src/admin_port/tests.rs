@@ -69,7 +69,11 @@ fn routes() -> Arc<HttpRoutes> {
     let route = Route::new("tea".into(), origin, UriMatch::everything(), Predicates::default(), action);
     let domain = HostPattern::new("shop.example");
     let host = VirtualHost::new(domain.clone(), false, vec![Arc::new(route)]);
-    Arc::new(HttpRoutes { name: "http.80".into(), hosts: HostIndex::new([(domain, Arc::new(host))]) })
+    Arc::new(HttpRoutes {
+        name: "http.80".into(),
+        hosts: HostIndex::new([(domain, Arc::new(host))]),
+        ..HttpRoutes::default()
+    })
 }
 
 /// A plain and a TLS listener, and one cluster. Gives the private key too.

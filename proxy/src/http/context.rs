@@ -313,6 +313,13 @@ impl Exchange {
         self.log = Some(Box::new(Logged { head, upstream_service_time: None }));
     }
 
+    /// Has the access log show the path as it is now.
+    pub(crate) fn recapture_path(&mut self, head: &Parts) {
+        if let Some(log) = &mut self.log {
+            log.head.path = head.uri.path_and_query().cloned();
+        }
+    }
+
     /// The same for a request whose head could not be read.
     pub(crate) fn capture_unread(&mut self) {
         if self.worker().access_log.is_some() {

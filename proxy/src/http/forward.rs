@@ -125,7 +125,7 @@ fn affinity(
     scheme: &str,
 ) -> (Option<u64>, Option<HeaderValue>) {
     let LoadBalancer::Hash(by) = &cluster.state.cluster.load_balancer else { return (None, None) };
-    match (by.of(&asked(head, scheme), exchange.client.ip()), &by.key) {
+    match (by.of(&asked(head, scheme, None), exchange.client.ip()), &by.key) {
         (None, HashKey::Cookie(cookie)) => {
             let value = format!("{:016x}", fastrand::u64(..));
             match cookie.issue(&value).and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {

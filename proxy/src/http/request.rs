@@ -7,6 +7,7 @@ use http::header::{LOCATION, SERVER};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, StatusCode, Uri};
+use route_model::request::claims::Claims;
 use route_model::request::path::normalise;
 use route_model::table::headers::HeaderOps;
 use route_model::table::redirect::https_location;
@@ -21,6 +22,7 @@ use super::headers::new_request_id;
 use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::validate::{Violation, authority};
 use crate::policy;
+use crate::policy::jwt;
 use crate::policy::rate_limit::{self, Standing};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
@@ -48,9 +50,22 @@ pub(crate) async fn handle(
     if normalised.is_err() {
         return reply(exchange, LocalReply::BadRequest);
     }
-    let asked = asked(&head, admitted.scheme);
-    let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_authority(asked.authority)?)));
+    let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_authority(authority(&head))?)));
     let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
+    let mut verified = None;
+    if let Some(rules) = routes.authentication.of_authority(authority(&head)) {
+        let verifiers = &table.runtime().verifiers;
+        match jwt::authenticate(&connection.worker, verifiers, rules, &mut head, admitted.scheme).await {
+            Ok(known) => verified = known,
+            Err(fault) => {
+                exchange.details = Some(fault.details());
+                return local(exchange, jwt::refusal(fault, &head, admitted.scheme));
+            }
+        }
+        // Where the token was in the query it is no more.
+        exchange.recapture_path(&head);
+    }
+    let asked = asked(&head, admitted.scheme, verified.as_deref().map(|verified| &verified.claims));
     let found = routes.lookup(&asked);
     if let Some(authorization) = &table.runtime().authorization
         && let Err(denied) = authorization.admits_request(connection, exchange.client.ip(), entrance, &found, &asked)
@@ -103,6 +118,8 @@ pub(crate) async fn handle(
     }
     let mut response = match &route.action {
         Action::Forward(action) => {
+            // Nobody asks for claims any more.
+            drop(verified);
             let inbound = Inbound { head, body, scheme: admitted.scheme };
             forward::forward(exchange, &table, route, action, inbound).await
         }
@@ -127,7 +144,7 @@ pub(crate) async fn handle(
 }
 
 /// The head as routes and policies look at it.
-pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str) -> RequestHead<'a> {
+pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str, claims: Option<&'a Claims>) -> RequestHead<'a> {
     RequestHead {
         method: head.method.as_str(),
         scheme,
@@ -135,7 +152,7 @@ pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str) -> RequestHead<'a> {
         path: head.uri.path(),
         query: head.uri.query(),
         headers: &head.headers,
-        claims: None,
+        claims,
     }
 }
 

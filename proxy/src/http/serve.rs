@@ -318,6 +318,6 @@ mod tests {
             request::handle(&connection, head, body).await;
         }
         let request = size(request);
-        assert!(request <= 2176, "a request takes {request} bytes");
+        assert!(request <= 2368, "a request takes {request} bytes");
     }
 }

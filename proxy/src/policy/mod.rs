@@ -2,5 +2,6 @@
 
 pub(crate) mod authorization;
 pub(crate) mod fault;
+pub(crate) mod jwt;
 pub(crate) mod mirror;
 pub(crate) mod rate_limit;

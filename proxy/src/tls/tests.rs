@@ -97,7 +97,7 @@ fn listener(servers: Vec<(&str, TlsTerms)>) -> Arc<TlsListener> {
         Arc::new(TlsServer {
             server: ServerRef { gateway: ResourceKey::new(Kind::Gateway, "default", "shop"), index },
             terms: Arc::new(terms),
-            routes: TlsRoutes::Http(Arc::new(HttpRoutes { name: "https.443".into(), hosts: HostIndex::new([]) })),
+            routes: TlsRoutes::Http(Arc::new(HttpRoutes { name: "https.443".into(), ..HttpRoutes::default() })),
         })
     };
     let servers = servers.into_iter().enumerate().map(server).collect();

@@ -1,5 +1,6 @@
 //! The data plane as its clients and origins see it: real sockets, tables built by hand.
 
+mod authentication;
 mod authorization;
 mod body_limits;
 mod client;

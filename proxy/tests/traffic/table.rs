@@ -97,7 +97,7 @@ pub(crate) fn routes(hosts: Vec<(&str, Vec<Arc<Route>>)>) -> Arc<HttpRoutes> {
         let pattern = HostPattern::new(host);
         (pattern.clone(), Arc::new(VirtualHost::new(pattern, false, routes)))
     });
-    Arc::new(HttpRoutes { name: "http".into(), hosts: HostIndex::new(hosts) })
+    Arc::new(HttpRoutes { name: "http".into(), hosts: HostIndex::new(hosts), ..HttpRoutes::default() })
 }
 
 /// A plain HTTP listener.

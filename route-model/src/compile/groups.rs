@@ -11,6 +11,7 @@ use super::server_hosts::ServerHosts;
 use super::virtual_service::CompiledVirtualService;
 use crate::analyze::shadow;
 use crate::meta::ResourceKey;
+use crate::table::authentication::HostAuthentication;
 use crate::table::{HostIndex, HostPattern, HttpRoutes, Route, VirtualHost};
 
 /// A set of servers that share routes, and the virtual hosts there.
@@ -21,6 +22,8 @@ pub(super) struct Group {
     hosts_of_servers: Vec<ServerHosts>,
     hosts: HashMap<HostPattern, Host, RandomState>,
     dirty: Vec<HostPattern>,
+    /// Another one than that of `routes`.
+    new_authentication: Option<HostAuthentication>,
     routes: Arc<HttpRoutes>,
 }
 
@@ -47,10 +50,11 @@ impl Group {
     pub(super) fn new(plan: RouteGroup, previous: Option<Self>) -> Self {
         let hosts_of_servers: Vec<_> = plan.servers.iter().map(|server| ServerHosts::new(&server.hosts)).collect();
         let routes = previous.as_ref().map_or_else(
-            || Arc::new(HttpRoutes { name: plan.name.clone(), hosts: HostIndex::default() }),
+            || Arc::new(HttpRoutes { name: plan.name.clone(), ..HttpRoutes::default() }),
             |previous| previous.routes.clone(),
         );
-        let mut group = Self { plan, hosts_of_servers, hosts: HashMap::default(), dirty: Vec::new(), routes };
+        let (hosts, dirty, new_authentication) = (HashMap::default(), Vec::new(), None);
+        let mut group = Self { plan, hosts_of_servers, hosts, dirty, new_authentication, routes };
         for (domain, host) in previous.into_iter().flat_map(|previous| previous.hosts) {
             group.hosts.insert(
                 domain.clone(),
@@ -102,6 +106,11 @@ impl Group {
         }
     }
 
+    /// Has the requests of the group under this.
+    pub(super) fn authenticate(&mut self, authentication: HostAuthentication) {
+        self.new_authentication = (self.routes.authentication != authentication).then_some(authentication);
+    }
+
     /// Builds what was touched. Hosts and routes that came out as they were are the same allocations as before.
     pub(super) fn build(&mut self) -> &Arc<HttpRoutes> {
         let mut same_domains = true;
@@ -120,17 +129,20 @@ impl Group {
                 changed.push((domain, built));
             }
         }
-        if !same_domains || self.routes.name != self.plan.name {
+        let hosts = if !same_domains || self.routes.name != self.plan.name {
             let built = |(domain, host): (&HostPattern, &Host)| Some((domain.clone(), host.built.clone()?));
-            let hosts = HostIndex::new(self.hosts.iter().filter_map(built));
-            self.routes = Arc::new(HttpRoutes { name: self.plan.name.clone(), hosts });
-        } else if !changed.is_empty() {
+            HostIndex::new(self.hosts.iter().filter_map(built))
+        } else if !changed.is_empty() || self.new_authentication.is_some() {
             let mut hosts = self.routes.hosts.clone();
             for (domain, built) in changed {
                 hosts.replace(&domain, built);
             }
-            self.routes = Arc::new(HttpRoutes { name: self.plan.name.clone(), hosts });
-        }
+            hosts
+        } else {
+            return &self.routes;
+        };
+        let authentication = self.new_authentication.take().unwrap_or_else(|| self.routes.authentication.clone());
+        self.routes = Arc::new(HttpRoutes { name: self.plan.name.clone(), hosts, authentication });
         &self.routes
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::authentication::Authentications;
 use super::authorization::{DRY_RUN, Policies};
 use super::backend::BackendPolicies;
 use super::clusters::{Clusters, DirtyTargets, Sources};
@@ -45,6 +46,7 @@ pub struct Compiler {
     limits: Limits,
     backend: BackendPolicies,
     policies: Policies,
+    authentications: Authentications,
     plan: Plan,
     plan_findings: Vec<Finding>,
     settings_findings: Vec<Finding>,
@@ -82,6 +84,8 @@ struct Dirty {
     mesh: bool,
     /// The AuthorizationPolicies.
     policies: bool,
+    /// Which tokens are accepted.
+    authentication: bool,
     /// The routes of what is not HTTP.
     streams: bool,
     /// To be compiled again.
@@ -107,6 +111,7 @@ impl Compiler {
             limits: Limits::default(),
             backend: BackendPolicies::default(),
             policies: Policies::default(),
+            authentications: Authentications::default(),
             plan: Plan::default(),
             plan_findings: Vec::new(),
             settings_findings: Vec::new(),
@@ -145,6 +150,9 @@ impl Compiler {
         }
         for key in &dirty.virtual_services {
             self.attach(key);
+        }
+        if dirty.plan || dirty.mesh || dirty.authentication {
+            self.authenticate();
         }
         let mut routes_changed = self.build_groups();
         if dirty.plan || dirty.mesh || dirty.streams {
@@ -235,6 +243,7 @@ impl Compiler {
                     self.limit_anew(target, dirty);
                 }
             }
+            Kind::RequestAuthentication => dirty.authentication = true,
             Kind::RateLimitPolicy => {
                 for target in self.limits.change(key, old, new) {
                     self.limit_anew(target, dirty);
@@ -476,6 +485,14 @@ impl Compiler {
                 forget(&mut self.users, &id, key);
             }
             compiled.release(&mut self.targets);
+        }
+    }
+
+    /// Finds out anew which tokens are accepted where.
+    fn authenticate(&mut self) {
+        self.authentications.update(&self.set, &self.scope, self.mesh.root_namespace());
+        for group in self.groups.values_mut() {
+            group.authenticate(self.authentications.of_group(&group.plan));
         }
     }
 

@@ -109,12 +109,6 @@ fn policy_findings(key: &ResourceKey, spec: &RateLimitPolicy, set: &ResourceSet)
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         let path = FieldPath::new("spec").field("rules").index(index);
-        for (part, _) in rule.key.iter().enumerate().filter(|(_, part)| !part.claim.is_empty()) {
-            let message = "no token is verified yet, so that no request has the claim and the rule counts none; use a \
-                           header or the client's address";
-            let path = path.field("key").index(part).field("claim");
-            findings.push(finding(path, Severity::Warning, "ClaimNotVerified", message.to_owned()));
-        }
         for (at, entry) in rule.r#match.iter().enumerate() {
             if let Err(bad) = predicates(Some(entry)) {
                 let path = FieldPath::new(&format!("{path}.match[{at}].{}", bad.field));

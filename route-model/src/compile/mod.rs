@@ -4,12 +4,13 @@
 //! `matches`, `traffic` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
 //! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
 //! what the numbers stand for; `limits` compiles rate
-//! limits and finds them for routes, as `backend` does with body limits (`attached`: by what policies are attached to); `authorization` compiles who may do what, and `attachment` says what of a proxy a
+//! limits and finds them for routes, as `backend` does with body limits (`attached`: by what policies are attached to); `authentication` puts rules for tokens together, `authorization` compiles who may do what, and `attachment` says what of a proxy a
 //! policy is for; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
 //! edit costs what it touches.
 
 mod attached;
 pub mod attachment;
+mod authentication;
 mod authorization;
 mod backend;
 mod clusters;

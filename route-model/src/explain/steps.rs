@@ -6,15 +6,16 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{HOST, HeaderName, HeaderValue};
 
-use super::authorization;
 use super::request::Sent;
 use super::stream::{self, Handling};
 use super::{
     ChangedHeader, ExplainedDestination, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation,
     HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict,
 };
+use super::{authentication, authorization};
 use crate::matching::quoted;
 use crate::request::admission::Peer;
+use crate::request::claims::Claims;
 use crate::request::form;
 use crate::request::path::{escape, normalise};
 use crate::table::fault::Abort;
@@ -40,6 +41,7 @@ pub(super) fn explain(table: &RouteTable, sent: &Sent<'_>) -> Explanation {
         servers: Vec::new(),
         path: None,
         headers: Vec::new(),
+        token: None,
         host: None,
         rules: Vec::new(),
         skipped: 0,
@@ -62,7 +64,7 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
     explanation.routes = entrance.routes().map(|routes| routes.name.to_string());
     explanation.servers =
         entrance.servers().iter().map(|server| format!("{} servers[{}]", server.gateway, server.index)).collect();
-    let received = Received::of(sent, entrance.trusted_hops(table), explanation)?;
+    let mut received = Received::of(sent, entrance.trusted_hops(table), explanation)?;
     let routes = entrance.routes_for(&received.authority).ok_or_else(|| {
         let name = if sent.sni.is_empty() {
             "no server name".to_owned()
@@ -78,7 +80,19 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
             ),
         )
     })?;
-    let head = received.head(sent);
+    let mut claims = None;
+    if let Some(rules) = routes.authentication.of_authority(&received.authority) {
+        let authenticated = authentication::explain(rules, &received.head(sent, None), explanation)?;
+        let path = received.target.split('?').next().unwrap_or_default();
+        received.target = match authenticated.query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        received.headers = authenticated.headers;
+        explanation.headers = changed(&sent.headers, &received.headers);
+        claims = authenticated.claims;
+    }
+    let head = received.head(sent, claims.as_ref());
     let outcome = look_up(table, routes, &head, received.client, explanation);
     let facts =
         Facts { head: Some(&head), client: received.client, ..facts_of_connection(sent, entrance.listener().bind) };
@@ -265,11 +279,11 @@ impl Received {
         Ok(Self { scheme: admitted.scheme, authority, target, headers, client })
     }
 
-    fn head<'a>(&'a self, sent: &'a Sent<'_>) -> RequestHead<'a> {
+    fn head<'a>(&'a self, sent: &'a Sent<'_>, claims: Option<&'a Claims>) -> RequestHead<'a> {
         let (path, query) =
             self.target.split_once('?').map_or((&*self.target, None), |(path, query)| (path, Some(query)));
         let Self { scheme, authority, headers, .. } = self;
-        RequestHead { method: sent.method, scheme, authority, path, query, headers, claims: None }
+        RequestHead { method: sent.method, scheme, authority, path, query, headers, claims }
     }
 }
 

@@ -572,3 +572,54 @@ refused  without an answer: AuthorizationPolicy istio-system/p spec.rules[0] den
 "
     );
 }
+
+#[test]
+fn tokens_are_taken_at_their_word() {
+    use base64::Engine as _;
+    let part = |json: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
+    let token = |payload: &str| format!("{}.{}.c2ln", part(r#"{"alg":"RS256"}"#), part(payload));
+    let http = "[{match: [{headers: {'@request.auth.claims.group': {exact: admin}}}], directResponse: {status: 200}}, \
+                {directResponse: {status: 204}}]";
+    let yaml = virtual_service("reviews", 0, "[shop.test]", http)
+        + "
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: istio-system}
+spec:
+  jwtRules:
+  - {issuer: 'https://i.test', audiences: [shop], outputClaimToHeaders: [{header: x-sub, claim: sub}]}
+";
+    let table = edge(&yaml).table;
+    let good = token(r#"{"iss":"https://i.test","sub":"ann","aud":"shop","group":["dev","admin"],"exp":1}"#);
+    assert_eq!(
+        get(&table, &format!("http://shop.test/?access_token={good}"), &[("x-sub", "forged")]),
+        "server   Gateway default/edge servers[0]
+header   x-sub is taken as ann
+token    query parameter `access_token` is taken at its word for https://i.test/ann, by RequestAuthentication istio-system/jwt jwtRules[0]; it is taken out
+         request header: add x-sub `ann`
+host     shop.test
+  match  VirtualService default/reviews spec.http[0].match[0]
+direct   200 with 0 bytes
+"
+    );
+    let bearer = |payload: &str| format!("Bearer {}", token(payload));
+    for (headers, want) in [
+        (vec![], "direct   204 with 0 bytes"),
+        (
+            vec![("authorization", bearer(r#"{"iss":"https://other.test"}"#))],
+            "refused  401: Jwt issuer is not configured; tokens are held against RequestAuthentication istio-system/jwt \
+             jwtRules[0] for `https://i.test`",
+        ),
+        (
+            vec![("authorization", bearer(r#"{"iss":"https://i.test","aud":"other"}"#))],
+            "refused  403: Audiences in Jwt are not allowed; tokens are held against RequestAuthentication \
+             istio-system/jwt jwtRules[0] for `https://i.test`",
+        ),
+    ] {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(fate(&get(&table, "http://shop.test/", &headers)), want);
+    }
+    let none = get(&table, "http://shop.test/", &[("x-sub", "forged")]);
+    assert!(none.contains("header   x-sub is dropped\n"), "{none}");
+}

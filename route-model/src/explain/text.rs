@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    ChangedHeader, ExplainedLimit, ExplainedMirror, ExplainedPolicy, ExplainedRetries, Explanation, HeaderOperation,
-    NormalisedPath, Operation, Outcome, RuleVerdict,
+    ChangedHeader, ExplainedLimit, ExplainedMirror, ExplainedPolicy, ExplainedRetries, ExplainedToken, Explanation,
+    HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict,
 };
 
 impl Display for Explanation {
@@ -20,6 +20,9 @@ impl Display for Explanation {
                 Some(value) => writeln!(f, "header   {name} is taken as {value}")?,
                 None => writeln!(f, "header   {name} is dropped")?,
             }
+        }
+        if let Some(token) = &self.token {
+            writeln!(f, "token    {token}")?;
         }
         if let Some(host) = &self.host {
             writeln!(f, "host     {host}")?;
@@ -55,6 +58,20 @@ impl Display for ExplainedPolicy {
         }
         f.write_str("no rule takes it")?;
         failures.iter().try_for_each(|failure| write!(f, "\n         {failure}"))
+    }
+}
+
+impl Display for ExplainedToken {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { places, policy, rule, principal, forwarded, headers } = self;
+        let principal = principal.as_deref().unwrap_or("nobody in particular");
+        let fate = if *forwarded { "goes on" } else { "is taken out" };
+        write!(
+            f,
+            "{} is taken at its word for {principal}, by {policy} jwtRules[{rule}]; it {fate}",
+            places.join(", ")
+        )?;
+        headers.iter().try_for_each(|(name, value)| write!(f, "\n         request header: add {name} {value}"))
     }
 }
 

@@ -31,11 +31,11 @@ pub(super) fn of(kind: Kind) -> &'static [Entry] {
         Kind::BackendPolicy => BACKEND_POLICY,
         Kind::AuthorizationPolicy => AUTHORIZATION_POLICY,
         Kind::EnvoyFilter => ENVOY_FILTER,
+        Kind::RequestAuthentication => REQUEST_AUTHENTICATION,
         Kind::WorkloadGroup
         | Kind::Sidecar
         | Kind::ProxyConfig
         | Kind::PeerAuthentication
-        | Kind::RequestAuthentication
         | Kind::Telemetry
         | Kind::WasmPlugin
         | Kind::TrafficExtension => STORED,
@@ -281,6 +281,26 @@ static BACKEND_POLICY: &[Entry] = table! {
     "spec.requestBody" => V0_1,
 };
 
+static REQUEST_AUTHENTICATION: &[Entry] = table! {
+    "spec.selector" => V0_1,
+    "spec.targetRef" => V0_1,
+    "spec.targetRefs" => V0_1,
+    "spec.jwtRules[].issuer" => V0_1,
+    "spec.jwtRules[].audiences" => V0_1,
+    "spec.jwtRules[].jwksUri" => V0_1,
+    "spec.jwtRules[].jwks_uri" => V0_1,
+    "spec.jwtRules[].jwks" => V0_1,
+    "spec.jwtRules[].fromHeaders" => V0_1,
+    "spec.jwtRules[].fromParams" => V0_1,
+    "spec.jwtRules[].fromCookies" => V0_1,
+    "spec.jwtRules[].outputPayloadToHeader" => V0_1,
+    "spec.jwtRules[].outputClaimToHeaders" => V0_1,
+    "spec.jwtRules[].forwardOriginalToken" => V0_1,
+    "spec.jwtRules[].timeout" => V0_1,
+    "spec.jwtRules[].spaceDelimitedClaims" => V0_1,
+    "spec.jwtRules[].presence" => Never("Istio does not read it either; require a token by an AuthorizationPolicy"),
+};
+
 static RATE_LIMIT_POLICY: &[Entry] = table! {
     "spec.targetRefs" => V0_1,
     "spec.targetRefs[].kind=ServiceEntry" => NotYet,
@@ -294,7 +314,6 @@ static RATE_LIMIT_POLICY: &[Entry] = table! {
     "spec.rules[].match[].sourceNamespace" => Never("says where, which targetRefs do; refused"),
     "spec.rules[].match[].statPrefix" => Never("a rate limit's metrics are named by policy and rule"),
     "spec.rules[].key" => V0_1,
-    "spec.rules[].key[].claim" => NotYet,
     "spec.rules[].limit" => V0_1,
     "spec.rules[].cost" => V0_1,
     "spec.rules[].costHeader" => V0_1,

@@ -59,9 +59,7 @@ impl Claims {
 
     /// A claim, whatever its type. Lists of words are lists.
     pub fn get(&self, path: &ClaimPath) -> Option<&Value> {
-        let (last, outer) = path.0.split_last()?;
-        let inside = outer.iter().try_fold(&self.payload, |within, name| within.get(&**name)?.as_object());
-        inside?.get(&**last)
+        path.find(&self.payload)
     }
 
     /// The texts of a claim: it is one, or a list of which some are. Numbers, booleans and objects are no text, so that
@@ -112,6 +110,13 @@ impl ClaimPath {
     /// Either of both.
     pub fn parse(text: &str) -> Self {
         Self::bracketed(text).unwrap_or_else(|| Self::dotted(text))
+    }
+
+    /// The claim in a payload.
+    pub fn find<'a>(&self, payload: &'a Map<String, Value>) -> Option<&'a Value> {
+        let (last, outer) = self.0.split_last()?;
+        let inside = outer.iter().try_fold(payload, |within, name| within.get(&**name)?.as_object());
+        inside?.get(&**last)
     }
 
     /// The claim that a key of a VirtualService's `headers` or `withoutHeaders` means: `@request.auth.claims.a.b` or

@@ -13,6 +13,7 @@ use crate::request::claims::Claims;
 use crate::verdict::authorization::Authorization;
 use crate::verdict::limits::LimitPolicy;
 
+pub mod authentication;
 pub mod cluster;
 pub mod fault;
 pub mod hash;
@@ -29,6 +30,7 @@ pub mod tls;
 pub mod upstream;
 pub mod vhost;
 
+use authentication::HostAuthentication;
 pub use cluster::{Cluster, ClusterId, ClusterKey};
 pub use host::{HostIndex, HostPattern};
 pub use route::{Action, Destination, Forward, Route};
@@ -134,11 +136,13 @@ impl Listener {
 }
 
 /// The virtual hosts of one route configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HttpRoutes {
     /// As Istio names it: `http.80`, `https.443.https.bookinfo-gateway.default`.
     pub name: Arc<str>,
     pub hosts: HostIndex<Arc<VirtualHost>>,
+    /// Which tokens requests are verified by before their routes are looked up.
+    pub authentication: HostAuthentication,
 }
 
 /// What the table says about a request.

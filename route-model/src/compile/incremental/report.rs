@@ -35,6 +35,7 @@ impl Compiler {
         all.extend(BackendPolicies::findings(&self.set));
         let serves_streams = self.plan.offers.values().any(|offer| offer.tls || offer.tcp);
         all.extend(self.policies.findings(&self.set, &self.scope, &self.mesh, serves_streams));
+        all.extend_from_slice(self.authentications.findings());
         all.extend(self.stream_findings());
         all.sort();
         all.dedup();

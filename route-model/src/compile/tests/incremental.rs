@@ -23,6 +23,7 @@ fn object() -> impl Strategy<Value = Value> {
         3 => rate_limit_policy(),
         3 => authorization_policy(),
         3 => backend_policy(),
+        2 => request_authentication(),
     ]
 }
 
@@ -122,6 +123,19 @@ fn stream_rule(tls: bool) -> impl Strategy<Value = Value> {
         json!({"destination": destination, "weight": weight})
     });
     (vec(entry, 0..3), vec(destination, 1..3)).prop_map(|(entries, route)| json!({"match": entries, "route": route}))
+}
+
+fn request_authentication() -> impl Strategy<Value = Value> {
+    let names = (select(vec!["a", "istio-system"]), select(vec!["j1", "j2"]), select(vec!["i", "https://i.test"]));
+    let selector = weighted(0.3, select(vec!["ingressgateway", "other"]));
+    let target = weighted(0.4, select(vec!["g1", "g2"]));
+    (names, selector, target, any::<bool>()).prop_map(|((namespace, name, issuer), selector, target, forward)| {
+        let mut spec = json!({"jwtRules": [{"issuer": issuer, "forwardOriginalToken": forward}]});
+        put(&mut spec, "selector", selector.map(|label| json!({"matchLabels": {"istio": label}})));
+        let target = target.map(|name| json!([{"group": "networking.istio.io", "kind": "Gateway", "name": name}]));
+        put(&mut spec, "targetRefs", target);
+        named("RequestAuthentication", namespace, name, 0, spec)
+    })
 }
 
 fn virtual_services() -> impl Strategy<Value = Value> {

@@ -70,11 +70,10 @@ fn what_a_policy_leaves_out_has_its_default() {
 fn what_leads_nowhere_is_told() {
     let targets = "[{kind: VirtualService, name: gone}, {kind: Gateway, name: edge}, \
                    {kind: VirtualService, name: a, sectionName: nope}]";
-    let edge = edge(&(services() + &policy("p", targets, ", key: [{claim: sub}]")));
+    let edge = edge(&(services() + &policy("p", targets, "")));
     assert_eq!(
         edge.finding_lines(),
         [
-            "Warning ClaimNotVerified RateLimitPolicy default/p spec.rules[0].key[0].claim",
             "Unresolved TargetNotFound RateLimitPolicy default/p spec.targetRefs[0]",
             "Unresolved SectionNotFound RateLimitPolicy default/p spec.targetRefs[2].sectionName",
         ]

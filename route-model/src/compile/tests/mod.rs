@@ -1,5 +1,6 @@
 //! What resources do at a gateway, case by case: YAML in, the fate of requests out.
 
+mod authentication;
 mod authorization;
 mod backend;
 mod clusters;
@@ -243,7 +244,10 @@ pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId)
     let routes = |routes: &crate::table::HttpRoutes| {
         let mut hosts: Vec<_> = routes.hosts.iter().collect();
         hosts.sort_by_key(|(domain, _)| (*domain).clone());
-        let mut text = format!("routes {}\n", routes.name);
+        let mut by_host: Vec<_> = routes.authentication.hosts.iter().collect();
+        by_host.sort_by_key(|(domain, _)| (*domain).clone());
+        let otherwise = &routes.authentication.otherwise;
+        let mut text = format!("routes {} {otherwise:?} {by_host:?}\n", routes.name);
         for (domain, host) in hosts {
             let _ = writeln!(text, "host {domain} redirect {}", host.https_redirect);
             for route in host.routes() {
