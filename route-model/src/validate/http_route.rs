@@ -144,7 +144,6 @@ fn check_headers(headers: &BTreeMap<String, StringMatch>, mesh: bool, at: &Place
             if mesh {
                 report.forbidden(&at, "claims can only be matched in VirtualServices that are bound to gateways alone");
             }
-            report.warn(&at, "accepted and stored; Fairway does not act on claims yet, the match never holds");
         } else {
             if matches!(name.as_str(), "uri" | "scheme" | "method" | "authority") {
                 report.warn(&at, format_args!("a header of this name is not looked at; use match.{name}"));
