@@ -206,3 +206,63 @@ pub(crate) fn refusal(fault: TokenFault, head: &Parts, scheme: &str) -> Response
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::{Duration, Instant};
+
+    use http::Request;
+    use http::header::{AUTHORIZATION, HOST};
+    use route_model::kind::Kind;
+    use route_model::meta::ResourceKey;
+    use route_model::table::authentication::{JwtRule, KeySource};
+    use serde_json::json;
+    use testkit::Issuer;
+
+    use super::*;
+
+    /// Run alone: `cargo test --release -p proxy --lib repeated_tokens -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement, for a machine that does nothing else"]
+    fn repeated_tokens_cost_less_than_a_microsecond() {
+        const ROUNDS: u32 = 1_000_000;
+        let issuer = Issuer::rsa("k");
+        let rule = JwtRule {
+            policy: ResourceKey::new(Kind::RequestAuthentication, "default", "p"),
+            index: 0,
+            issuer: Some("https://issuer.test".into()),
+            audiences: Box::default(),
+            keys: KeySource::Inline(issuer.jwks().into()),
+            places: Box::new([TokenPlace::Bearer, TokenPlace::Param("access_token".into())]),
+            payload_header: None,
+            claim_headers: Box::default(),
+            forward: false,
+            timeout: Duration::from_secs(5),
+            space_delimited: Box::default(),
+        };
+        let authentication = Arc::new(Authentication { rules: Box::new([rule]), written: Box::default() });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut store = KeyStore::new(runtime.handle().clone(), Schedule::default());
+        let keys = authentication.rules.iter().map(|rule| store.keys(&rule.keys, rule.timeout)).collect();
+        let verifier = Verifier { authentication: Arc::clone(&authentication), serial: 0, keys };
+        let payload = json!({"iss": "https://issuer.test", "sub": "ann", "groups": vec!["a group"; 40]});
+        let bearer = format!("Bearer {}", issuer.token(&payload));
+        let (head, ()) =
+            Request::get("/").header(HOST, "h").header(AUTHORIZATION, &bearer).body(()).unwrap().into_parts();
+        let mut tokens = TokenCache::default();
+        let mut judge = || {
+            let verdict = authentication.judge(&asked(&head, "http", None), |_, rule, token| {
+                verifier.verify(&mut tokens, rule, token).map_err(|_| TokenFault::Signature)
+            });
+            assert!(matches!(verdict, TokenVerdict::Accepted { .. }));
+        };
+        judge();
+        let begin = Instant::now();
+        (0..ROUNDS).for_each(|_| judge());
+        let each = begin.elapsed() / ROUNDS;
+        println!("a repeated token of {} bytes costs {each:?}", bearer.len());
+        assert!(each < Duration::from_micros(1), "{each:?}");
+    }
+}
