@@ -11,6 +11,8 @@ use clap::ValueEnum;
 use proxy::{AccessLogFormat, ListenAddr};
 use push::client::Token;
 use push::transport::TlsTransport;
+use route_model::compile::{TOPOLOGY_NETWORK, TOPOLOGY_REGION, TOPOLOGY_SUBZONE, TOPOLOGY_ZONE};
+use route_model::table::locality::Locality;
 use serde_json::Map;
 
 use crate::{Options, Transport};
@@ -67,6 +69,14 @@ pub struct ProxyArgs {
     )]
     pub gateway_labels: Vec<(String, String)>,
 
+    /// Where the gateway runs, for endpoints that are nearer than others: region/zone/subzone, as far as it matters
+    #[arg(long, env = "FAIRWAY_GATEWAY_LOCALITY", value_name = "REGION/ZONE/SUBZONE", value_parser = locality)]
+    pub gateway_locality: Option<String>,
+
+    /// The network that the gateway is in, held against the network of endpoints
+    #[arg(long, env = "FAIRWAY_GATEWAY_NETWORK", value_name = "NAME")]
+    pub gateway_network: Option<String>,
+
     /// Worker threads [default: the cores that this process may use]
     #[arg(long, env = "FAIRWAY_GATEWAY_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub gateway_workers: Option<u16>,
@@ -114,8 +124,24 @@ impl Args {
 }
 
 impl ProxyArgs {
+    /// The labels of the gateway, with those that say where it is. A label that was written counts.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let place = Locality::parse(self.gateway_locality.as_deref().unwrap_or_default());
+        let network = self.gateway_network.as_deref().unwrap_or_default();
+        let places = [
+            (TOPOLOGY_REGION, place.region),
+            (TOPOLOGY_ZONE, place.zone),
+            (TOPOLOGY_SUBZONE, place.subzone),
+            (TOPOLOGY_NETWORK, network),
+        ];
+        let known = places.iter().filter(|(_, part)| !part.is_empty());
+        let known = known.map(|(label, part)| ((*label).to_owned(), (*part).to_owned()));
+        known.chain(self.gateway_labels.iter().cloned()).collect()
+    }
+
     /// `other_ports`: see [`Options::other_ports`].
     pub fn into_options(self, data_dir: PathBuf, other_ports: Map<String, serde_json::Value>) -> Options {
+        let labels = self.labels();
         let mut proxy = proxy::Options {
             bind: self.gateway_bind,
             port_map: self.port_map.into_iter().collect(),
@@ -132,7 +158,6 @@ impl ProxyArgs {
         if let Some(workers) = self.gateway_workers {
             proxy.workers = workers.into();
         }
-        let labels: BTreeMap<String, String> = self.gateway_labels.into_iter().collect();
         Options { node_id: self.node_id, namespace: self.gateway_namespace, labels, proxy, data_dir, other_ports }
     }
 }
@@ -153,6 +178,15 @@ fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err(format!("{text:?} is not of the form KEY=VALUE, as in istio=ingressgateway")),
+    }
+}
+
+fn locality(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    if parts.len() <= 3 && parts.iter().all(|part| !part.is_empty() && !part.contains('*')) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not of the form REGION/ZONE/SUBZONE, as in eu-west/a or eu-west/a/rack3"))
     }
 }
 
@@ -220,12 +254,28 @@ mod tests {
     }
 
     #[test]
+    fn where_a_gateway_is_goes_into_its_labels() {
+        let place = ["--gateway-locality", "eu/a", "--gateway-network", "n1"];
+        let written = ["--gateway-labels", "app=x,topology.kubernetes.io/zone=b"];
+        let labels = parse(&[&place[..], &written].concat()).unwrap().proxy.labels();
+        let expected = [
+            ("app", "x"),
+            ("topology.istio.io/network", "n1"),
+            ("topology.kubernetes.io/region", "eu"),
+            ("topology.kubernetes.io/zone", "b"),
+        ];
+        assert_eq!(labels, expected.map(|(label, value)| (label.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
     fn nonsense_is_refused_with_a_hint() {
         for (flag, value, hint) in [
             ("--port-map", "80", "80=8080"),
             ("--port-map", "0=1", "cannot be mapped"),
             ("--port-map", "80=70000", "80=8080"),
             ("--gateway-labels", "=x", "KEY=VALUE"),
+            ("--gateway-locality", "eu//1", "REGION/ZONE/SUBZONE"),
+            ("--gateway-locality", "eu/a/1/2", "REGION/ZONE/SUBZONE"),
             ("--drain-time", "30", "500ms"),
             ("--drain-time", "99999999999999999h", "500ms"),
             ("--gateway-workers", "0", "1..=1024"),

@@ -27,9 +27,7 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
     let cluster = Cluster {
         key: ClusterKey { host: "origin".into(), port: 80, subset: None, namespace: "".into() },
         name: "outbound|80||origin".into(),
-        discovery: Discovery::Static(
-            [Endpoint { address: EndpointAddress::Ip(origin.ip(), origin.port()), weight: 1 }].into(),
-        ),
+        discovery: Discovery::Static([Endpoint::new(EndpointAddress::Ip(origin.ip(), origin.port()), 1)].into()),
         load_balancer: LoadBalancer::LeastRequest,
         protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
         connect_timeout: Duration::from_secs(10),

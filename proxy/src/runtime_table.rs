@@ -137,7 +137,10 @@ impl Drop for WorkerTable {
 impl WorkerCluster {
     fn new(state: Arc<ClusterState>) -> Self {
         Self {
-            balancer: RefCell::new(Balancer::new(state.cluster.load_balancer.clone())),
+            balancer: RefCell::new(Balancer::new(
+                state.cluster.load_balancer.clone(),
+                state.cluster.policy.warmup.clone(),
+            )),
             series: OnceCell::new(),
             connections: OnceCell::new(),
             state,

@@ -83,11 +83,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 
 /// The gateway of this process, as the control plane compiles changes for it.
 pub(crate) fn scope(proxy: &gateway::ProxyArgs) -> ProxyScope {
-    ProxyScope {
-        role: ProxyRole::Gateway,
-        namespace: proxy.gateway_namespace.as_str().into(),
-        labels: proxy.gateway_labels.iter().cloned().collect(),
-    }
+    ProxyScope { role: ProxyRole::Gateway, namespace: proxy.gateway_namespace.as_str().into(), labels: proxy.labels() }
 }
 
 async fn demo(data_dir: &Path, bound: Bound) -> anyhow::Result<()> {

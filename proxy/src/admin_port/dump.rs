@@ -60,6 +60,7 @@ fn cluster_state(state: &ClusterState) -> Value {
             json!({
                 "address": endpoint.state.name,
                 "weight": endpoint.weight,
+                "priority": endpoint.rank.priority,
                 "active_requests": endpoint.state.active(),
             })
         })

@@ -92,7 +92,7 @@ fn table() -> (Arc<RouteTable>, String) {
     let tls = TlsListener { servers: vec![Arc::new(server)], passthrough: Vec::new(), by_sni };
     let listener =
         |port, index, protocol| Arc::new(Listener { bind: None, port, servers: vec![gateway(index)], protocol });
-    let endpoint = Endpoint { address: EndpointAddress::Ip([127, 0, 0, 1].into(), 9), weight: 5 };
+    let endpoint = Endpoint::new(EndpointAddress::Ip([127, 0, 0, 1].into(), 9), 5);
     let cluster = Cluster {
         key: ClusterKey { host: "tea.example".into(), port: 80, subset: None, namespace: "default".into() },
         name: "outbound|80||tea.example".into(),

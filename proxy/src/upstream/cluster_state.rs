@@ -5,15 +5,19 @@
 //! by the workers: written rarely, read by comparing one version number.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use route_model::table::Cluster;
 use route_model::table::cluster::{Endpoint, EndpointAddress};
+use route_model::table::locality::Rank;
 use route_model::table::upstream::OutlierDetection;
 use tokio::sync::{Notify, watch};
 
 use super::load::{ClusterLoad, Permit};
+use super::locality::{self, Level};
 use super::outlier::Record;
 
 /// One cluster of one table.
@@ -60,13 +64,11 @@ struct Current {
 
 impl Current {
     fn new(all: Arc<EndpointSet>, rules: Option<OutlierDetection>) -> Self {
-        let out = all.endpoints.iter().filter(|endpoint| endpoint.state.record.is_out()).count();
-        let panics = rules.as_ref().is_some_and(|rules| rules.panics(out, all.endpoints.len()));
-        let rotation = if out == 0 || panics {
-            Arc::clone(&all)
+        let rotation = if all.endpoints.iter().any(|endpoint| endpoint.state.record.is_out()) {
+            let min_health_percent = rules.as_ref().map_or(0, |rules| rules.min_health_percent);
+            Arc::new(EndpointSet::in_rotation(&all.endpoints, min_health_percent))
         } else {
-            let inside = all.endpoints.iter().filter(|endpoint| !endpoint.state.record.is_out());
-            Arc::new(EndpointSet::new(inside.cloned().collect()))
+            Arc::clone(&all)
         };
         Self { all, rotation, rules }
     }
@@ -75,10 +77,20 @@ impl Current {
 /// A consistent set of endpoints; replaced whole.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointSet {
+    /// Sorted by rank.
     pub(crate) endpoints: Box<[WeightedEndpoint]>,
-    pub(crate) total_weight: u64,
-    /// All weights are the same: a balancer need not look at them.
-    pub(crate) uniform: bool,
+    /// Runs of endpoints that share a priority and a locality, the nearest first. None is empty.
+    pub(crate) tiers: Box<[Tier]>,
+}
+
+/// Endpoints between which a balancer chooses by its policy alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tier {
+    /// Places in the set.
+    pub(crate) members: Range<usize>,
+    pub(crate) priority: u32,
+    /// The part of the traffic that it gets, relative to the other tiers.
+    pub(crate) load: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -86,6 +98,7 @@ pub(crate) struct WeightedEndpoint {
     pub(crate) state: Arc<EndpointState>,
     /// Relative; at least 1.
     pub(crate) weight: u32,
+    pub(crate) rank: Rank,
 }
 
 /// One endpoint of one cluster. It stays the same allocation for as long as discovery reports its address.
@@ -95,6 +108,8 @@ pub(crate) struct EndpointState {
     pub(crate) address: EndpointAddress,
     /// `address:port` or the socket path, as access logs show it.
     pub(crate) name: Box<str>,
+    /// When it joined endpoints that were there before; `None`: it was among the first that were found.
+    pub(crate) joined: Option<Instant>,
     active: AtomicU32,
     pub(super) record: Record,
 }
@@ -130,10 +145,12 @@ impl Discovered {
         let kept = |address: &EndpointAddress| {
             current.all.endpoints.iter().find(|e| e.state.address == *address).map(|e| Arc::clone(&e.state))
         };
+        // Of those that are found first nobody knows how long they have been there.
+        let joined = (self.version() > 0).then(Instant::now);
         let mut weighted: Vec<WeightedEndpoint> = Vec::with_capacity(endpoints.len());
-        for Endpoint { address, weight } in endpoints {
-            let state = kept(address).unwrap_or_else(|| Arc::new(EndpointState::new(address.clone())));
-            weighted.push(WeightedEndpoint { state, weight: (*weight).max(1) });
+        for Endpoint { address, weight, rank } in endpoints {
+            let state = kept(address).unwrap_or_else(|| Arc::new(EndpointState::new(address.clone(), joined)));
+            weighted.push(WeightedEndpoint { state, weight: (*weight).max(1), rank: *rank });
         }
         *current = Current::new(Arc::new(EndpointSet::new(weighted)), current.rules.take());
         self.version.fetch_add(1, Ordering::Release);
@@ -192,16 +209,61 @@ impl Discovered {
     }
 }
 
+/// One percent of the traffic, as tiers count it.
+const LOAD_UNIT: u128 = 1 << 16;
+
 impl EndpointSet {
-    fn new(endpoints: Vec<WeightedEndpoint>) -> Self {
-        let uniform = endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-        let total_weight = endpoints.iter().map(|e| u64::from(e.weight)).sum();
-        Self { endpoints: endpoints.into(), total_weight, uniform }
+    fn new(mut endpoints: Vec<WeightedEndpoint>) -> Self {
+        endpoints.sort_by_key(|endpoint| endpoint.rank);
+        Self::tiered(&endpoints, 0, |_| true)
+    }
+
+    /// Those of all endpoints that are in rotation, and those of priorities that panic, in or out.
+    fn in_rotation(all: &[WeightedEndpoint], min_health_percent: u32) -> Self {
+        Self::tiered(all, min_health_percent, |endpoint| !endpoint.state.record.is_out())
+    }
+
+    /// `all`: sorted by rank.
+    fn tiered(
+        all: &[WeightedEndpoint],
+        min_health_percent: u32,
+        is_healthy: impl Fn(&WeightedEndpoint) -> bool,
+    ) -> Self {
+        let level = |endpoints: &[WeightedEndpoint]| Level {
+            endpoints: endpoints.len() as u32,
+            healthy: endpoints.iter().filter(|endpoint| is_healthy(endpoint)).count() as u32,
+        };
+        let priorities: Vec<_> = all.chunk_by(|one, next| one.rank.priority == next.rank.priority).collect();
+        let levels: Vec<_> = priorities.iter().map(|endpoints| level(endpoints)).collect();
+        let mut used: Vec<WeightedEndpoint> = Vec::with_capacity(all.len());
+        let mut tiers = Vec::new();
+        for (endpoints, portion) in priorities.iter().zip(locality::divide(&levels, min_health_percent)) {
+            let localities: Vec<_> = endpoints.chunk_by(|one, next| one.rank.locality == next.rank.locality).collect();
+            let weights: Vec<u64> = localities
+                .iter()
+                .map(|endpoints| {
+                    let level = level(endpoints);
+                    let level = if portion.panics { Level { healthy: level.endpoints, ..level } } else { level };
+                    level.effective_weight(endpoints[0].rank.share.0)
+                })
+                .collect();
+            let total = weights.iter().sum::<u64>().max(1);
+            for (endpoints, weight) in localities.iter().zip(weights) {
+                let start = used.len();
+                used.extend(endpoints.iter().filter(|endpoint| portion.panics || is_healthy(endpoint)).cloned());
+                if used.len() > start {
+                    let load = u128::from(portion.percent) * u128::from(weight) * LOAD_UNIT / u128::from(total);
+                    let priority = endpoints[0].rank.priority;
+                    tiers.push(Tier { members: start..used.len(), priority, load: load as u64 });
+                }
+            }
+        }
+        Self { endpoints: used.into(), tiers: tiers.into() }
     }
 }
 
 impl EndpointState {
-    pub(crate) fn new(address: EndpointAddress) -> Self {
+    pub(crate) fn new(address: EndpointAddress, joined: Option<Instant>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let name = match &address {
             EndpointAddress::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string().into(),
@@ -211,6 +273,7 @@ impl EndpointState {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address,
             name,
+            joined,
             active: AtomicU32::new(0),
             record: Record::default(),
         }
@@ -276,7 +339,7 @@ mod tests {
     use super::*;
 
     fn endpoint(port: u16, weight: u32) -> Endpoint {
-        Endpoint { address: EndpointAddress::Ip([127, 0, 0, 1].into(), port), weight }
+        Endpoint::new(EndpointAddress::Ip([127, 0, 0, 1].into(), port), weight)
     }
 
     #[test]
@@ -290,7 +353,9 @@ mod tests {
         assert!(second > first);
         assert!(Arc::ptr_eq(&before.endpoints[1].state, &after.endpoints[0].state));
         assert_ne!(before.endpoints[0].state.id, after.endpoints[1].state.id);
-        assert_eq!((after.total_weight, after.uniform), (6, false));
+        assert_eq!(after.endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>(), [5, 1]);
+        // Only what came later is new.
+        assert_eq!(after.endpoints.iter().map(|e| e.state.joined.is_some()).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
@@ -308,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_request_counts_until_it_is_dropped() {
-        let state = Arc::new(EndpointState::new(EndpointAddress::Unix("/run/app.sock".into())));
+        let state = Arc::new(EndpointState::new(EndpointAddress::Unix("/run/app.sock".into()), None));
         let request = ActiveRequest::new(&state);
         assert_eq!((state.active(), &*state.name), (1, "/run/app.sock"));
         drop(request);

@@ -207,7 +207,7 @@ mod tests {
     fn cluster(count: u16, rules: &OutlierDetection) -> (Discovered, Vec<Arc<EndpointState>>) {
         let discovered = Discovered::new();
         discovered.govern(Some(rules));
-        let endpoint = |port| Endpoint { address: EndpointAddress::Ip([127, 0, 0, 1].into(), port), weight: 1 };
+        let endpoint = |port| Endpoint::new(EndpointAddress::Ip([127, 0, 0, 1].into(), port), 1);
         discovered.publish(&(1..=count).map(endpoint).collect::<Vec<_>>());
         let endpoints = discovered.current().1.endpoints.iter().map(|e| Arc::clone(&e.state)).collect();
         (discovered, endpoints)

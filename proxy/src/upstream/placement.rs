@@ -4,12 +4,10 @@
 
 use route_model::table::hash::{HashAlgorithm, hash};
 
-use super::cluster_state::EndpointSet;
-
 /// The most points of a ring, whatever the weights.
 const MAX_POINTS: u64 = 1024 * 1024;
 
-/// The places of a set's endpoints, by their index.
+/// The places of endpoints, by their index.
 #[derive(Debug)]
 pub(super) enum Places {
     /// Points on the ring, sorted, and whose they are.
@@ -19,10 +17,11 @@ pub(super) enum Places {
 }
 
 impl Places {
-    pub(super) fn new(algorithm: HashAlgorithm, set: &EndpointSet) -> Self {
+    /// `endpoints`: names and weights.
+    pub(super) fn new(algorithm: HashAlgorithm, endpoints: &[(&str, u64)]) -> Self {
         match algorithm {
-            HashAlgorithm::Ring(size) => Self::Ring(ring(set, size)),
-            HashAlgorithm::Maglev(size) => Self::Table(maglev(set, size)),
+            HashAlgorithm::Ring(size) => Self::Ring(ring(endpoints, size)),
+            HashAlgorithm::Maglev(size) => Self::Table(maglev(endpoints, size)),
         }
     }
 
@@ -40,13 +39,13 @@ impl Places {
 }
 
 /// Points in proportion to the weights, at least `size` in all and at least one for each endpoint (Envoy's ring hash).
-fn ring(set: &EndpointSet, size: u32) -> Box<[(u64, u32)]> {
-    let total = set.total_weight.max(1);
+fn ring(endpoints: &[(&str, u64)], size: u32) -> Box<[(u64, u32)]> {
+    let total = endpoints.iter().map(|(_, weight)| u128::from(*weight)).sum::<u128>().max(1);
     let size = u64::from(size).clamp(1, MAX_POINTS);
     let mut points = Vec::new();
-    for (index, endpoint) in set.endpoints.iter().enumerate() {
-        let share = (u64::from(endpoint.weight) * size).div_ceil(total);
-        let point = |number| hash(format!("{}_{number}", endpoint.state.name).as_bytes());
+    for (index, (name, weight)) in endpoints.iter().enumerate() {
+        let share = (u128::from(*weight) * u128::from(size)).div_ceil(total).max(1);
+        let point = |number| hash(format!("{name}_{number}").as_bytes());
         points.extend((0..share).map(|number| (point(number), index as u32)));
     }
     points.sort_unstable();
@@ -55,20 +54,20 @@ fn ring(set: &EndpointSet, size: u32) -> Box<[(u64, u32)]> {
 
 /// Maglev (Eisenbud et al., NSDI 2016, section 3.4): each endpoint in turn takes the next free place of a permutation
 /// of its own; heavier ones have more turns. `size` is a prime.
-fn maglev(set: &EndpointSet, size: u32) -> Box<[u32]> {
+fn maglev(endpoints: &[(&str, u64)], size: u32) -> Box<[u32]> {
     const FREE: u32 = u32::MAX;
-    if set.endpoints.is_empty() {
+    if endpoints.is_empty() {
         return Box::default();
     }
     let size = u64::from(size.max(2));
     let mut table = vec![FREE; size as usize];
-    let heaviest = set.endpoints.iter().map(|endpoint| endpoint.weight).max().unwrap_or(1).max(1);
-    let mut seekers: Vec<Seeker> = set
-        .endpoints
+    let heaviest = endpoints.iter().map(|(_, weight)| *weight).max().unwrap_or(1).max(1);
+    let mut seekers: Vec<Seeker> = endpoints
         .iter()
-        .map(|endpoint| {
-            let name = endpoint.state.name.as_bytes();
-            let share = f64::from(endpoint.weight) / f64::from(heaviest);
+        .map(|(name, weight)| {
+            let name = name.as_bytes();
+            // A share of nothing would be sought for ever.
+            let share = (*weight as f64 / heaviest as f64).max(1e-6);
             let step = hash(&[name, b"#step"].concat()) % (size - 1) + 1;
             Seeker { at: hash(name) % size, step, share, saved: 0.0 }
         })
@@ -102,23 +101,19 @@ struct Seeker {
 
 #[cfg(test)]
 mod tests {
-    use route_model::table::cluster::{Endpoint, EndpointAddress};
-
-    use super::super::cluster_state::Discovered;
     use super::*;
 
     const ALGORITHMS: [HashAlgorithm; 2] = [HashAlgorithm::Ring(4096), HashAlgorithm::Maglev(65_537)];
 
+    fn places(algorithm: HashAlgorithm, endpoints: &[(u16, u64)]) -> Places {
+        let named: Vec<_> = endpoints.iter().map(|(port, weight)| (format!("10.0.0.1:{port}"), *weight)).collect();
+        let named: Vec<_> = named.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+        Places::new(algorithm, &named)
+    }
+
     /// Which port each of many keys leads to.
-    fn placed(algorithm: HashAlgorithm, endpoints: &[(u16, u32)]) -> Vec<u16> {
-        let discovered = Discovered::new();
-        let endpoint = |&(port, weight): &(u16, u32)| Endpoint {
-            address: EndpointAddress::Ip([10, 0, 0, 1].into(), port),
-            weight,
-        };
-        discovered.publish(&endpoints.iter().map(endpoint).collect::<Vec<_>>());
-        let (_, set) = discovered.current();
-        let places = Places::new(algorithm, &set);
+    fn placed(algorithm: HashAlgorithm, endpoints: &[(u16, u64)]) -> Vec<u16> {
+        let places = places(algorithm, endpoints);
         (0..10_000).map(|key: u32| endpoints[places.walk(hash(&key.to_be_bytes())).next().unwrap()].0).collect()
     }
 
@@ -147,10 +142,7 @@ mod tests {
     #[test]
     fn a_walk_meets_everybody() {
         for algorithm in [HashAlgorithm::Ring(1), HashAlgorithm::Maglev(5)] {
-            let discovered = Discovered::new();
-            let endpoint = |port| Endpoint { address: EndpointAddress::Ip([10, 0, 0, 1].into(), port), weight: 1 };
-            discovered.publish(&[1, 2, 3].map(endpoint));
-            let places = Places::new(algorithm, &discovered.current().1);
+            let places = places(algorithm, &[(1, 1), (2, 1), (3, 1)]);
             let mut met: Vec<usize> = places.walk(u64::MAX).collect();
             met.sort_unstable();
             met.dedup();

@@ -19,6 +19,7 @@ use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 use route_model::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress};
+use route_model::table::locality::Rank;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -346,7 +347,7 @@ impl ClusterNames {
 
     fn endpoints(&self) -> Vec<Endpoint> {
         let kept = self.published.as_deref().and_then(<[_]>::first).map(|endpoint| &endpoint.address);
-        let mut weights: BTreeMap<(IpAddr, u16), u32> = BTreeMap::new();
+        let mut found: BTreeMap<(IpAddr, u16), (u32, Rank)> = BTreeMap::new();
         for Followed { name, addresses, .. } in &self.names {
             let chosen = match self.rule {
                 Rule::All | Rule::FirstName => &addresses[..],
@@ -357,12 +358,14 @@ impl ClusterNames {
                 }
             };
             for ip in chosen {
-                let weight = weights.entry((*ip, name.port)).or_default();
+                let (weight, rank) = found.entry((*ip, name.port)).or_insert((0, name.rank));
                 *weight = weight.saturating_add(name.weight);
+                // An address that is behind two names is as near as the nearer of them.
+                *rank = (*rank).min(name.rank);
             }
         }
-        let endpoint = |((ip, port), weight)| Endpoint { address: EndpointAddress::Ip(ip, port), weight };
-        weights.into_iter().map(endpoint).collect()
+        let endpoint = |((ip, port), (weight, rank))| Endpoint { address: EndpointAddress::Ip(ip, port), weight, rank };
+        found.into_iter().map(endpoint).collect()
     }
 }
 

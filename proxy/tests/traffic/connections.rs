@@ -91,7 +91,7 @@ async fn unix_sockets_are_endpoints_too() {
         }
     });
     let address = EndpointAddress::Unix(path.to_str().unwrap().into());
-    let discovery = Discovery::Static([Endpoint { address, weight: 1 }].into());
+    let discovery = Discovery::Static([Endpoint::new(address, 1)].into());
     let proxy = start(1);
     apply(&proxy, everything_to(route_model::table::Cluster { discovery, ..cluster("u", &[]) })).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;

@@ -6,6 +6,7 @@ mod body_limits;
 mod client;
 mod connections;
 mod failures;
+mod locality;
 mod origin;
 mod policies;
 mod rate_limits;

@@ -24,8 +24,7 @@ pub(crate) fn gateway() -> ResourceKey {
 
 /// A cluster of origins on loopback.
 pub(crate) fn cluster(host: &str, origins: &[SocketAddr]) -> Cluster {
-    let endpoints =
-        origins.iter().map(|origin| Endpoint { address: EndpointAddress::Ip(origin.ip(), origin.port()), weight: 1 });
+    let endpoints = origins.iter().map(|origin| Endpoint::new(EndpointAddress::Ip(origin.ip(), origin.port()), 1));
     Cluster {
         key: ClusterKey { host: host.into(), port: 80, subset: None, namespace: "default".into() },
         name: format!("outbound|80||{host}").into(),

@@ -252,7 +252,7 @@ async fn a_connection_made_without_a_client_certificate_is_worth_nothing_once_on
 #[tokio::test]
 async fn an_undeclared_host_is_found_by_name() {
     let (shop, origin, proxy) = (Identity::new("shop.example"), Origin::http1("one").await, start(2));
-    let name = DnsEndpoint { name: "localhost".into(), port: origin.addr.port(), weight: 1 };
+    let name = DnsEndpoint::new("localhost".into(), origin.addr.port(), 1);
     let named = Cluster { discovery: Discovery::Undeclared([name].into()), ..cluster("one", &[]) };
     apply(&proxy, https(vec![("shop.example", shop.terms())], named)).await;
     let mut client = Client::connect(&proxy, &shop, None, "shop.example", H2).await.expect("a handshake");

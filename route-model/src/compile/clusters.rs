@@ -10,17 +10,19 @@ use foldhash::fast::RandomState;
 use super::ProxyScope;
 use super::destination_rule::{DestinationRules, Effective, PortPolicy};
 use super::finding::Severity;
+use super::locality::Preference;
 use super::mesh::Mesh;
 use super::names::namespace_of;
 use super::services::{ServedPort, Service, Services, Workload};
 use super::targets::{Target, TargetPort, Targets};
 use super::upstream;
 use crate::kinds::TextDuration;
-use crate::kinds::destination_rule::H2UpgradePolicy;
+use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
 use crate::kinds::protocol::Protocol;
 use crate::kinds::service_entry::Resolution;
 use crate::kinds::value::StringMap;
 use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, UpstreamProtocol};
+use crate::table::locality::Rank;
 use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
 
 /// How long an unused connection to an upstream is kept, unless a DestinationRule says otherwise.
@@ -203,7 +205,9 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Res
     let workloads = sources.services.workloads(service.namespace, port.entry);
     let no_labels = StringMap::new();
     let labels = subset.map_or(&no_labels, |subset| &*subset.labels);
-    let (discovery, problem) = discovery(host, &workloads, port, labels, target.subset.as_deref());
+    let preference = Preference::of(&policy, sources.mesh, sources.proxy);
+    let (discovery, problem) = discovery(host, &workloads, port, labels, target.subset.as_deref(), &preference);
+    let problem = problem.or_else(|| notice(host, &policy, &preference));
     let key = ClusterKey {
         host: host.clone(),
         port: port.number,
@@ -249,26 +253,26 @@ fn discovery(
     served: ServedPort<'_>,
     labels: &StringMap,
     subset: Option<&str>,
+    preference: &Preference<'_>,
 ) -> (Discovery, Option<Problem>) {
-    let selected = || workloads.iter().filter(|workload| workload.has_labels(labels)).copied();
+    let has_address = |workload: &&Workload<'_>| !workload.entry.address.is_empty();
+    let selected = workloads.iter().filter(|workload| workload.has_labels(labels)).filter(has_address).copied();
+    let selected = preference.rank(selected.collect());
     let dns_endpoints = || -> Vec<DnsEndpoint> {
-        selected().filter(|workload| !workload.entry.address.is_empty()).map(|w| dns_endpoint(w, served)).collect()
+        selected.iter().map(|(workload, rank)| dns_endpoint(*workload, *rank, served)).collect()
     };
     let own_name = || {
         // The host itself carries no labels, so a subset with labels holds nothing of it.
         let usable = workloads.is_empty() && served.entry.workload_selector.is_none() && labels.is_empty();
-        (usable && !host.starts_with('*')).then(|| DnsEndpoint {
-            name: host.clone(),
-            port: target_port(served),
-            weight: 1,
-        })
+        (usable && !host.starts_with('*')).then(|| DnsEndpoint::new(host.clone(), target_port(served), 1))
     };
     let warn = |reason, message| Some(problem("host", Severity::Warning, reason, message));
     match *served.entry.resolution {
         Resolution::None => {
             let message = format!(
-                "the ServiceEntry of `{host}` has resolution NONE, which knows no endpoints on a gateway, so requests \
-                 are answered 503; use STATIC or DNS"
+                "the ServiceEntry of `{host}` has resolution NONE, to the address that the client wanted to reach, \
+                 which only a sidecar knows, so requests are answered 503; use {}",
+                if host.starts_with('*') { "DYNAMIC_DNS" } else { "DNS or STATIC" }
             );
             (Discovery::None, warn("NoEndpoints", message))
         }
@@ -280,7 +284,8 @@ fn discovery(
             (Discovery::None, warn("NotSupported", message))
         }
         Resolution::Static => {
-            let endpoints: Vec<_> = selected().filter_map(|workload| static_endpoint(workload, served)).collect();
+            let endpoints = selected.iter().filter_map(|(workload, rank)| static_endpoint(*workload, *rank, served));
+            let endpoints: Vec<_> = endpoints.collect();
             let problem = endpoints.is_empty().then(|| no_endpoints(host, subset));
             (Discovery::Static(endpoints.into()), problem)
         }
@@ -295,6 +300,26 @@ fn discovery(
             None => (Discovery::None, Some(no_endpoints(host, subset))),
         },
     }
+}
+
+/// What is worth knowing of a cluster that works.
+fn notice(host: &str, policy: &PortPolicy<'_>, preference: &Preference<'_>) -> Option<Problem> {
+    let warn = |reason, message| Some(problem("host", Severity::Warning, reason, message));
+    if policy.load_balancer.is_some_and(|block| *block.simple == SimpleLoadBalancer::Passthrough) {
+        let message = format!(
+            "the DestinationRule of `{host}` asks for PASSTHROUGH, to the address that the client wanted to reach, \
+             which only a sidecar knows; the gateway uses LEAST_REQUEST"
+        );
+        return warn("NotSupported", message);
+    }
+    if preference.is_lost() {
+        let message = format!(
+            "the DestinationRule of `{host}` prefers near endpoints, but this gateway does not know where it is, so \
+             all are the same to it; start it with --gateway-locality region/zone/subzone"
+        );
+        return warn("LocalityUnknown", message);
+    }
+    None
 }
 
 fn no_endpoints(host: &str, subset: Option<&str>) -> Problem {
@@ -318,20 +343,21 @@ fn endpoint_port(workload: Workload<'_>, served: ServedPort<'_>) -> u16 {
     own.filter(|port| *port > 0).unwrap_or_else(|| target_port(served))
 }
 
-fn static_endpoint(workload: Workload<'_>, served: ServedPort<'_>) -> Option<Endpoint> {
+fn static_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -> Option<Endpoint> {
     let address = workload.entry.address.as_str();
     let address = match address.strip_prefix(UNIX) {
         Some(path) => EndpointAddress::Unix(path.into()),
         None => EndpointAddress::Ip(address.parse::<IpAddr>().ok()?, endpoint_port(workload, served)),
     };
-    Some(Endpoint { address, weight: (*workload.entry.weight).max(1) })
+    Some(Endpoint { address, weight: workload.weight(), rank })
 }
 
-fn dns_endpoint(workload: Workload<'_>, served: ServedPort<'_>) -> DnsEndpoint {
+fn dns_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -> DnsEndpoint {
     DnsEndpoint {
         name: workload.entry.address.as_str().into(),
         port: endpoint_port(workload, served),
-        weight: (*workload.entry.weight).max(1),
+        weight: workload.weight(),
+        rank,
     }
 }
 
@@ -368,7 +394,7 @@ fn undeclared(target: &Target, sources: Sources<'_>) -> Resolved {
         (Discovery::None, Some(no_endpoints(written, target.subset.as_deref())))
     } else {
         let names = short.map(Arc::from).into_iter().chain([host.clone()]);
-        let endpoints = names.map(|name: Arc<str>| DnsEndpoint { name, port, weight: 1 }).collect();
+        let endpoints = names.map(|name: Arc<str>| DnsEndpoint::new(name, port, 1)).collect();
         let message = format!(
             "no ServiceEntry that is visible here declares `{written}`, so the gateway looks it up in DNS; declare it \
              to silence this"

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::kind::Kind;
 use crate::kinds::MeshConfig;
+use crate::kinds::destination_rule::LocalityLoadBalancer;
 use crate::kinds::mesh_config::UndeclaredHosts;
 use crate::meta::ResourceKey;
 use crate::resource::ResourceSet;
@@ -51,6 +52,10 @@ impl Mesh {
 
     pub(super) fn max_request_body(&self) -> Option<u64> {
         Some(*self.0.max_request_body_bytes).filter(|bytes| *bytes > 0)
+    }
+
+    pub(super) fn locality_lb_setting(&self) -> Option<&LocalityLoadBalancer> {
+        self.0.locality_lb_setting.as_ref()
     }
 
     pub(super) fn connect_timeout(&self) -> Duration {

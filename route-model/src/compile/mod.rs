@@ -23,6 +23,7 @@ mod headers;
 mod incremental;
 mod limits;
 mod listeners;
+mod locality;
 pub(crate) mod matches;
 mod mesh;
 pub mod names;
@@ -46,6 +47,7 @@ pub use incremental::Compiler;
 use crate::meta::ResourceKey;
 use crate::resource::ResourceSet;
 use crate::table::RouteTable;
+use crate::table::locality::Locality;
 
 /// The proxy that a table is made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +55,39 @@ pub struct ProxyScope {
     pub role: ProxyRole,
     /// The namespace that the proxy runs in (`--gateway-namespace`).
     pub namespace: Arc<str>,
-    /// The labels that Gateway selectors and `sourceLabels` are held against.
+    /// The labels that Gateway selectors and `sourceLabels` are held against, and those that say where the proxy is.
     pub labels: BTreeMap<String, String>,
+}
+
+/// The labels by which Kubernetes and Istio say where something runs.
+pub const TOPOLOGY_REGION: &str = "topology.kubernetes.io/region";
+pub const TOPOLOGY_ZONE: &str = "topology.kubernetes.io/zone";
+pub const TOPOLOGY_SUBZONE: &str = "topology.istio.io/subzone";
+pub const TOPOLOGY_NETWORK: &str = "topology.istio.io/network";
+/// The whole place in one label, as `region.zone.subzone`; goes before the others.
+const ISTIO_LOCALITY: &str = "istio-locality";
+
+impl ProxyScope {
+    /// Where the proxy is, as its labels say.
+    pub fn locality(&self) -> Locality<'_> {
+        labelled_locality(|label| self.labels.get(label).map(String::as_str))
+    }
+}
+
+fn labelled_locality<'a>(label: impl Fn(&str) -> Option<&'a str>) -> Locality<'a> {
+    match label(ISTIO_LOCALITY).filter(|text| !text.is_empty()) {
+        // A label's value has no slashes.
+        Some(text) if !text.contains('/') => {
+            let mut parts = text.splitn(3, '.');
+            let mut part = || parts.next().unwrap_or_default();
+            Locality { region: part(), zone: part(), subzone: part() }
+        }
+        Some(text) => Locality::parse(text),
+        None => {
+            let part = |name| label(name).unwrap_or_default();
+            Locality { region: part(TOPOLOGY_REGION), zone: part(TOPOLOGY_ZONE), subzone: part(TOPOLOGY_SUBZONE) }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

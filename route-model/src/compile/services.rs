@@ -52,12 +52,19 @@ pub(super) struct Workload<'a> {
     metadata: Option<&'a BTreeMap<String, String>>,
 }
 
-impl Workload<'_> {
+impl<'a> Workload<'a> {
+    pub(super) fn label(&self, key: &str) -> Option<&'a str> {
+        let own = self.metadata.and_then(|labels| labels.get(key));
+        own.or_else(|| (*self.entry.labels).get(key)).map(String::as_str)
+    }
+
     pub(super) fn has_labels(&self, wanted: &StringMap) -> bool {
-        wanted.iter().all(|(key, value)| {
-            let own = self.metadata.and_then(|labels| labels.get(key));
-            own.or_else(|| (*self.entry.labels).get(key)) == Some(value)
-        })
+        wanted.iter().all(|(key, value)| self.label(key) == Some(value))
+    }
+
+    /// Relative; at least 1.
+    pub(super) fn weight(&self) -> u32 {
+        (*self.entry.weight).max(1)
     }
 }
 

@@ -8,10 +8,11 @@ use http::{HeaderName, StatusCode};
 use super::destination_rule::PortPolicy;
 use crate::kinds::TextDuration;
 use crate::kinds::destination_rule::{self as kinds, ConsistentHash, SimpleLoadBalancer};
+use crate::kinds::value::{Double, Written};
 use crate::table::cluster::LoadBalancer;
 use crate::table::hash::{self, HashAlgorithm, HashCookie, HashKey};
 use crate::table::upstream::{
-    CircuitBreakers, ConnectionSettings, OutlierDetection, RetryBudget, TcpKeepalive, UpstreamPolicy,
+    CircuitBreakers, ConnectionSettings, OutlierDetection, RetryBudget, TcpKeepalive, UpstreamPolicy, Warmup,
 };
 
 /// Envoy's default of `minimum_ring_size`.
@@ -101,7 +102,23 @@ pub(super) fn policy(policy: &PortPolicy<'_>) -> UpstreamPolicy {
             },
         },
         outlier: policy.outlier_detection.map(outlier),
+        warmup: policy.load_balancer.and_then(warmup),
     }
+}
+
+/// Only for the two that go by weights; a hash would move with them.
+fn warmup(block: &kinds::LoadBalancer) -> Option<Warmup> {
+    if !matches!(load_balancer(Some(block)), LoadBalancer::LeastRequest | LoadBalancer::RoundRobin) {
+        return None;
+    }
+    let percent = |written: &Written<Double>, default| written.get().map_or(default, |number| number.0);
+    let (duration, minimum_percent, aggression) = match &block.warmup {
+        Some(warmup) => (&warmup.duration, percent(&warmup.minimum_percent, 10.0), percent(&warmup.aggression, 1.0)),
+        None => (&block.warmup_duration_secs, 10.0, 1.0),
+    };
+    let window = time(duration.as_ref())?;
+    let aggression = if aggression > 0.0 { aggression } else { 1.0 };
+    Some(Warmup { window, minimum_percent: minimum_percent.clamp(0.0, 100.0), aggression })
 }
 
 /// `None` for a time of zero too, which stands for the default everywhere here.

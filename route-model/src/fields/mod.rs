@@ -17,6 +17,8 @@ pub enum State {
     Since(&'static str),
     /// Accepted and stored; nothing acts on it so far.
     NotYet,
+    /// Accepted and stored; it says something to a sidecar only, for this reason.
+    Sidecar(&'static str),
     /// Accepted and stored; nothing will ever act on it, for this reason.
     Never(&'static str),
 }

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::Entry;
-use super::State::{self, Never, NotYet, Since};
+use super::State::{self, Never, NotYet, Sidecar, Since};
 use crate::kind::Kind;
 
 const V0_1: State = Since("0.1");
@@ -18,6 +18,14 @@ macro_rules! table {
 
 const TLS_LIBRARY: State =
     Never("Fairway speaks TLS 1.2 and 1.3; older versions are insecure, the bound is read as 1.2");
+
+const PASSTHROUGH: State =
+    Sidecar("the address that a client wanted to reach is known there alone; a gateway uses LEAST_REQUEST");
+const BACKEND_UTILIZATION: State =
+    Never("endpoints would have to report their load with every answer; LEAST_REQUEST, used instead, sees who is slow");
+const ZONE_AWARE: State =
+    Never("it divides by how many callers run in each zone, which a gateway does not know; use localityLbSetting");
+const SERVICE_ACCOUNT: State = Sidecar("it is the identity that calls inside the mesh are authenticated by");
 
 pub(super) fn of(kind: Kind) -> &'static [Entry] {
     match kind {
@@ -135,13 +143,13 @@ macro_rules! policy_blocks {
         connection_pool!(
             $at,
             entry(concat!($at, ".loadBalancer.simple"), V0_1),
-            entry(concat!($at, ".loadBalancer.simple=PASSTHROUGH"), NotYet),
+            entry(concat!($at, ".loadBalancer.simple=PASSTHROUGH"), PASSTHROUGH),
             entry(concat!($at, ".loadBalancer.consistentHash"), V0_1),
-            entry(concat!($at, ".loadBalancer.backendUtilization"), NotYet),
-            entry(concat!($at, ".loadBalancer.localityLbSetting"), NotYet),
-            entry(concat!($at, ".loadBalancer.zoneAwareLbSetting"), NotYet),
-            entry(concat!($at, ".loadBalancer.warmup"), NotYet),
-            entry(concat!($at, ".loadBalancer.warmupDurationSecs"), NotYet),
+            entry(concat!($at, ".loadBalancer.backendUtilization"), BACKEND_UTILIZATION),
+            entry(concat!($at, ".loadBalancer.localityLbSetting"), V0_1),
+            entry(concat!($at, ".loadBalancer.zoneAwareLbSetting"), ZONE_AWARE),
+            entry(concat!($at, ".loadBalancer.warmup"), V0_1),
+            entry(concat!($at, ".loadBalancer.warmupDurationSecs"), V0_1),
             entry(concat!($at, ".outlierDetection"), V0_1),
             entry(concat!($at, ".tls"), NotYet),
         )
@@ -198,19 +206,19 @@ static DESTINATION_RULE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
 
 static SERVICE_ENTRY: &[Entry] = table! {
     "spec.hosts" => V0_1,
-    "spec.addresses" => NotYet,
+    "spec.addresses" => Sidecar("they catch traffic by its address; a gateway is reached by its own and goes by names"),
     "spec.ports" => V0_1,
     "spec.location" => V0_1,
-    "spec.location=MESH_INTERNAL" => NotYet,
+    "spec.location=MESH_INTERNAL" => Sidecar("it makes calls inside the mesh mutually authenticated; a gateway does what the DestinationRule's tls says"),
     "spec.resolution" => V0_1,
     "spec.resolution=DYNAMIC_DNS" => NotYet,
     "spec.endpoints[].address" => V0_1,
     "spec.endpoints[].ports" => V0_1,
     "spec.endpoints[].labels" => V0_1,
     "spec.endpoints[].weight" => V0_1,
-    "spec.endpoints[].network" => NotYet,
-    "spec.endpoints[].locality" => NotYet,
-    "spec.endpoints[].serviceAccount" => NotYet,
+    "spec.endpoints[].network" => V0_1,
+    "spec.endpoints[].locality" => V0_1,
+    "spec.endpoints[].serviceAccount" => SERVICE_ACCOUNT,
     "spec.workloadSelector" => V0_1,
     "spec.exportTo" => V0_1,
     "spec.subjectAltNames" => NotYet,
@@ -221,15 +229,15 @@ static WORKLOAD_ENTRY: &[Entry] = table! {
     "spec.ports" => V0_1,
     "spec.labels" => V0_1,
     "spec.weight" => V0_1,
-    "spec.network" => NotYet,
-    "spec.locality" => NotYet,
-    "spec.serviceAccount" => NotYet,
+    "spec.network" => V0_1,
+    "spec.locality" => V0_1,
+    "spec.serviceAccount" => SERVICE_ACCOUNT,
 };
 
 static MESH_CONFIG: &[Entry] = table! {
     "spec.rootNamespace" => V0_1,
     "spec.trustDomain" => V0_1,
-    "spec.outboundTrafficPolicy" => NotYet,
+    "spec.outboundTrafficPolicy" => Sidecar("it is about what leaves a workload; for gateways there is undeclaredHosts"),
     "spec.defaultServiceExportTo" => V0_1,
     "spec.defaultVirtualServiceExportTo" => V0_1,
     "spec.defaultDestinationRuleExportTo" => V0_1,
@@ -237,6 +245,7 @@ static MESH_CONFIG: &[Entry] = table! {
     "spec.dnsRefreshRate" => V0_1,
     "spec.numTrustedProxies" => V0_1,
     "spec.maxRequestBodyBytes" => V0_1,
+    "spec.localityLbSetting" => V0_1,
     "spec.undeclaredHosts" => V0_1,
 };
 

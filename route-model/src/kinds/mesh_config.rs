@@ -1,5 +1,6 @@
 //! `fairway.dev` MeshConfig: settings of the whole mesh. Field names are those of Istio's MeshConfig.
 
+use super::destination_rule::LocalityLoadBalancer;
 use super::value::{TextDuration, Written, choice, message};
 
 message! {
@@ -22,6 +23,8 @@ message! {
         pub num_trusted_proxies: Written<u32>,
         /// How long a request's body may be, in bytes, where no BackendPolicy says so. Absent or 0: as long as it likes.
         pub max_request_body_bytes: Written<u64>,
+        /// Preference for near endpoints where a DestinationRule says nothing of it. Absent: `enabled`.
+        pub locality_lb_setting: Option<LocalityLoadBalancer>,
         /// What becomes of a destination host that no ServiceEntry declares.
         pub undeclared_hosts: Written<UndeclaredHosts>,
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hash::ConsistentHash;
+use super::locality::Rank;
 use super::upstream::UpstreamPolicy;
 
 /// The index of a cluster in [`RouteTable::clusters`](super::RouteTable::clusters).
@@ -69,6 +70,14 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Relative; at least 1.
     pub weight: u32,
+    pub rank: Rank,
+}
+
+impl Endpoint {
+    /// An endpoint that is as near as any other.
+    pub fn new(address: EndpointAddress, weight: u32) -> Self {
+        Self { address, weight, rank: Rank::default() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +93,15 @@ pub struct DnsEndpoint {
     pub port: u16,
     /// Relative; at least 1.
     pub weight: u32,
+    /// Of every address of the name.
+    pub rank: Rank,
+}
+
+impl DnsEndpoint {
+    /// A name that is as near as any other.
+    pub fn new(name: Arc<str>, port: u16, weight: u32) -> Self {
+        Self { name, port, weight, rank: Rank::default() }
+    }
 }
 
 /// `trafficPolicy.loadBalancer`.

@@ -19,6 +19,7 @@ pub mod fault;
 pub mod hash;
 pub mod headers;
 pub mod host;
+pub mod locality;
 mod path_index;
 pub(crate) mod radix;
 pub mod redirect;

@@ -12,6 +12,31 @@ pub struct UpstreamPolicy {
     pub connections: ConnectionSettings,
     /// `None`: endpoints are never taken out.
     pub outlier: Option<OutlierDetection>,
+    /// `None`: a new endpoint gets its whole share at once.
+    pub warmup: Option<Warmup>,
+}
+
+/// How the share of a new endpoint grows (`loadBalancer.warmup`, Envoy's slow start). Of effect with round robin and
+/// least request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Warmup {
+    /// From an endpoint's appearance to its whole share. More than zero.
+    pub window: Duration,
+    /// Of its weight, to begin with; 0 to 100.
+    pub minimum_percent: f64,
+    /// 1: the share grows in proportion to time; more: faster at first. More than zero.
+    pub aggression: f64,
+}
+
+impl Warmup {
+    /// The part of its weight that an endpoint has at this age, 0 to 1 (Envoy's formula).
+    pub fn factor(&self, age: Duration) -> f64 {
+        if age >= self.window {
+            return 1.0;
+        }
+        let time = age.as_secs_f64().max(1.0) / self.window.as_secs_f64().max(f64::MIN_POSITIVE);
+        time.min(1.0).powf(1.0 / self.aggression).max(self.minimum_percent / 100.0).min(1.0)
+    }
 }
 
 /// Ceilings over all workers of a proxy (Envoy's circuit breakers). What is beyond is answered 503, flag UO.
@@ -104,7 +129,8 @@ pub struct OutlierDetection {
     pub base_ejection_time: Duration,
     /// No more endpoints of the cluster than this are out at once.
     pub max_ejection_percent: u32,
-    /// With fewer endpoints in rotation than this all are used, in or out. 0: never.
+    /// Where fewer endpoints of one priority are in rotation than this, and the others cannot make up for it, all are
+    /// used, in or out (Envoy's panic threshold). 0: never.
     pub min_health_percent: u32,
 }
 
@@ -122,11 +148,6 @@ impl OutlierDetection {
     /// Whether one more of `endpoints` may be taken out when `out` are.
     pub fn may_eject(&self, out: usize, endpoints: usize) -> bool {
         (out + 1) * 100 <= endpoints * self.max_ejection_percent as usize
-    }
-
-    /// Whether so few endpoints are in rotation that all are to be used.
-    pub fn panics(&self, out: usize, endpoints: usize) -> bool {
-        (endpoints - out) * 100 < endpoints * self.min_health_percent as usize
     }
 
     pub fn is_bad(&self, status: StatusCode) -> bool {
@@ -175,11 +196,25 @@ mod tests {
     }
 
     #[test]
-    fn too_few_are_worse_than_bad_ones() {
-        for (percent, out, endpoints, panics) in [(0, 4, 4, false), (50, 2, 4, false), (50, 3, 4, true)] {
-            let outlier = OutlierDetection { min_health_percent: percent, ..outlier() };
-            assert_eq!(outlier.panics(out, endpoints), panics, "{percent}% {out} of {endpoints}");
+    fn a_new_endpoints_share_grows() {
+        let warmup = |aggression| Warmup { window: Duration::from_secs(100), minimum_percent: 10.0, aggression };
+        for (aggression, age, factor) in [
+            (1.0, 0, 0.1),
+            (1.0, 10, 0.1),
+            (1.0, 50, 0.5),
+            (1.0, 99, 0.99),
+            (1.0, 100, 1.0),
+            (1.0, 1000, 1.0),
+            (2.0, 0, 0.1),
+            (2.0, 25, 0.5),
+            (0.5, 50, 0.25),
+        ] {
+            let found = warmup(aggression).factor(Duration::from_secs(age));
+            assert!((found - factor).abs() < 1e-9, "{aggression} after {age} s: {found}");
         }
+        // A window of less than a second is over before its first second counts.
+        let short = Warmup { window: Duration::from_millis(10), minimum_percent: 10.0, aggression: 1.0 };
+        assert!((short.factor(Duration::ZERO) - 1.0).abs() < 1e-9);
     }
 
     #[test]

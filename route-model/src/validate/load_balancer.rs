@@ -56,7 +56,7 @@ fn is_prime(number: u64) -> bool {
     number >= 2 && !(2..=number.isqrt()).any(|divisor| number.is_multiple_of(divisor))
 }
 
-fn check_locality(locality: &LocalityLoadBalancer, at: &Place<'_>, report: &mut Report) {
+pub(super) fn check_locality(locality: &LocalityLoadBalancer, at: &Place<'_>, report: &mut Report) {
     if !locality.distribute.is_empty() && (!locality.failover.is_empty() || !locality.failover_priority.is_empty()) {
         report.forbidden(&at.field("distribute"), "cannot be set with failover or failoverPriority");
     }

@@ -1,6 +1,6 @@
 //! The rules for the MeshConfig.
 
-use super::{Report, scope};
+use super::{Report, load_balancer, scope};
 use crate::field::Place;
 use crate::kinds::MeshConfig;
 
@@ -13,5 +13,8 @@ pub(super) fn check(config: &MeshConfig, at: &Place<'_>, report: &mut Report) {
     for (field, values) in lists {
         // There is no own namespace that `.` could repeat.
         scope::export_to(values, ".", true, &at.field(field), report);
+    }
+    if let Some(locality) = &config.locality_lb_setting {
+        load_balancer::check_locality(locality, &at.field("localityLbSetting"), report);
     }
 }

@@ -281,6 +281,7 @@ impl Walk<'_> {
         let message = match state {
             State::Since(_) => return,
             State::NotYet => format!("accepted and stored; Fairway does not act on{what} yet"),
+            State::Sidecar(reason) => format!("accepted and stored; gateways do not act on{what}: {reason}"),
             State::Never(reason) => format!("accepted and stored; Fairway does not act on{what}: {reason}"),
         };
         self.report.warn(place, message);

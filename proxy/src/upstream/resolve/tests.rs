@@ -97,7 +97,7 @@ async fn resolver(zone: &Zone, schedule: Schedule, hosts: &str, search: &[&str])
 }
 
 fn name(name: &str) -> DnsEndpoint {
-    DnsEndpoint { name: name.into(), port: 80, weight: 1 }
+    DnsEndpoint::new(name.into(), 80, 1)
 }
 
 fn show(discovered: &Discovered) -> Vec<String> {

@@ -9,6 +9,7 @@ mod gateways;
 mod headers;
 mod incremental;
 mod limits;
+mod locality;
 mod routing;
 mod streams;
 mod tls;
