@@ -60,7 +60,7 @@ impl Port {
     fn paths(self) -> &'static str {
         match self {
             Self::Metrics => "/metrics\n/healthz\n/readyz\n",
-            Self::Admin => "/config_dump\n/clusters\n/listeners\n/server_info\n/drain (POST)\n",
+            Self::Admin => "/config_dump\n/clusters\n/listeners\n/rate_limits\n/server_info\n/drain (POST)\n",
         }
     }
 }
@@ -151,6 +151,7 @@ async fn answer<B>(port: Port, local: IpAddr, request: &Request<B>, core: Option
         (Port::Admin, "/config_dump") => blocking(core, |core| dump::table(&core.in_force().table)).await,
         (Port::Admin, "/clusters") => blocking(core, |core| dump::clusters(&core.in_force())).await,
         (Port::Admin, "/listeners") => blocking(core, |core| dump::listeners(&core.bound())).await,
+        (Port::Admin, "/rate_limits") => blocking(core, |core| core.process.metrics.rate_limits()).await,
         (Port::Admin, "/server_info") => json_reply(&server_info(&core)),
         (Port::Admin, "/drain") => {
             tracing::info!("draining, as asked on the proxy admin port");

@@ -2,10 +2,12 @@
 //! configurations. It is built off the workers, shared by them, and dropped off them.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use route_model::table::{ClusterId, HttpRoutes, Listener, ListenerProtocol, RouteTable, StreamRoutes, TlsListener};
+use route_model::verdict::limits::RouteLimits;
 use tokio::sync::mpsc;
 
 use crate::listener::ListenerId;
@@ -18,6 +20,7 @@ use crate::telemetry::requests::RequestSeries;
 use crate::tls::TlsAcceptor;
 use crate::upstream::balance::{Balancer, Wish};
 use crate::upstream::cluster_state::{ClusterState, EndpointState};
+use crate::upstream::dynamic::{DynamicName, NoName};
 use crate::worker::Worker;
 
 /// What all workers share of one table.
@@ -49,6 +52,11 @@ impl RuntimeTable {
     /// The position of a listener, for [`Self::listener_at`]; `None` if it is not in this table.
     pub(crate) fn find_listener(&self, id: ListenerId) -> Option<usize> {
         self.listeners.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    /// The rate limits of the service that a destination leads to.
+    pub(crate) fn limits_of(&self, cluster: ClusterId) -> Option<&RouteLimits> {
+        self.clusters.get(cluster.index())?.as_ref()?.cluster.limits.as_deref()
     }
 
     pub(crate) fn listener_at(&self, position: usize) -> &RuntimeListener {
@@ -89,13 +97,35 @@ pub(crate) struct WorkerTable {
     graveyard: mpsc::UnboundedSender<Arc<RuntimeTable>>,
 }
 
-/// One cluster of one table on one worker.
+/// One cluster of one table on one worker, or one of the names under its wildcard.
 #[derive(Debug)]
 pub(crate) struct WorkerCluster {
     pub(crate) state: Arc<ClusterState>,
     balancer: RefCell<Balancer>,
+    /// Where requests name their host: those that this worker has met.
+    named: RefCell<HashMap<Box<str>, Named, foldhash::fast::RandomState>>,
     series: OnceCell<RequestSeries>,
     connections: OnceCell<Arc<ConnectionSeries>>,
+}
+
+/// A name under a cluster's wildcard, as one worker serves it.
+#[derive(Debug)]
+struct Named {
+    name: Arc<DynamicName>,
+    cluster: Rc<WorkerCluster>,
+}
+
+/// The longest name in DNS, with its last dot.
+const MAX_HOST: usize = 254;
+
+/// The name in a `Host`, in lower case and without port and last dot; `None` if it is too long to be one.
+fn host_name<'a>(host: &str, lower: &'a mut [u8; MAX_HOST]) -> Option<&'a str> {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let lower = lower.get_mut(..name.len())?;
+    lower.copy_from_slice(name.as_bytes());
+    lower.make_ascii_lowercase();
+    let name = std::str::from_utf8(lower).ok()?;
+    Some(name.strip_suffix('.').unwrap_or(name))
 }
 
 impl WorkerTable {
@@ -141,10 +171,36 @@ impl WorkerCluster {
                 state.cluster.load_balancer.clone(),
                 state.cluster.policy.warmup.clone(),
             )),
+            named: RefCell::default(),
             series: OnceCell::new(),
             connections: OnceCell::new(),
             state,
         }
+    }
+
+    /// What serves a host, be it with a port and in any case: the cluster itself, except where requests name their
+    /// host.
+    pub(crate) fn of_host(self: Rc<Self>, host: &str) -> Result<Rc<Self>, NoName> {
+        let Some(names) = &self.state.names else { return Ok(self) };
+        let mut lower = [0; MAX_HOST];
+        let host = host_name(host, &mut lower).ok_or(NoName::Foreign)?;
+        if let Some(known) = self.named.borrow().get(host)
+            && names.touch(&known.name)
+        {
+            return Ok(Rc::clone(&known.cluster));
+        }
+        let name = names.find(host)?;
+        let cluster = Rc::new(Self::new(Arc::new(ClusterState {
+            cluster: Arc::clone(&self.state.cluster),
+            discovered: Arc::clone(&name.discovered),
+            load: Arc::clone(&self.state.load),
+            names: None,
+        })));
+        let mut named = self.named.borrow_mut();
+        // What the others have forgotten is forgotten here when there is something new to remember.
+        named.retain(|_, known| !known.name.is_gone());
+        named.insert(host.into(), Named { name, cluster: Rc::clone(&cluster) });
+        Ok(cluster)
     }
 
     /// Chooses an endpoint; `None` when there is none.

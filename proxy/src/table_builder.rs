@@ -18,6 +18,7 @@ use crate::runtime_table::{RuntimeListener, RuntimeTable};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsStore;
 use crate::upstream::cluster_state::{ClusterState, Discovered};
+use crate::upstream::dynamic::DynamicNames;
 use crate::upstream::load::ClusterLoad;
 use crate::upstream::outlier::{self, Sweeping};
 use crate::upstream::resolve::{Following, Resolver};
@@ -41,6 +42,7 @@ pub(crate) struct TableBuilder {
 struct Tracked {
     discovered: Arc<Discovered>,
     load: Arc<ClusterLoad>,
+    names: Option<Arc<DynamicNames>>,
     discovery: Discovery,
     /// The longest time between tries of a name that cannot be looked up.
     retry: Duration,
@@ -57,6 +59,9 @@ impl Tracked {
             return;
         }
         self.discovered.govern(rules);
+        if let Some(names) = &self.names {
+            names.govern(rules);
+        }
         self.sweeping = rules.map(|rules| (rules.clone(), outlier::sweep(handle, &self.discovered, rules)));
         if rules.is_none() {
             self.discovered.pardon();
@@ -153,8 +158,9 @@ impl TableBuilder {
         };
         tracked.govern(cluster.policy.outlier.as_ref(), self.resolver.handle());
         let (discovered, load) = (Arc::clone(&tracked.discovered), Arc::clone(&tracked.load));
+        let names = tracked.names.clone();
         self.discovery.insert(cluster.key.clone(), tracked);
-        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load })
+        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load, names })
     }
 
     /// Begins to look for a cluster's endpoints, with what is known from a discovery that this one replaces.
@@ -162,11 +168,16 @@ impl TableBuilder {
         let discovered = Arc::new(before.map_or_else(Discovered::new, |before| before.discovered.successor()));
         match &cluster.discovery {
             Discovery::Static(endpoints) => discovered.publish(endpoints),
-            Discovery::None => discovered.publish(&[]),
+            // The endpoints of a wildcard are those of its names.
+            Discovery::Dynamic(_) | Discovery::None => discovered.publish(&[]),
             // What was found before serves until the first answer.
             Discovery::Dns(_) | Discovery::LogicalDns(_) | Discovery::Undeclared(_) => {}
         }
         Tracked {
+            names: match &cluster.discovery {
+                Discovery::Dynamic(names) => Some(Arc::new(DynamicNames::new(names, &self.resolver, retry))),
+                _ => None,
+            },
             _following: self.resolver.follow(&cluster.discovery, &discovered, retry),
             discovered,
             load: before.map_or_else(Arc::default, |before| Arc::clone(&before.load)),

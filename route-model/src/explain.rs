@@ -149,6 +149,9 @@ pub struct ExplainedLimit {
     /// What the request shares its bucket by, in words; empty: with all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
+    /// Only a request that goes to this cluster is under the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// Why the rule does not count the request after all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uncounted: Option<String>,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::proxy::BoundPorts;
 use crate::runtime_table::RuntimeTable;
-use crate::upstream::cluster_state::ClusterState;
+use crate::upstream::cluster_state::{ClusterState, Discovered};
 
 /// The table in force.
 pub(super) fn table(table: &RouteTable) -> Value {
@@ -52,9 +52,20 @@ pub(super) fn listeners(bound: &BoundPorts) -> Value {
 }
 
 fn cluster_state(state: &ClusterState) -> Value {
-    let (version, set) = state.discovered.current();
-    let endpoints: Vec<Value> = set
-        .endpoints
+    let mut shown = cluster(&state.cluster);
+    shown["resolved"] = json!(state.is_known());
+    shown["endpoints"] = endpoints(&state.discovered);
+    if let Some(names) = &state.names {
+        let names = names.names().into_iter();
+        let names = names.map(|(name, discovered)| json!({"name": name, "endpoints": endpoints(&discovered)}));
+        shown["names"] = names.collect();
+    }
+    shown
+}
+
+fn endpoints(discovered: &Discovered) -> Value {
+    let (_, set) = discovered.current();
+    set.endpoints
         .iter()
         .map(|endpoint| {
             json!({
@@ -64,11 +75,7 @@ fn cluster_state(state: &ClusterState) -> Value {
                 "active_requests": endpoint.state.active(),
             })
         })
-        .collect();
-    let mut shown = cluster(&state.cluster);
-    shown["resolved"] = json!(version > 0);
-    shown["endpoints"] = endpoints.into();
-    shown
+        .collect()
 }
 
 fn cluster(cluster: &Cluster) -> Value {
@@ -115,6 +122,9 @@ fn discovery(discovery: &Discovery) -> Value {
         Discovery::Dns(all) => json!({"type": "DNS", "names": names(all)}),
         Discovery::LogicalDns(one) => json!({"type": "DNS_ROUND_ROBIN", "names": names(std::slice::from_ref(one))}),
         Discovery::Undeclared(all) => json!({"type": "UNDECLARED", "names": names(all)}),
+        Discovery::Dynamic(names) => {
+            json!({"type": "DYNAMIC_DNS", "host": format!("*{}", names.suffix), "port": names.port})
+        }
         Discovery::None => json!({"type": "NONE"}),
     }
 }

@@ -102,6 +102,7 @@ fn table() -> (Arc<RouteTable>, String) {
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_mins(1),
         policy: UpstreamPolicy::default(),
+        limits: None,
         service_name: "tea".into(),
         service_namespace: "default".into(),
     };
@@ -212,7 +213,10 @@ async fn dumps_show_everything_but_keys() {
 
     let clusters: Value = serde_json::from_str(&ask(admin, "GET /clusters", "").1).unwrap();
     assert_eq!(clusters[0]["name"], "outbound|80||tea.example");
-    assert_eq!(clusters[0]["endpoints"], json!([{"address": "127.0.0.1:9", "weight": 5, "active_requests": 0}]));
+    assert_eq!(
+        clusters[0]["endpoints"],
+        json!([{"address": "127.0.0.1:9", "weight": 5, "priority": 0, "active_requests": 0}])
+    );
     let listeners: Value = serde_json::from_str(&ask(admin, "GET /listeners", "").1).unwrap();
     assert_eq!(listeners[1]["address"], proxy.bound().listeners[1].address.to_string());
 }

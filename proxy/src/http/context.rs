@@ -30,6 +30,7 @@ use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::log_line::{LogEntry, LogHead};
 use crate::telemetry::metrics::Count;
 use crate::telemetry::requests::{Outcome, RequestProtocol, Sizes};
+use crate::telemetry::stat_prefixes::PrefixSeries;
 use crate::upstream::cluster_state::ActiveRequest;
 use crate::worker::Worker;
 
@@ -206,6 +207,10 @@ pub(crate) struct Exchange {
     /// The response was handed to the client whole.
     pub(crate) complete: bool,
     route_name: Option<Arc<str>>,
+    /// The place of the destination that was chosen in the list of its route.
+    pub(crate) destination: usize,
+    /// Where the requests of a route with a `statPrefix` are counted.
+    prefix_series: Option<Arc<PrefixSeries>>,
     /// `None` while nothing is logged.
     log: Option<Box<Logged>>,
 }
@@ -288,6 +293,8 @@ impl Exchange {
             sent: 0,
             complete: false,
             route_name: None,
+            destination: 0,
+            prefix_series: None,
             log: None,
             connection: Rc::clone(connection),
         }
@@ -333,6 +340,7 @@ impl Exchange {
         if !route.name.is_empty() {
             self.route_name = Some(Arc::clone(&route.name));
         }
+        self.prefix_series = route.stat_prefix.as_ref().map(|prefix| self.worker().metrics.requests_of(prefix));
     }
 
     pub(crate) fn route_name(&self) -> &str {
@@ -386,6 +394,9 @@ impl Exchange {
         match &self.cluster {
             Some(cluster) => cluster.series(worker).record(outcome, &sizes),
             None => worker.requests_to_unknown.record(outcome, &sizes),
+        }
+        if let Some(series) = &self.prefix_series {
+            series.record(self.status, sizes.duration);
         }
         worker.metrics.count(Count::RequestsFinished);
         if let (Some(log), Some(logger)) = (&self.log, &worker.access_log) {

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ use super::local_reply::LocalReply;
 use super::outgoing::Bodies;
 use super::request::{apply_to_local, asked, replace_target, reply, stamp};
 use super::upgrade;
+use super::validate::authority;
 use crate::runtime_table::{WorkerCluster, WorkerTable};
+use crate::upstream::dynamic::NoName;
 use crate::{h1, policy};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -38,7 +41,7 @@ pub(crate) struct Inbound {
     pub(crate) scheme: &'static str,
 }
 
-/// Sends a request to one of a route's destinations.
+/// Sends a request to the one of its route's destinations that was chosen for it.
 pub(crate) async fn forward(
     mut exchange: Box<Exchange>,
     table: &WorkerTable,
@@ -52,7 +55,7 @@ pub(crate) async fn forward(
     {
         return local(exchange, LocalReply::PayloadTooLarge, &action.local_reply_headers, &head, scheme);
     }
-    let destination = choose(action);
+    let destination = &action.destinations[exchange.destination];
     let cluster = table.cluster(destination.cluster);
     exchange.cluster.clone_from(&cluster);
     let Some(cluster) = cluster else {
@@ -61,6 +64,11 @@ pub(crate) async fn forward(
     if rewrite(&mut head, &exchange, route, destination, scheme).is_err() {
         return local(exchange, LocalReply::BadRequest, &action.local_reply_headers, &head, scheme);
     }
+    let cluster = match cluster.of_host(authority(&head)) {
+        Ok(cluster) => cluster,
+        Err(problem) => return local(exchange, nowhere(problem), &action.local_reply_headers, &head, scheme),
+    };
+    exchange.cluster = Some(Rc::clone(&cluster));
     let (hash, cookie) = affinity(&exchange, &cluster, &head, scheme);
     exchange.deadline = deadline(&exchange, action, &head);
     let mirrored = !action.mirrors.is_empty();
@@ -115,6 +123,13 @@ pub(crate) async fn forward(
     // Its memory serves the next request.
     h1::recycle(head);
     response
+}
+
+fn nowhere(problem: NoName) -> LocalReply {
+    match problem {
+        NoName::Foreign => LocalReply::NoHealthyUpstream,
+        NoName::Full => LocalReply::Overflow,
+    }
 }
 
 /// The hash by which the request finds its endpoint, and the cookie that brings the client back to it.
@@ -172,29 +187,26 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 fn mirror(exchange: &Exchange, table: &WorkerTable, action: &Forward, head: &Parts, bodies: &Bodies) {
     for mirror in action.mirrors.iter().filter(|mirror| mirror.fraction.takes(fastrand::u32(..Fraction::WHOLE))) {
         // Where the service does not exist there is nobody to send the copy to.
-        if let Some(cluster) = table.cluster(mirror.cluster) {
+        let cluster = table.cluster(mirror.cluster).and_then(|cluster| cluster.of_host(authority(head)).ok());
+        if let Some(cluster) = cluster {
             policy::mirror::send(exchange.worker(), cluster, head, exchange.version, bodies.tap(), action.timeout);
         }
     }
 }
 
-/// Draws a destination by weight.
-fn choose(action: &Forward) -> &Destination {
-    let (first, others) = match &*action.destinations {
-        [only] => return only,
-        [first, others @ ..] => (first, others),
-        [] => unreachable!("a forwarding route has a destination"),
-    };
-    let mut drawn = fastrand::u64(..action.total_weight.max(1));
-    let mut chosen = first;
-    for destination in std::iter::once(first).chain(others) {
-        chosen = destination;
-        match drawn.checked_sub(u64::from(destination.weight)) {
-            Some(left) => drawn = left,
-            None => break,
-        }
+/// Draws a destination by weight; answers its place in the list.
+pub(crate) fn choose(action: &Forward) -> usize {
+    let last = action.destinations.len().saturating_sub(1);
+    if last == 0 {
+        return 0;
     }
-    chosen
+    let mut drawn = fastrand::u64(..action.total_weight.max(1));
+    let taken = action.destinations.iter().position(|destination| {
+        let left = drawn.checked_sub(u64::from(destination.weight));
+        drawn = left.unwrap_or(0);
+        left.is_none()
+    });
+    taken.unwrap_or(last)
 }
 
 /// Applies header operations and rewrites. Formatters see the request as it was admitted.

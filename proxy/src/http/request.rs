@@ -24,6 +24,7 @@ use super::validate::{Violation, authority};
 use crate::policy;
 use crate::policy::jwt;
 use crate::policy::rate_limit::{self, Standing};
+use crate::runtime_table::WorkerTable;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
 
@@ -89,25 +90,16 @@ pub(crate) async fn handle(
         }
     };
     exchange.set_route(route);
-    let mut standing = None;
-    if let Some(limits) = &route.limits {
-        let common = &connection.worker.process.rate_limits;
-        match rate_limit::ask(limits, &table.runtime().limits, &asked, exchange.client.ip(), common) {
-            rate_limit::Verdict::Admitted(told) => standing = told,
-            rate_limit::Verdict::Refused(refusal) => {
-                exchange.flag(ResponseFlags::RATE_LIMITED);
-                exchange.details = Some("local_rate_limited");
-                return replied_for(route, exchange, &head, admitted.scheme, refusal);
-            }
-        }
-    }
+    let standing = match limits(&mut exchange, &table, route, &asked) {
+        Ok(standing) => standing,
+        Err(refusal) => return replied_for(route, exchange, &head, admitted.scheme, *refusal),
+    };
     if let Some(fault) = &route.fault
         && let Some(aborted) = Box::pin(policy::fault::inject(fault, &mut exchange)).await
     {
         return told(standing, replied_for(route, exchange, &head, admitted.scheme, aborted));
     }
-    let crossing =
-        route.cors.as_deref().map_or(CorsVerdict::Indifferent, |cors| cors.judge(asked.method, asked.headers));
+    let crossing = crossing(route, &asked);
     if let CorsVerdict::Preflight { allowed } = crossing {
         exchange.details = Some("direct_response");
         let mut response = text_response(StatusCode::OK, Bytes::new());
@@ -141,6 +133,43 @@ pub(crate) async fn handle(
         cors.expose(origin, response.headers_mut());
     }
     told(standing, response)
+}
+
+/// Chooses where a request goes, and asks the rate limits of its route and of the service there.
+fn limits(
+    exchange: &mut Exchange,
+    table: &WorkerTable,
+    route: &Route,
+    asked: &RequestHead<'_>,
+) -> Result<Option<Box<Standing>>, Box<Response<Bytes>>> {
+    let table = table.runtime();
+    let service = match &route.action {
+        Action::Forward(action) => {
+            exchange.destination = forward::choose(action);
+            table.limits_of(action.destinations[exchange.destination].cluster)
+        }
+        Action::Redirect(_) | Action::Direct(_) => None,
+    };
+    // A preflight reaches no service.
+    let service = service.filter(|_| !matches!(crossing(route, asked), CorsVerdict::Preflight { .. }));
+    let of_route = route.limits.as_deref();
+    if of_route.is_none() && service.is_none() {
+        return Ok(None);
+    }
+    let (client, common) = (exchange.client.ip(), &exchange.worker().process.rate_limits);
+    match rate_limit::ask(of_route, service, &table.limits, asked, client, common) {
+        rate_limit::Verdict::Admitted(told) => Ok(told),
+        rate_limit::Verdict::Refused(refusal) => {
+            exchange.flag(ResponseFlags::RATE_LIMITED);
+            exchange.details = Some("local_rate_limited");
+            Err(Box::new(refusal))
+        }
+    }
+}
+
+/// What a route's CORS policy says of a request.
+fn crossing(route: &Route, asked: &RequestHead<'_>) -> CorsVerdict {
+    route.cors.as_deref().map_or(CorsVerdict::Indifferent, |cors| cors.judge(asked.method, asked.headers))
 }
 
 /// The head as routes and policies look at it.

@@ -24,6 +24,7 @@ use crate::telemetry::metrics::Count;
 use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::{ActiveRequest, EndpointState};
 use crate::upstream::connect::{ConnectionPermit, Stream, connect};
+use crate::upstream::dynamic::NoName;
 use crate::upstream::outlier::{self, TryOutcome};
 use crate::worker::Worker;
 
@@ -141,6 +142,10 @@ impl Session {
         let destination = rule.destination(drawn).ok_or(ResponseFlags::NO_ROUTE)?;
         let cluster = table.cluster(destination.cluster).ok_or(ResponseFlags::NO_CLUSTER)?;
         self.cluster = Some(Rc::clone(&cluster));
+        let cluster = cluster.of_host(facts.sni.unwrap_or_default()).map_err(|problem| match problem {
+            NoName::Foreign => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            NoName::Full => ResponseFlags::UPSTREAM_OVERFLOW,
+        })?;
         Ok(cluster)
     }
 

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::cells::{HistogramValue, ISTIO_BOUNDS};
 use super::connections::ConnectionValue;
 use super::metrics::{COUNTS, Count, LAG_BOUNDS, Metrics};
 use super::requests::{DestinationLabels, Outcome, RequestProtocol, SeriesValue};
+use super::stat_prefixes::{self, PrefixValue};
 use super::{authorization, rate_limits};
 
 /// The media type of [`Metrics::render`]'s text.
@@ -149,6 +150,7 @@ impl Metrics {
     pub fn render(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         self.render_requests(out)?;
         self.render_connections(out)?;
+        self.render_prefixes(out)?;
         self.render_counts(out)?;
         rate_limits::render(&self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner), out)?;
         authorization::render(&self.authorization.lock().unwrap_or_else(PoisonError::into_inner), out)?;
@@ -255,6 +257,17 @@ impl Metrics {
         )
     }
 
+    fn render_prefixes(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let mut sums = BTreeMap::new();
+        let now = Instant::now();
+        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            worker.prefixes.read(now, |prefix, value| {
+                sums.entry(Arc::clone(prefix)).or_insert_with(PrefixValue::default).add(&value);
+            });
+        }
+        stat_prefixes::render(&sums, out)
+    }
+
     fn render_counts(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         let mut sums = [0_u64; COUNTS];
         for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -353,7 +366,7 @@ pub(super) fn head(out: &mut dyn fmt::Write, name: &str, kind: &str, help: &str)
     Ok(())
 }
 
-fn histogram(out: &mut dyn fmt::Write, name: &str, labels: &str, value: &HistogramValue) -> fmt::Result {
+pub(super) fn histogram(out: &mut dyn fmt::Write, name: &str, labels: &str, value: &HistogramValue) -> fmt::Result {
     let mut sum = 0;
     for (index, count) in value.buckets.iter().enumerate() {
         sum += count;
@@ -409,7 +422,6 @@ impl<T: fmt::Display> fmt::Display for Text<T> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::super::flags::ResponseFlags;

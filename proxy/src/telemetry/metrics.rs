@@ -13,8 +13,9 @@ use super::authorization::AuthorizationSeries;
 use super::cells::Cell;
 use super::connections::{ConnectionRegistry, ConnectionSeries};
 use super::flags::ResponseFlags;
-use super::rate_limits::LimitSeries;
+use super::rate_limits::{self, LimitSeries};
 use super::requests::{DestinationLabels, RequestRegistry, RequestSeries};
+use super::stat_prefixes::{PrefixRegistry, PrefixSeries};
 use crate::options::ProxyIdentity;
 
 /// A counter that every worker has.
@@ -81,6 +82,7 @@ pub(super) struct WorkerCells {
     pub(super) counts: [Cell; COUNTS],
     pub(super) requests: Arc<RequestRegistry>,
     pub(super) connections: ConnectionRegistry,
+    pub(super) prefixes: PrefixRegistry,
     /// Not cumulative; the last one has no bound.
     pub(super) lag: [Cell; LAG_BOUNDS.len() + 1],
     pub(super) lag_sum_micros: Cell,
@@ -204,6 +206,11 @@ impl Metrics {
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = series;
     }
 
+    /// The rate limits as they stand, for operators.
+    pub(crate) fn rate_limits(&self) -> serde_json::Value {
+        rate_limits::dump(&self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Counts access log lines that were dropped because the log's reader is too slow.
     pub(super) fn log_dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.log_dropped)
@@ -236,6 +243,11 @@ impl WorkerMetrics {
     /// Where to count the requests that reach no cluster.
     pub fn requests_to_unknown(&self) -> RequestSeries {
         self.requests(DestinationLabels::unknown())
+    }
+
+    /// Where to count the requests of routes with a `statPrefix`.
+    pub fn requests_of(&self, prefix: &Arc<str>) -> Arc<PrefixSeries> {
+        self.cells.prefixes.series(prefix)
     }
 
     /// Where to count TCP connections to a cluster, or those that reach none.

@@ -13,3 +13,4 @@ pub mod metrics;
 pub(crate) mod rate_limits;
 pub mod registry;
 pub mod requests;
+pub mod stat_prefixes;

@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde_json::{Value, json};
+
 use super::exposition::{Label, head};
+use crate::policy::rate_limit::top::TopKeys;
 
 /// A count that all workers share, as they share the buckets.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub(crate) struct LimitCounts {
     pub(crate) would_limit: SharedCount,
     /// Requests counted in the bucket of all keys that found no room.
     pub(crate) overflow: SharedCount,
+    /// Whom it hits most. Not among the metrics: what clients send is no label.
+    pub(crate) top: TopKeys,
 }
 
 /// One rule's counts and labels.
@@ -39,6 +44,26 @@ pub(crate) struct LimitSeries {
     pub(crate) policy: String,
     pub(crate) rule: Box<str>,
     pub(crate) counts: Arc<LimitCounts>,
+}
+
+/// The counts of all rules, with the keys that were refused most, as JSON.
+pub(crate) fn dump(series: &[LimitSeries]) -> Value {
+    series
+        .iter()
+        .map(|LimitSeries { policy, rule, counts }| {
+            let top = counts.top.list().into_iter();
+            let top = top.map(|key| json!({"key": key.key, "limited": key.limited, "over_by_at_most": key.over}));
+            json!({
+                "policy": policy,
+                "rule": rule,
+                "admitted": counts.admitted.get(),
+                "limited": counts.limited.get(),
+                "would_limit": counts.would_limit.get(),
+                "overflow": counts.overflow.get(),
+                "top": top.collect::<Vec<_>>(),
+            })
+        })
+        .collect()
 }
 
 /// Writes the counts of all rules.

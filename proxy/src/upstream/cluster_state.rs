@@ -16,6 +16,7 @@ use route_model::table::locality::Rank;
 use route_model::table::upstream::OutlierDetection;
 use tokio::sync::{Notify, watch};
 
+use super::dynamic::DynamicNames;
 use super::load::{ClusterLoad, Permit};
 use super::locality::{self, Level};
 use super::outlier::Record;
@@ -26,6 +27,8 @@ pub(crate) struct ClusterState {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) discovered: Arc<Discovered>,
     pub(crate) load: Arc<ClusterLoad>,
+    /// Where each request names its host: the state of the names. The cluster itself has no endpoints then.
+    pub(crate) names: Option<Arc<DynamicNames>>,
 }
 
 impl ClusterState {
@@ -190,6 +193,11 @@ impl Discovered {
     pub(crate) fn current(&self) -> (u64, Arc<EndpointSet>) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         (self.version(), Arc::clone(&current.rotation))
+    }
+
+    /// Whether there are no endpoints, in rotation or out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).all.endpoints.is_empty()
     }
 
     /// Waits until discovery has reported for the first time, be it that there are no endpoints.

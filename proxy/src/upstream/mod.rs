@@ -4,6 +4,7 @@ pub(crate) mod balance;
 pub(crate) mod cluster_state;
 pub(crate) mod connect;
 pub(crate) mod connection;
+pub(crate) mod dynamic;
 pub(crate) mod load;
 mod locality;
 pub(crate) mod outlier;

@@ -103,7 +103,7 @@ pub(crate) fn note(cluster: &ClusterState, endpoint: &EndpointState, outcome: Tr
 }
 
 /// Whether the endpoint left the rotation for it.
-fn record(
+pub(super) fn record(
     discovered: &Discovered,
     endpoint: &EndpointState,
     rules: &OutlierDetection,

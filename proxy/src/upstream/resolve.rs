@@ -46,6 +46,8 @@ impl Default for Schedule {
 
 /// Look-ups under way at once.
 const CONCURRENT: usize = 32;
+/// The same for names that clients asked for.
+const CONCURRENT_ASKED: usize = 16;
 
 /// How often the resolver's own files are looked at.
 const FILES_EVERY: Duration = Duration::from_secs(5);
@@ -58,6 +60,7 @@ pub(crate) struct Resolver {
     handle: Handle,
     schedule: Schedule,
     slots: Semaphore,
+    slots_asked: Semaphore,
     system: Mutex<System>,
 }
 
@@ -111,7 +114,8 @@ impl Resolver {
     }
 
     fn new(handle: Handle, schedule: Schedule, system: System) -> Arc<Self> {
-        Arc::new(Self { handle, schedule, slots: Semaphore::new(CONCURRENT), system: Mutex::new(system) })
+        let (slots, slots_asked) = (Semaphore::new(CONCURRENT), Semaphore::new(CONCURRENT_ASKED));
+        Arc::new(Self { handle, schedule, slots, slots_asked, system: Mutex::new(system) })
     }
 
     /// Begins to keep `discovered` up to date; `None` where there is nothing to look up. `retry` is the longest time
@@ -126,12 +130,32 @@ impl Resolver {
             Discovery::Dns(names) => (names.to_vec(), Rule::All),
             Discovery::LogicalDns(name) => (vec![name.clone()], Rule::OneAddress),
             Discovery::Undeclared(names) => (names.to_vec(), Rule::FirstName),
-            Discovery::Static(_) | Discovery::None => return None,
+            Discovery::Static(_) | Discovery::Dynamic(_) | Discovery::None => return None,
         };
-        let discovered = Arc::clone(discovered);
+        Some(self.begin(names, rule, discovered, retry))
+    }
+
+    /// Begins to keep up to date what is known of a name that a client asked for.
+    pub(crate) fn follow_name(
+        self: &Arc<Self>,
+        name: Arc<str>,
+        port: u16,
+        discovered: &Arc<Discovered>,
+        retry: Duration,
+    ) -> Following {
+        self.begin(vec![DnsEndpoint::new(name, port, 1)], Rule::Asked, discovered, retry)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        names: Vec<DnsEndpoint>,
+        rule: Rule,
+        discovered: &Arc<Discovered>,
+        retry: Duration,
+    ) -> Following {
         let names = names.into_iter().map(Followed::new).collect();
         let cluster = ClusterNames { resolver: Arc::clone(self), names, rule, retry, published: None };
-        Some(Following(self.handle.spawn(cluster.run(discovered))))
+        Following(self.handle.spawn(cluster.run(Arc::clone(discovered))))
     }
 
     /// The runtime that look-ups run on.
@@ -139,14 +163,20 @@ impl Resolver {
         &self.handle
     }
 
-    async fn resolve(&self, name: &str) -> Answer {
+    async fn resolve(&self, name: &str, rule: Rule) -> Answer {
         if let Ok(ip) = name.trim_start_matches('[').trim_end_matches(']').parse() {
             return Answer::Addresses(vec![ip], self.schedule.ceiling);
         }
-        let Ok(_slot) = self.slots.acquire().await else { return Answer::Failed("the proxy is ending".into()) };
+        let slots = if rule == Rule::Asked { &self.slots_asked } else { &self.slots };
+        let Ok(_slot) = slots.acquire().await else { return Answer::Failed("the proxy is ending".into()) };
         let names = self.names();
         match tokio::time::timeout(self.schedule.timeout, names.resolve(name)).await {
-            Ok(Answer::Addresses(addresses, ttl)) => Answer::Addresses(usable(addresses), ttl),
+            Ok(Answer::Addresses(mut addresses, ttl)) => {
+                if rule == Rule::Asked {
+                    addresses.retain(|ip| !is_link_local(ip));
+                }
+                if addresses.is_empty() { Answer::None } else { Answer::Addresses(usable(addresses), ttl) }
+            }
             Ok(answer) => answer,
             Err(_) => Answer::Failed("no answer in time".into()),
         }
@@ -248,6 +278,15 @@ fn usable(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     if reachable.is_empty() { addresses } else { reachable }
 }
 
+/// Addresses that name nobody but a neighbour on the link or this machine: where a cloud keeps its metadata, and what no
+/// name that a client chooses should lead to.
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast(),
+    }
+}
+
 /// Connecting a datagram socket sends nothing, but fails where there is no route.
 fn has_route(ip: &IpAddr) -> bool {
     let unspecified: IpAddr = match ip {
@@ -266,6 +305,8 @@ enum Rule {
     OneAddress,
     /// Every address of the first name that has any.
     FirstName,
+    /// A name that a client asked for: one address, which must not be one that belongs to this machine's own network.
+    Asked,
 }
 
 /// The names of one cluster and what is known of them.
@@ -315,12 +356,12 @@ impl ClusterNames {
 
     /// Looks up every name that is due.
     async fn look_up(&mut self, now: Instant) {
-        let (resolver, retry) = (&*self.resolver, self.retry);
+        let (resolver, retry, rule) = (&*self.resolver, self.retry, self.rule);
         match self.rule {
-            Rule::All | Rule::OneAddress => {
+            Rule::All | Rule::OneAddress | Rule::Asked => {
                 let due = self.names.iter_mut().filter(|name| name.due <= now);
                 join_all(due.map(async |name| {
-                    let answer = resolver.resolve(&name.name.name).await;
+                    let answer = resolver.resolve(&name.name.name, rule).await;
                     name.take(answer, &resolver.schedule, retry);
                 }))
                 .await;
@@ -328,7 +369,7 @@ impl ClusterNames {
             Rule::FirstName => {
                 for index in 0..self.names.len() {
                     let name = &mut self.names[index];
-                    let answer = resolver.resolve(&name.name.name).await;
+                    let answer = resolver.resolve(&name.name.name, rule).await;
                     name.take(answer, &resolver.schedule, retry);
                     // Addresses that are kept because nobody answered hold the place too: another name must not
                     // take over from one that is merely unanswered.
@@ -351,7 +392,7 @@ impl ClusterNames {
         for Followed { name, addresses, .. } in &self.names {
             let chosen = match self.rule {
                 Rule::All | Rule::FirstName => &addresses[..],
-                Rule::OneAddress => {
+                Rule::OneAddress | Rule::Asked => {
                     let is_kept = |ip: &IpAddr| kept == Some(&EndpointAddress::Ip(*ip, name.port));
                     let place = addresses.iter().position(is_kept).unwrap_or_default();
                     addresses.get(place..=place).unwrap_or_default()
@@ -398,4 +439,4 @@ impl Followed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

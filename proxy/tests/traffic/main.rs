@@ -5,6 +5,7 @@ mod authorization;
 mod body_limits;
 mod client;
 mod connections;
+mod dynamic_dns;
 mod failures;
 mod locality;
 mod origin;

@@ -8,11 +8,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proxy::{ListenAddr, Options, Proxy};
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
-use route_model::table::RouteTable;
+use route_model::table::{Cluster, RouteTable};
 use route_model::verdict::limits::{KeyPart, LimitId, LimitPolicy, LimitRule, Rate, Refusal, RouteLimits};
 
 use crate::client::{Http1, Reply};
-use crate::table::{direct, listener, route, table};
+use crate::origin::Origin;
+use crate::table::{cluster, direct, forward, listener, route, table, to};
 use crate::{addr, apply, metrics, start_with};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -60,8 +61,8 @@ fn limited(policies: Vec<LimitPolicy>, answer: &str) -> RouteTable {
 }
 
 async fn serving(table: RouteTable) -> (Proxy, Http1) {
-    let metrics_addr = Some(ListenAddr { addr: ([127, 0, 0, 1], 0).into(), explicit: true });
-    let proxy = start_with(Options { workers: 2, metrics_addr, ..Options::default() });
+    let any = Some(ListenAddr { addr: ([127, 0, 0, 1], 0).into(), explicit: true });
+    let proxy = start_with(Options { workers: 2, metrics_addr: any, admin_addr: any, ..Options::default() });
     apply(&proxy, table).await;
     let client = Http1::connect(addr(&proxy, 80)).await;
     (proxy, client)
@@ -222,4 +223,47 @@ async fn a_new_table_resets_nobody_and_a_new_limit_keeps_what_was_used() {
     assert!(!metrics(&proxy).await.contains("policy=\"default/p\""));
     apply(&proxy, limited(vec![of(24, 3)], "fourth")).await;
     assert_eq!(get(&mut client, "/", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_service_has_limits_of_its_own_whatever_route_leads_there() {
+    let origin = Origin::http1("o").await;
+    let of_route = Arc::new(policy(0, "route", vec![rule("route", Vec::new(), 4)]));
+    let of_service = Arc::new(policy(1, "service", vec![rule("service", Vec::new(), 3)]));
+    let limits = |name: &str, policies: Vec<&Arc<LimitPolicy>>| {
+        let policies = policies.into_iter().map(Arc::clone).collect();
+        Some(Arc::new(RouteLimits { route: name.into(), policies }))
+    };
+    let mut limited = Arc::unwrap_or_clone(route("/limited", forward(to(&[(0, 1)]))));
+    // Named for both, the service's policy counts a request once.
+    limited.limits = limits("limited", vec![&of_route, &of_service]);
+    let routes = vec![Arc::new(limited), route("/", forward(to(&[(0, 1)])))];
+    let service = Cluster { limits: limits("o:80", vec![&of_service]), ..cluster("o", &[origin.addr]) };
+    let table = table(vec![listener(80, vec![("*", routes)])], vec![service]);
+    let (proxy, mut client) = serving(RouteTable { limits: vec![Some(of_route), Some(of_service)], ..table }).await;
+    for (path, status) in [("/limited", 200), ("/", 200), ("/", 200), ("/", 429), ("/limited", 429)] {
+        assert_eq!(get(&mut client, path, "").await.status, status, "{path}");
+    }
+    assert_eq!(counted(&proxy, "service", "service", "admitted").await, 3);
+    assert_eq!(counted(&proxy, "route", "route", "admitted").await, 1, "given back where the service refused");
+}
+
+#[tokio::test]
+async fn the_keys_that_a_limit_hits_most_are_shown_to_operators() {
+    let key = vec![KeyPart::Header(API_KEY)];
+    let (proxy, mut client) = serving(limited(vec![policy(0, "p", vec![rule("r", key, 1)])], "ok")).await;
+    for (name, requests) in [("greedy", 5), ("modest", 2), ("good", 1)] {
+        for _ in 0..requests {
+            get(&mut client, "/", &format!("x-api-key: {name}\r\n")).await;
+        }
+    }
+    let mut admin = Http1::connect(proxy.bound().admin.expect("an admin port")).await;
+    let shown = admin.get("localhost", "/rate_limits").await;
+    let shown: serde_json::Value = serde_json::from_str(shown.text()).expect("JSON");
+    assert_eq!((&shown[0]["policy"], &shown[0]["limited"]), (&"default/p".into(), &5.into()));
+    let top: Vec<_> =
+        shown[0]["top"].as_array().expect("a list").iter().map(|key| (&key["key"], &key["limited"])).collect();
+    let (greedy, modest) = ("header x-api-key \"greedy\"".into(), "header x-api-key \"modest\"".into());
+    assert_eq!(top, [(&greedy, &4.into()), (&modest, &1.into())]);
+    assert!(!metrics(&proxy).await.contains("greedy"));
 }

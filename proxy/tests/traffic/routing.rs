@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
+use proxy::{ListenAddr, Options};
 use route_model::table::headers::HeaderOps;
 use route_model::table::redirect::{Redirect, RedirectPath};
 use route_model::table::route::PathRewrite;
@@ -13,7 +14,7 @@ use route_model::table::{Action, ClusterId, Forward};
 use crate::client::{Http1, connect_http2};
 use crate::origin::Origin;
 use crate::table::{self, cluster, direct, forward, http2, listener, route, to};
-use crate::{addr, apply, start};
+use crate::{addr, apply, metrics, start, start_with};
 
 #[tokio::test]
 async fn requests_follow_host_and_path_on_one_connection() {
@@ -168,5 +169,30 @@ async fn both_versions_lead_to_both_kinds_of_origin() {
             assert!(seen.starts_with(starts) && seen.contains(host_line) && seen.ends_with("\nbody"), "{seen}");
         }
         assert!(over_http2.contains("cookie: a=1; b=2\n"), "{over_http2}");
+    }
+}
+
+#[tokio::test]
+async fn requests_of_a_stat_prefix_are_counted_apart() {
+    let any = Some(ListenAddr { addr: ([127, 0, 0, 1], 0).into(), explicit: true });
+    let proxy = start_with(Options { workers: 1, metrics_addr: any, ..Options::default() });
+    let counted = |path: &str, status| {
+        let mut route = Arc::unwrap_or_clone(route(path, direct(status, "x")));
+        route.stat_prefix = Some("checkout".into());
+        Arc::new(route)
+    };
+    let routes = vec![counted("/ok", 200), counted("/bad", 503), route("/", direct(200, "x"))];
+    apply(&proxy, table::table(vec![listener(80, vec![("*", routes)])], Vec::new())).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    for path in ["/ok", "/ok", "/bad", "/other"] {
+        client.get("h", path).await;
+    }
+    let text = metrics(&proxy).await;
+    for line in [
+        "fairway_route_requests_total{stat_prefix=\"checkout\",response_code_class=\"2xx\"} 2",
+        "fairway_route_requests_total{stat_prefix=\"checkout\",response_code_class=\"5xx\"} 1",
+        "fairway_route_request_duration_milliseconds_count{stat_prefix=\"checkout\"} 3",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }
 }

@@ -53,6 +53,11 @@ impl AttachedPolicies {
         old.into_iter().chain(new).collect()
     }
 
+    /// The policies that name a target, in order.
+    pub(super) fn of_target(&self, target: &ResourceKey) -> impl Iterator<Item = &ResourceKey> {
+        self.by_target.get(target).into_iter().flatten()
+    }
+
     /// The policies of a rule, of a VirtualService that is bound to a Gateway (`namespace/name`): those of the Gateway
     /// first, those of the rule last; one that is for it in two ways comes twice. `refs` knows a policy's targets.
     pub(super) fn of_rule<'a>(

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use super::ProxyScope;
 use super::destination_rule::{DestinationRules, Effective, PortPolicy};
 use super::finding::Severity;
+use super::limits::Limits;
 use super::locality::Preference;
 use super::mesh::Mesh;
 use super::names::namespace_of;
@@ -21,7 +22,7 @@ use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
 use crate::kinds::protocol::Protocol;
 use crate::kinds::service_entry::Resolution;
 use crate::kinds::value::StringMap;
-use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, UpstreamProtocol};
+use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, UpstreamProtocol, WildcardNames};
 use crate::table::locality::Rank;
 use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
 
@@ -58,6 +59,7 @@ pub(super) struct Sources<'a> {
     pub(super) rules: &'a DestinationRules,
     pub(super) mesh: &'a Mesh,
     pub(super) proxy: &'a ProxyScope,
+    pub(super) limits: &'a Limits,
 }
 
 /// For which targets the sources changed.
@@ -215,7 +217,9 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Res
         namespace: service.namespace.clone(),
     };
     let http2 = Protocol::parse(&port.port.protocol).is_some_and(Protocol::is_http2);
-    Ok((cluster(key, discovery, policy, http2, service.namespace.clone(), sources.mesh), problem))
+    let limits = sources.limits.of_service(service.declared_by(), host, port.number);
+    let cluster = cluster(key, discovery, policy, http2, service.namespace.clone(), sources.mesh);
+    Ok((Cluster { limits, ..cluster }, problem))
 }
 
 /// The subset that a target names, with its declaration.
@@ -277,11 +281,14 @@ fn discovery(
             (Discovery::None, warn("NoEndpoints", message))
         }
         Resolution::DynamicDns => {
-            let message = format!(
-                "the ServiceEntry of `{host}` has resolution DYNAMIC_DNS, which is not supported yet, so requests are \
-                 answered 503; use DNS"
-            );
-            (Discovery::None, warn("NotSupported", message))
+            let Some(suffix) = host.strip_prefix('*') else {
+                return (Discovery::None, Some(no_endpoints(host, subset)));
+            };
+            // Names that are not listed carry no labels.
+            if !labels.is_empty() {
+                return (Discovery::None, Some(no_endpoints(host, subset)));
+            }
+            (Discovery::Dynamic(WildcardNames { suffix: suffix.into(), port: target_port(served) }), None)
         }
         Resolution::Static => {
             let endpoints = selected.iter().filter_map(|(workload, rank)| static_endpoint(*workload, *rank, served));
@@ -435,6 +442,7 @@ fn cluster(
         connect_timeout: connect_timeout.filter(|time| !time.is_zero()).unwrap_or_else(|| mesh.connect_timeout()),
         idle_timeout: idle_timeout.filter(|time| !time.is_zero()).unwrap_or(IDLE_TIMEOUT),
         policy: upstream::policy(&policy),
+        limits: None,
         service_name: key.host.clone(),
         service_namespace,
         key,

@@ -26,7 +26,7 @@ use super::trusted_proxies::PROXY_CONFIG;
 use super::virtual_service::{CompiledVirtualService, Context};
 use super::{Changed, Compiled, ProxyScope, delegate, trusted_proxies};
 use crate::kind::Kind;
-use crate::kinds::VirtualService;
+use crate::kinds::{ServiceEntry, VirtualService};
 use crate::meta::ResourceKey;
 use crate::resource::{Resource, ResourceSet};
 use crate::table::{ClusterId, HostPattern, ProxySettings, RouteTable};
@@ -177,7 +177,13 @@ impl Compiler {
         }
         let mut to_report = dirty.virtual_services;
         to_report.append(&mut dirty.reports);
-        let sources = Sources { services: &self.services, rules: &self.rules, mesh: &self.mesh, proxy: &self.scope };
+        let sources = Sources {
+            services: &self.services,
+            rules: &self.rules,
+            mesh: &self.mesh,
+            proxy: &self.scope,
+            limits: &self.limits,
+        };
         for id in self.clusters.update(&mut self.targets, sources, &dirty.targets) {
             to_report.extend(self.users.get(&id).into_iter().flatten().cloned());
         }
@@ -266,6 +272,11 @@ impl Compiler {
             Kind::Gateway => {
                 let bound = self.bound.get(&super::names::qualified_name(&target));
                 dirty.virtual_services.extend(bound.into_iter().flatten().cloned());
+            }
+            Kind::ServiceEntry => {
+                let entry = self.set.get(&target).and_then(|resource| resource.spec::<ServiceEntry>());
+                let hosts = entry.into_iter().flat_map(|entry| &entry.hosts);
+                dirty.targets.hosts.extend(hosts.map(|host| Arc::from(host.to_ascii_lowercase())));
             }
             _ => {}
         }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::attached::{AttachedPolicies, target, target_findings};
+use super::attached::{AttachedPolicies, target_findings};
 use super::delegate::Rule;
 use super::finding::{Finding, Severity};
 use super::matches::predicates;
 use crate::field::FieldPath;
 use crate::kinds::TextDuration;
-use crate::kinds::rate_limit_policy::{self, KeyPart, Mode, RateLimitPolicy, Scope, TargetKind};
+use crate::kinds::rate_limit_policy::{self, KeyPart, Mode, RateLimitPolicy, Scope};
 use crate::meta::ResourceKey;
 use crate::request::claims::ClaimPath;
 use crate::resource::{Resource, ResourceSet};
@@ -76,16 +76,36 @@ impl Limits {
         }
         let spec = |policy: &ResourceKey| set.get(policy)?.spec::<RateLimitPolicy>();
         let keys = self.attached.of_rule(gateway, root, rule, |policy| Some(&**spec(policy)?.target_refs));
+        let keys = keys.into_iter().map(|(_, key)| key).collect();
+        self.together(keys, || {
+            if rule.http.name.is_empty() {
+                format!("{root} {}", rule.index)
+            } else {
+                format!("{root} {}", *rule.http.name)
+            }
+        })
+    }
+
+    /// The policies of a service that these ServiceEntries declare, for requests to this host and port of it.
+    pub(super) fn of_service<'a>(
+        &self,
+        declared_by: impl Iterator<Item = &'a ResourceKey>,
+        host: &str,
+        port: u16,
+    ) -> Option<Arc<RouteLimits>> {
+        if self.policies.is_empty() {
+            return None;
+        }
+        let keys = declared_by.flat_map(|entry| self.attached.of_target(entry)).collect();
+        self.together(keys, || format!("{host}:{port}"))
+    }
+
+    fn together(&self, mut keys: Vec<&ResourceKey>, whose: impl FnOnce() -> String) -> Option<Arc<RouteLimits>> {
         // One that is for the route in two ways counts its requests once.
         let mut seen = BTreeSet::new();
-        let keys = keys.into_iter().map(|(_, key)| key).filter(|key| seen.insert(*key));
-        let policies: Box<[_]> = keys.filter_map(|key| self.policies.get(key).cloned()).collect();
-        let route = if rule.http.name.is_empty() {
-            format!("{root} {}", rule.index)
-        } else {
-            format!("{root} {}", *rule.http.name)
-        };
-        (!policies.is_empty()).then(|| Arc::new(RouteLimits { route: route.into(), policies }))
+        keys.retain(|key| seen.insert(*key));
+        let policies: Box<[_]> = keys.into_iter().filter_map(|key| self.policies.get(key).cloned()).collect();
+        (!policies.is_empty()).then(|| Arc::new(RouteLimits { route: whose().into(), policies }))
     }
 
     /// What there is to say about the policies.
@@ -100,13 +120,6 @@ fn policy_findings(key: &ResourceKey, spec: &RateLimitPolicy, set: &ResourceSet)
         |path: FieldPath, severity, reason, message| Finding { resource: key.clone(), path, severity, reason, message };
     let mut findings = Vec::new();
     findings.extend(target_findings(key, &spec.target_refs, "nothing is limited", set));
-    for (index, to) in spec.target_refs.iter().enumerate() {
-        if *to.kind == TargetKind::ServiceEntry && set.get(&target(key, to)).is_some() {
-            let path = FieldPath::new("spec").field("targetRefs").index(index).field("kind");
-            let message = "limits by destination are not in force yet; target the VirtualServices that lead there";
-            findings.push(finding(path, Severity::Warning, "NotSupported", message.to_owned()));
-        }
-    }
     for (index, rule) in spec.rules.iter().enumerate() {
         let path = FieldPath::new("spec").field("rules").index(index);
         for (at, entry) in rule.r#match.iter().enumerate() {

@@ -178,6 +178,7 @@ pub(super) fn compile_rule(
             fault: fault.clone(),
             cors: cors.clone(),
             limits: compiled.limits.clone(),
+            stat_prefix: entry.map(|entry| entry.stat_prefix.as_str()).filter(|text| !text.is_empty()).map(Arc::from),
             action: action.clone(),
         };
         compiled.routes.push(CompiledRoute { route: Arc::new(route), catch_all });

@@ -33,7 +33,7 @@ struct Declaration {
 pub(super) struct Service<'a> {
     pub(super) namespace: &'a Arc<str>,
     /// Oldest first.
-    entries: Vec<&'a ServiceEntry>,
+    entries: Vec<(&'a ResourceKey, &'a ServiceEntry)>,
 }
 
 /// A port of a service and the ServiceEntry that declares it.
@@ -151,13 +151,13 @@ impl Services {
         let visible = || {
             declarations.iter().filter_map(|declaration| {
                 let spec = declaration.resource.spec::<ServiceEntry>()?;
-                let home = &declaration.resource.key.namespace;
-                is_visible(&spec.export_to, default_export_to, home, viewer).then_some((home, spec))
+                let key = &declaration.resource.key;
+                is_visible(&spec.export_to, default_export_to, &key.namespace, viewer).then_some((key, spec))
             })
         };
-        let namespace =
-            visible().map(|(home, _)| home).find(|home| ***home == *preferred).or_else(|| Some(visible().next()?.0))?;
-        let entries = visible().filter(|(home, _)| *home == namespace).map(|(_, spec)| spec).collect();
+        let homes = || visible().map(|(key, _)| &key.namespace);
+        let namespace = homes().find(|home| ***home == *preferred).or_else(|| homes().next())?;
+        let entries = visible().filter(|(key, _)| key.namespace == *namespace).collect();
         Some(Service { namespace, entries })
     }
 
@@ -186,8 +186,13 @@ impl<'a> Service<'a> {
         self.ports().all(|port| port.number == first.number).then_some(first)
     }
 
+    /// The ServiceEntries that declare the host.
+    pub(super) fn declared_by(&self) -> impl Iterator<Item = &'a ResourceKey> {
+        self.entries.iter().map(|(key, _)| *key)
+    }
+
     pub(super) fn ports(&self) -> impl Iterator<Item = ServedPort<'a>> {
-        self.entries.iter().flat_map(|entry| {
+        self.entries.iter().flat_map(|(_, entry)| {
             entry.ports.iter().filter_map(|port| {
                 let number = u16::try_from(*port.number).ok().filter(|number| *number > 0)?;
                 Some(ServedPort { entry, port, number })

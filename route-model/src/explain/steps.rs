@@ -29,6 +29,7 @@ use crate::table::{
 };
 use crate::verdict::authorization::Facts;
 use crate::verdict::cors::CorsVerdict;
+use crate::verdict::limits::{LimitPolicy, LimitRule, together};
 
 /// Up to so many rules of a host are all listed; of more only those whose path can fit.
 pub(super) const MAX_LISTED: usize = 200;
@@ -327,7 +328,7 @@ fn look_up(
         Lookup::Route(host, route) => {
             explanation.host = Some(host.domain.to_string());
             list_rules(host, head, Some(route), explanation);
-            explanation.limits = limits(route, head, client);
+            explanation.limits = limits(table, route, head, client);
             explanation.faults = faults(route);
             let verdict = route.cors.as_ref().map(|cors| cors.judge(head.method, head.headers));
             explanation.cors = verdict.as_ref().map(|verdict| crossing(verdict).to_owned());
@@ -362,34 +363,58 @@ fn list_rules(host: &VirtualHost, head: &RequestHead<'_>, winner: Option<&Arc<Ro
     }
 }
 
-/// The rules of a route's rate limits that may count a request.
-fn limits(route: &Route, head: &RequestHead<'_>, client: IpAddr) -> Vec<ExplainedLimit> {
-    let Some(limits) = &route.limits else { return Vec::new() };
-    let rules = limits.policies.iter().flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)));
-    let counting = rules.filter(|(_, rule)| rule.counts(head));
-    counting
-        .map(|(policy, rule)| {
-            let parts: Result<Vec<_>, _> = rule.key.iter().map(|part| part.describe(head, client)).collect();
-            let (mut key, uncounted) = match parts {
-                Ok(key) => (key, None),
-                Err(absent) => (Vec::new(), Some(format!("the request has no {absent}"))),
-            };
-            if policy.per_route {
-                key.insert(0, format!("route {}", limits.route));
+/// The rules of rate limits that may count a request: of its route, and of the services that the route leads to.
+fn limits(table: &RouteTable, route: &Route, head: &RequestHead<'_>, client: IpAddr) -> Vec<ExplainedLimit> {
+    let mut all = Vec::new();
+    let mut add = |whose: &str, policy: &LimitPolicy, destination: Option<&str>| {
+        let counting = policy.rules.iter().filter(|rule| rule.counts(head));
+        all.extend(counting.map(|rule| limit(whose, policy, rule, destination, head, client)));
+    };
+    for (whose, policy) in together(route.limits.as_deref(), None) {
+        add(whose, policy, None);
+    }
+    if let Action::Forward(forward) = &route.action {
+        for destination in &forward.destinations {
+            let Some(cluster) = table.cluster(destination.cluster) else { continue };
+            let name = (forward.destinations.len() > 1).then_some(&*cluster.name);
+            let of_route = route.limits.as_deref();
+            let own = together(of_route, cluster.limits.as_deref());
+            for (whose, policy) in own.skip(of_route.map_or(0, |limits| limits.policies.len())) {
+                add(whose, policy, name);
             }
-            ExplainedLimit {
-                policy: policy.resource.clone(),
-                rule: rule.name.to_string(),
-                enforced: policy.enforced,
-                cost: rule.cost(head.headers),
-                requests: rule.rate.requests,
-                per: rule.rate.per,
-                burst: rule.rate.burst,
-                key,
-                uncounted,
-            }
-        })
-        .collect()
+        }
+    }
+    all
+}
+
+fn limit(
+    whose: &str,
+    policy: &LimitPolicy,
+    rule: &LimitRule,
+    destination: Option<&str>,
+    head: &RequestHead<'_>,
+    client: IpAddr,
+) -> ExplainedLimit {
+    let parts: Result<Vec<_>, _> = rule.key.iter().map(|part| part.describe(head, client)).collect();
+    let (mut key, uncounted) = match parts {
+        Ok(key) => (key, None),
+        Err(absent) => (Vec::new(), Some(format!("the request has no {absent}"))),
+    };
+    if policy.per_route {
+        key.insert(0, format!("route {whose}"));
+    }
+    ExplainedLimit {
+        policy: policy.resource.clone(),
+        rule: rule.name.to_string(),
+        enforced: policy.enforced,
+        cost: rule.cost(head.headers),
+        requests: rule.rate.requests,
+        per: rule.rate.per,
+        burst: rule.rate.burst,
+        key,
+        destination: destination.map(str::to_owned),
+        uncounted,
+    }
 }
 
 fn faults(route: &Route) -> Vec<String> {

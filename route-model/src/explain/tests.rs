@@ -445,6 +445,49 @@ spec:
 }
 
 #[test]
+fn the_limits_of_a_service_are_told_with_the_destination_they_are_for() {
+    let service = |name: &str| {
+        format!(
+            "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: default}}
+spec:
+  hosts: [{name}.test]
+  ports: [{{number: 80, name: http, protocol: HTTP}}]
+  resolution: STATIC
+  endpoints: [{{address: 10.0.0.1}}]
+"
+        )
+    };
+    let policy = "
+---
+apiVersion: fairway.dev/v1
+kind: RateLimitPolicy
+metadata: {name: p, namespace: default}
+spec:
+  targetRefs: [{kind: ServiceEntry, name: two}]
+  scope: Route
+  rules: [{name: all, limit: {requests: 9, per: 1s}}]
+";
+    let explained = |route: &str| -> Vec<String> {
+        let http = format!("[{{route: {route}}}]");
+        let yaml = virtual_service("v", 0, "[shop.test]", &http) + &service("one") + &service("two") + policy;
+        let text = get(&edge(&yaml).table, "http://shop.test/", &[]);
+        text.lines().filter(|line| line.starts_with("limit")).map(str::to_owned).collect()
+    };
+    let limit = "9 requests in 1s, up to 9 at once, for route two.test:80; takes 1";
+    assert_eq!(
+        explained("[{destination: {host: one.test}, weight: 1}, {destination: {host: two.test}, weight: 1}]"),
+        [format!("limit    RateLimitPolicy default/p all: if sent to outbound|80||two.test, {limit}")]
+    );
+    let alone = explained("[{destination: {host: two.test}}]");
+    assert_eq!(alone, [format!("limit    RateLimitPolicy default/p all: {limit}")]);
+    assert!(explained("[{destination: {host: one.test}}]").is_empty());
+}
+
+#[test]
 fn connections_that_are_not_http_are_explained_by_server_rule_and_destination() {
     let yaml = "
 kind: Gateway

@@ -77,8 +77,11 @@ impl Display for ExplainedToken {
 
 impl Display for ExplainedLimit {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { policy, rule, enforced, cost, requests, per, burst, key, uncounted } = self;
+        let Self { policy, rule, enforced, cost, requests, per, burst, key, destination, uncounted } = self;
         write!(f, "{policy} {rule}: ")?;
+        if let Some(destination) = destination {
+            write!(f, "if sent to {destination}, ")?;
+        }
         if let Some(uncounted) = uncounted {
             return write!(f, "does not count it, as {uncounted}");
         }

@@ -66,7 +66,7 @@ static GATEWAY: &[Entry] = table! {
     "spec.servers[].port.targetPort" => Never("deprecated in Istio, whose validation refuses it; Fairway refuses it too"),
     "spec.servers[].bind" => V0_1,
     "spec.servers[].hosts" => V0_1,
-    "spec.servers[].name" => NotYet,
+    "spec.servers[].name" => Never("a name for people: nothing goes by it, nor does it at Istio's gateways"),
     "spec.servers[].defaultEndpoint" => Never("gateways have no default endpoint; Istio's ignore it too"),
     "spec.servers[].tls.httpsRedirect" => V0_1,
     "spec.servers[].tls.mode" => V0_1,
@@ -113,7 +113,7 @@ static VIRTUAL_SERVICE: &[Entry] = table! {
     "spec.http[].match[].gateways" => V0_1,
     "spec.http[].match[].sourceLabels" => V0_1,
     "spec.http[].match[].sourceNamespace" => V0_1,
-    "spec.http[].match[].statPrefix" => NotYet,
+    "spec.http[].match[].statPrefix" => V0_1,
     "spec.http[].route[].destination.host" => V0_1,
     "spec.http[].route[].destination.subset" => V0_1,
     "spec.http[].route[].destination.port.number" => V0_1,
@@ -211,7 +211,7 @@ static SERVICE_ENTRY: &[Entry] = table! {
     "spec.location" => V0_1,
     "spec.location=MESH_INTERNAL" => Sidecar("it makes calls inside the mesh mutually authenticated; a gateway does what the DestinationRule's tls says"),
     "spec.resolution" => V0_1,
-    "spec.resolution=DYNAMIC_DNS" => NotYet,
+    "spec.resolution=NONE" => Sidecar("the address that a client wanted to reach is known there alone; a gateway answers 503"),
     "spec.endpoints[].address" => V0_1,
     "spec.endpoints[].ports" => V0_1,
     "spec.endpoints[].labels" => V0_1,
@@ -264,7 +264,7 @@ static SECRET: &[Entry] = table! {
     "type" => V0_1,
     "data" => V0_1,
     "stringData" => V0_1,
-    "immutable" => NotYet,
+    "immutable" => V0_1,
 };
 
 /// Events are for people: to be stored and read is all there is to them.
@@ -312,7 +312,6 @@ static REQUEST_AUTHENTICATION: &[Entry] = table! {
 
 static RATE_LIMIT_POLICY: &[Entry] = table! {
     "spec.targetRefs" => V0_1,
-    "spec.targetRefs[].kind=ServiceEntry" => NotYet,
     "spec.scope" => V0_1,
     "spec.mode" => V0_1,
     "spec.rules[].name" => V0_1,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::hash::ConsistentHash;
 use super::locality::Rank;
 use super::upstream::UpstreamPolicy;
+use crate::verdict::limits::RouteLimits;
 
 /// The index of a cluster in [`RouteTable::clusters`](super::RouteTable::clusters).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +46,8 @@ pub struct Cluster {
     /// How long an unused connection is kept; Istio: 1 h.
     pub idle_timeout: Duration,
     pub policy: UpstreamPolicy,
+    /// The rate limits of the service, which its requests are under beside those of their route.
+    pub limits: Option<Arc<RouteLimits>>,
     /// Istio metric labels `destination_service_name` and `destination_service_namespace`.
     pub service_name: Arc<str>,
     pub service_namespace: Arc<str>,
@@ -61,8 +64,30 @@ pub enum Discovery {
     LogicalDns(DnsEndpoint),
     /// A host that no ServiceEntry declares: the names are tried in this order, the first that resolves serves.
     Undeclared(Arc<[DnsEndpoint]>),
+    /// Each request names its host, which is resolved when it is asked for (`DYNAMIC_DNS`).
+    Dynamic(WildcardNames),
     /// No endpoints can be known (`NONE` on a gateway): 503 UH.
     None,
+}
+
+/// The names under a wildcard.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WildcardNames {
+    /// With the leading dot, in lower case: `.example.com`.
+    pub suffix: Arc<str>,
+    /// The port of every server.
+    pub port: u16,
+}
+
+impl WildcardNames {
+    /// Whether a host name in lower case is one of them. A DNS name of 253 bytes at the most and labels of 1 to 63.
+    pub fn takes(&self, name: &str) -> bool {
+        let is_label = |label: &str| {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+            (1..=63).contains(&label.len()) && label.bytes().all(plain)
+        };
+        name.len() <= 253 && name.strip_suffix(&*self.suffix).is_some_and(|rest| rest.split('.').all(is_label))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -32,13 +32,16 @@ pub struct Route {
     pub cors: Option<Box<Cors>>,
     /// The rate limits that its requests are under.
     pub limits: Option<Arc<RouteLimits>>,
+    /// `match[].statPrefix`: what its requests are counted under beside the service they go to.
+    pub stat_prefix: Option<Arc<str>>,
     pub action: Action,
 }
 
 impl Route {
     pub fn new(name: Arc<str>, origin: RouteOrigin, uri: UriMatch, predicates: Predicates, action: Action) -> Self {
         let origin = Box::new(origin);
-        Self { name, origin, gateway: None, uri, predicates, fault: None, cors: None, limits: None, action }
+        let (fault, cors, limits, stat_prefix) = (None, None, None, None);
+        Self { name, origin, gateway: None, uri, predicates, fault, cors, limits, stat_prefix, action }
     }
 
     /// The response operations for replies that the proxy makes for this route.

@@ -36,12 +36,13 @@ impl fmt::Debug for LimitId {
     }
 }
 
-/// The limits of one route.
+/// The limits of one route, or of one service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteLimits {
-    /// Who the route is, for policies whose buckets are of each route apart.
+    /// Who the route or the service is, for policies whose buckets are of each route apart.
     pub route: Box<str>,
-    /// Of the Gateway, of the VirtualService, of its rule, in this order. All must admit a request.
+    /// Of the Gateway, of the VirtualService, of its rule, in this order; or of the ServiceEntry. All must admit a
+    /// request.
     pub policies: Box<[Arc<LimitPolicy>]>,
 }
 
@@ -109,6 +110,21 @@ pub struct Refusal {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+/// The policies of a route and then of the service that a request goes to, each once, with whose they are.
+pub fn together<'a>(
+    route: Option<&'a RouteLimits>,
+    service: Option<&'a RouteLimits>,
+) -> impl Iterator<Item = (&'a str, &'a Arc<LimitPolicy>)> {
+    let is_new = move |policy: &&Arc<LimitPolicy>| {
+        route.is_none_or(|route| route.policies.iter().all(|known| known.id != policy.id))
+    };
+    let of_route = route.into_iter().flat_map(|limits| limits.policies.iter().map(|policy| (&*limits.route, policy)));
+    let of_service = service
+        .into_iter()
+        .flat_map(move |limits| limits.policies.iter().filter(is_new).map(|policy| (&*limits.route, policy)));
+    of_route.chain(of_service)
 }
 
 impl LimitRule {

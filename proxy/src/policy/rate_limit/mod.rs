@@ -3,6 +3,7 @@
 mod bucket;
 mod buckets;
 mod state;
+pub(crate) mod top;
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Response};
 use route_model::table::RequestHead;
-use route_model::verdict::limits::{LimitRule, Refusal, RouteLimits};
+use route_model::verdict::limits::{LimitRule, Refusal, RouteLimits, together};
 use smallvec::SmallVec;
 
 pub(crate) use self::state::{LimitStates, PolicyState};
@@ -78,9 +79,10 @@ struct Share<'t> {
     place: Place,
 }
 
-/// Takes a request's share from every bucket that it is under.
+/// Takes a request's share from every bucket that it is under: of its route, then of the service that it goes to.
 pub(crate) fn ask(
-    limits: &RouteLimits,
+    route: Option<&RouteLimits>,
+    service: Option<&RouteLimits>,
     states: &[Option<std::sync::Arc<PolicyState>>],
     head: &RequestHead<'_>,
     client: IpAddr,
@@ -88,7 +90,7 @@ pub(crate) fn ask(
 ) -> Verdict {
     let clock = || common.now();
     let mut shares: SmallVec<[Share<'_>; 4]> = SmallVec::new();
-    for policy in &limits.policies {
+    for (whose, policy) in together(route, service) {
         // By number, so that the state is the newest one's of this policy.
         let Some(state) = states.get(policy.id.index()).and_then(Option::as_ref) else { continue };
         let policy = &state.policy;
@@ -100,7 +102,7 @@ pub(crate) fn ask(
             let key = if rule.is_keyless(policy) {
                 None
             } else {
-                let route = policy.per_route.then_some(&*limits.route);
+                let route = policy.per_route.then_some(whose);
                 let Some(key) = rule.bucket(route, head, client, &common.hasher) else { continue };
                 Some(key)
             };
@@ -114,6 +116,7 @@ pub(crate) fn ask(
                 }
                 Take::Refused { wait, reset } if policy.enforced => {
                     state.kept.counts.limited.add();
+                    note_key(state, rule, key, head, client);
                     shares.iter().for_each(|share| share.give_back(clock));
                     let counted = shares.iter().filter(|share| share.enforced).map(|share| share.rule);
                     let advertised = counted.chain([rule]).map(|rule| rule.advertised.clone()).collect();
@@ -123,6 +126,7 @@ pub(crate) fn ask(
                 Take::Refused { .. } => {
                     // Were the policy enforced, the request would end here.
                     state.kept.counts.would_limit.add();
+                    note_key(state, rule, key, head, client);
                     shares.drain(first..).for_each(|share| share.give_back(clock));
                     break;
                 }
@@ -146,6 +150,12 @@ pub(crate) fn ask(
             tightest: standing(&tightest.rule.name, tightest.taken.remaining, tightest.taken.reset),
         })
     }))
+}
+
+fn note_key(state: &RuleState, rule: &LimitRule, key: Option<u64>, head: &RequestHead<'_>, client: IpAddr) {
+    if let Some(key) = key {
+        state.kept.counts.top.note(key, || top::describe(rule, head, client));
+    }
 }
 
 impl Share<'_> {

@@ -9,7 +9,7 @@ use hickory_resolver::proto::rr::{RData, Record};
 use super::*;
 
 #[derive(Clone)]
-enum Reply {
+pub(in super::super) enum Reply {
     Addresses(&'static [&'static str], u32),
     NoSuchName,
     Broken,
@@ -17,15 +17,15 @@ enum Reply {
 }
 
 #[derive(Clone, Default)]
-struct Zone(Arc<Mutex<HashMap<String, Reply>>>, Arc<Mutex<Vec<String>>>);
+pub(in super::super) struct Zone(Arc<Mutex<HashMap<String, Reply>>>, Arc<Mutex<Vec<String>>>);
 
 impl Zone {
-    fn set(&self, name: &str, reply: Reply) {
+    pub(in super::super) fn set(&self, name: &str, reply: Reply) {
         self.0.lock().unwrap().insert(format!("{name}."), reply);
     }
 
     /// How often the IPv4 addresses of a name were asked for.
-    fn asked(&self, name: &str) -> usize {
+    pub(in super::super) fn asked(&self, name: &str) -> usize {
         self.1.lock().unwrap().iter().filter(|asked| **asked == format!("{name}.")).count()
     }
 
@@ -72,14 +72,14 @@ impl Zone {
 }
 
 /// A quick schedule: what takes a second in life takes ten milliseconds here.
-const QUICK: Schedule = Schedule {
+pub(in super::super) const QUICK: Schedule = Schedule {
     floor: Duration::from_millis(10),
     ceiling: Duration::from_millis(40),
     timeout: Duration::from_millis(300),
 };
-const RETRY: Duration = Duration::from_millis(60);
+pub(in super::super) const RETRY: Duration = Duration::from_millis(60);
 
-async fn resolver(zone: &Zone, schedule: Schedule, hosts: &str, search: &[&str]) -> Arc<Resolver> {
+pub(in super::super) async fn resolver(zone: &Zone, schedule: Schedule, hosts: &str, search: &[&str]) -> Arc<Resolver> {
     let server = zone.clone().serve().await;
     let mut connection = ConnectionConfig::udp();
     connection.port = server.port();
@@ -105,7 +105,7 @@ fn show(discovered: &Discovered) -> Vec<String> {
     set.endpoints.iter().map(|endpoint| format!("{}*{}", endpoint.state.name, endpoint.weight)).collect()
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(in super::super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "never happened: {what}");

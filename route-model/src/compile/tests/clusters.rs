@@ -58,6 +58,7 @@ fn endpoints(discovery: &Discovery) -> String {
         Discovery::Static(list) => ("static", list.iter().map(address).collect()),
         Discovery::Dns(list) => ("dns", list.iter().map(name).collect()),
         Discovery::LogicalDns(endpoint) => ("logical", vec![name(endpoint)]),
+        Discovery::Dynamic(names) => ("dynamic", vec![format!("*{}:{}", names.suffix, names.port)]),
         Discovery::Undeclared(list) => ("undeclared", list.iter().map(name).collect()),
         Discovery::None => ("none", Vec::new()),
     };
@@ -394,4 +395,36 @@ fn destinations_that_mean_one_upstream_share_it() {
     assert!(
         matches!(&clusters[0].discovery, Discovery::Static(list) if list[0].address == EndpointAddress::Ip(IpAddr::from([10, 0, 0, 1]), 80))
     );
+}
+
+#[test]
+fn a_wildcard_can_be_resolved_name_by_name() {
+    let to = destination("{host: '*.apps.test', port: {number: 80}}");
+    let spec = |more: &str| format!("hosts: ['*.Apps.test'], {PORT}, {more}");
+    let dynamic = edge(&(to.clone() + &entry("default", "s", 0, &spec("resolution: DYNAMIC_DNS"))));
+    assert_eq!(dynamic.finding_lines(), [""; 0]);
+    let Some(Discovery::Dynamic(names)) = cluster(&dynamic).map(|cluster| &cluster.discovery) else {
+        panic!("{:?}", cluster(&dynamic))
+    };
+    assert_eq!((&*names.suffix, names.port), (".apps.test", 80));
+    for (name, takes) in [
+        ("a.apps.test", true),
+        ("a.b.apps.test", true),
+        ("my_app-1.apps.test", true),
+        ("apps.test", false),
+        (".apps.test", false),
+        ("a..apps.test", false),
+        ("a.apps.test.evil", false),
+        ("169.254.169.254", false),
+        ("a/b.apps.test", false),
+        ("A.apps.test", false),
+    ] {
+        assert_eq!(names.takes(name), takes, "{name}");
+    }
+    assert!(!names.takes(&format!("{}.apps.test", "a".repeat(64))));
+    assert!(!names.takes(&format!("{}apps.test", "a.".repeat(130))));
+    // What only a sidecar knows is said, with what to do instead.
+    let none = edge(&(to + &entry("default", "s", 0, &spec("resolution: NONE"))));
+    let finding = none.findings.iter().find(|finding| finding.reason == "NoEndpoints").expect("a finding");
+    assert!(finding.message.contains("DYNAMIC_DNS"), "{}", finding.message);
 }

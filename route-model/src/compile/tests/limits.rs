@@ -79,3 +79,45 @@ fn what_leads_nowhere_is_told() {
         ]
     );
 }
+
+/// The names of the policies of the services that a request may go to.
+fn of_services(edge: &Edge, request: &str) -> Vec<Vec<String>> {
+    let Action::Forward(forward) = &edge.route(80, request).action else { panic!("forward") };
+    let clusters = forward.destinations.iter().map(|to| edge.table.cluster(to.cluster).expect("a cluster"));
+    clusters
+        .map(|cluster| {
+            let policies = cluster.limits.iter().flat_map(|limits| limits.policies.iter());
+            policies.map(|policy| policy.resource.name.to_string()).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn a_policy_on_a_service_is_for_every_route_that_leads_to_a_host_of_it() {
+    let entry = "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: s, namespace: default}
+spec:
+  hosts: [s.test, t.test]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 10.0.0.1}]
+";
+    let to = |host: &str| format!("[{{route: [{{destination: {{host: {host}, port: {{number: 80}}}}}}]}}]");
+    let yaml = entry.to_owned()
+        + &virtual_service("a", 0, "['a.test']", &to("s.test"))
+        + &virtual_service("b", 1, "['b.test']", &to("t.test"))
+        + &virtual_service("c", 2, "['c.test']", &to("u.test"))
+        + &policy("service", "[{kind: ServiceEntry, name: s}]", "")
+        + &policy("gone", "[{kind: ServiceEntry, name: nope}]", "");
+    let edge = edge(&yaml);
+    for (host, want) in [("a.test", &["service"][..]), ("b.test", &["service"]), ("c.test", &[])] {
+        assert_eq!(of_services(&edge, &format!("GET {host} /")), [want], "{host}");
+        assert!(policies(&edge, &format!("GET {host} /")).is_empty());
+    }
+    let lines = edge.finding_lines();
+    assert!(lines.iter().any(|line| line.contains("TargetNotFound RateLimitPolicy default/gone")), "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains("default/service")), "{lines:?}");
+}

@@ -472,3 +472,15 @@ spec:
             .contains(&"Unresolved DelegateNotFound VirtualService default/root spec.http[0].delegate".to_owned())
     );
 }
+
+#[test]
+fn a_match_names_what_its_requests_are_counted_under() {
+    let edge = edge(&virtual_service(
+        "a",
+        0,
+        "['*']",
+        "[{match: [{uri: {prefix: /pay}, statPrefix: checkout}, {uri: {prefix: /x}}], directResponse: {status: 200}}]",
+    ));
+    assert_eq!(edge.route(80, "GET h /pay").stat_prefix.as_deref(), Some("checkout"));
+    assert_eq!(edge.route(80, "GET h /x").stat_prefix, None);
+}
