@@ -226,6 +226,8 @@ struct Logged {
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     received: Cell<u64>,
+    /// More than so many bytes are too much.
+    most: Cell<Option<u64>>,
     completed: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -233,6 +235,14 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn add(&self, bytes: u64) {
         self.received.set(self.received.get() + bytes);
+    }
+
+    pub(crate) fn limit(&self, most: u64) {
+        self.most.set(Some(most));
+    }
+
+    pub(crate) fn is_too_much(&self) -> bool {
+        self.most.get().is_some_and(|most| self.received() > most)
     }
 
     pub(crate) fn received(&self) -> u64 {

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderValue, SET_COOKIE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderName, Response};
-use http_body::Body as _;
 use route_model::table::cluster::LoadBalancer;
 use route_model::table::fault::Fraction;
 use route_model::table::hash::{self, HashKey};
@@ -50,11 +49,6 @@ pub(crate) async fn forward(
     inbound: Inbound,
 ) -> Response<ResponseBody> {
     let Inbound { mut head, body, scheme } = inbound;
-    if let (Some(most), Some(length)) = (action.max_request_body, body.size_hint().exact())
-        && length > most
-    {
-        return local(exchange, LocalReply::PayloadTooLarge, &action.local_reply_headers, &head, scheme);
-    }
     let destination = &action.destinations[exchange.destination];
     let cluster = table.cluster(destination.cluster);
     exchange.cluster.clone_from(&cluster);
@@ -73,7 +67,10 @@ pub(crate) async fn forward(
     exchange.deadline = deadline(&exchange, action, &head);
     let mirrored = !action.mirrors.is_empty();
     let repeatable = action.retry.is_some() || mirrored;
-    let bodies = Bodies::new(body, exchange.progress.clone(), action.max_request_body, repeatable);
+    let bodies = Bodies::new(body, exchange.progress.clone(), repeatable);
+    if !bodies.keep_to(action.max_request_body) {
+        return local(exchange, LocalReply::PayloadTooLarge, &action.local_reply_headers, &head, scheme);
+    }
     if mirrored {
         mirror(&exchange, table, action, &head, &bodies);
     }

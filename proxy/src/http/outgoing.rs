@@ -51,8 +51,6 @@ pub(crate) enum OutgoingBody {
 pub(crate) struct Counted {
     body: RequestBody,
     progress: Option<Rc<Progress>>,
-    /// Bytes that may still come.
-    left: u64,
 }
 
 /// A body that several tries may send, or that mirrors get too.
@@ -88,12 +86,12 @@ pub(crate) struct Tap {
 }
 
 impl Bodies {
-    /// `repeatable`: the body is kept for further tries, or [tapped](Self::tap). A body of more than `most` bytes fails.
-    pub(crate) fn new(body: RequestBody, progress: Option<Rc<Progress>>, most: Option<u64>, repeatable: bool) -> Self {
+    /// `repeatable`: the body is kept for further tries, or [tapped](Self::tap).
+    pub(crate) fn new(body: RequestBody, progress: Option<Rc<Progress>>, repeatable: bool) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        let source = Counted { body, progress, left: most.unwrap_or(u64::MAX) };
+        let source = Counted { body, progress };
         if !repeatable {
             return Self::Once(Some(OutgoingBody::Once(source)));
         }
@@ -105,6 +103,22 @@ impl Bodies {
             taps: Vec::new(),
             try_number: 0,
         })))
+    }
+
+    /// Bounds how many bytes may come. `false`: the client said that there are more.
+    pub(crate) fn keep_to(&self, most: Option<u64>) -> bool {
+        let Some(most) = most else { return true };
+        let keep = |source: &Counted| {
+            if let Some(progress) = &source.progress {
+                progress.limit(most);
+            }
+            source.body.size_hint().exact().is_none_or(|length| length <= most)
+        };
+        match self {
+            Self::Once(Some(OutgoingBody::Once(source))) => keep(source),
+            Self::Kept(shared) => keep(&shared.borrow().source),
+            Self::Empty | Self::Once(_) => true,
+        }
     }
 
     /// Whether [`next`](Self::next) has another one.
@@ -155,19 +169,14 @@ impl Bodies {
 impl Counted {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            match self.left.checked_sub(data.len() as u64) {
-                Some(left) => self.left = left,
-                None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
-            }
-        }
         if let Some(progress) = &self.progress {
             match &polled {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(data) = frame.data_ref() {
                         progress.add(data.len() as u64);
+                        if progress.is_too_much() {
+                            return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                        }
                     }
                     if self.body.is_end_stream() {
                         progress.finish();
@@ -356,7 +365,7 @@ mod tests {
     /// A client's body of one frame after the other, all there.
     fn kept(frames: &[&'static [u8]]) -> Rc<RefCell<Kept>> {
         let frames = frames.iter().map(|data| KeptFrame::Data(Bytes::from_static(data))).collect();
-        let source = Counted { body: RequestBody::Empty, progress: None, left: u64::MAX };
+        let source = Counted { body: RequestBody::Empty, progress: None };
         Rc::new(RefCell::new(Kept { source, frames, bytes: 0, overflowed: false, taps: Vec::new(), try_number: 0 }))
     }
 

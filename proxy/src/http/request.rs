@@ -41,18 +41,16 @@ pub(crate) async fn handle(
     // One table from here to the end of the response.
     let table = connection.table();
     let normalised = normalise_target(&mut head);
-    let entrance = connection.routes(&table);
-    let settings = &table.runtime().table.settings;
-    let trusted_hops =
-        entrance.map_or(settings.num_trusted_proxies, |entrance| settings.trusted_hops(entrance.listener()));
+    let trusted_hops = trusted_hops(connection, &table);
     let admitted = connection.peer.admit(&mut head.headers, trusted_hops, new_request_id());
     exchange.client = admitted.client;
     exchange.capture(&head);
     if normalised.is_err() {
         return reply(exchange, LocalReply::BadRequest);
     }
-    let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_authority(authority(&head))?)));
-    let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
+    let entrance = connection.routes(&table);
+    let routes = entrance.and_then(|entrance| entrance.for_authority(authority(&head)));
+    let Some(routes) = routes else { return reply(exchange, LocalReply::Misdirected) };
     let mut verified = None;
     if let Some(rules) = routes.authentication.of_authority(authority(&head)) {
         let verifiers = &table.runtime().verifiers;
@@ -67,19 +65,11 @@ pub(crate) async fn handle(
         exchange.recapture_path(&head);
     }
     let asked = asked(&head, admitted.scheme, verified.as_deref().map(|verified| &verified.claims));
-    let found = routes.lookup(&asked);
-    if let Some(authorization) = &table.runtime().authorization
-        && let Err(denied) = authorization.admits_request(connection, exchange.client.ip(), entrance, &found, &asked)
-    {
-        exchange.details = Some(LocalReply::Denied.details());
-        exchange.denied_by = denied;
-        return match found {
-            Lookup::Route(_, route) => {
-                exchange.set_route(route);
-                replied_for(route, exchange, &head, admitted.scheme, LocalReply::Denied.response())
-            }
-            _ => local(exchange, LocalReply::Denied.response()),
-        };
+    let Some((found, denied)) = look_up(connection, &table, &mut exchange, &asked) else {
+        return reply(exchange, LocalReply::Misdirected);
+    };
+    if denied {
+        return refused(found, exchange, &head, admitted.scheme);
     }
     let route = match found {
         Lookup::Route(_, route) => route,
@@ -183,6 +173,43 @@ pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str, claims: Option<&'a Cla
         headers: &head.headers,
         claims,
     }
+}
+
+/// What a request gets that an authorization policy denies.
+fn refused(found: Lookup<'_>, mut exchange: Box<Exchange>, head: &Parts, scheme: &str) -> Response<ResponseBody> {
+    let response = LocalReply::Denied.response();
+    match found {
+        Lookup::Route(_, route) => {
+            exchange.set_route(route);
+            replied_for(route, exchange, head, scheme, response)
+        }
+        _ => local(exchange, response),
+    }
+}
+
+/// How many proxies before this one are trusted on the connection's port.
+fn trusted_hops(connection: &Connection, table: &WorkerTable) -> u32 {
+    let settings = &table.runtime().table.settings;
+    let entrance = connection.routes(table);
+    entrance.map_or(settings.num_trusted_proxies, |entrance| settings.trusted_hops(entrance.listener()))
+}
+
+/// What the table says about a request, and whether the authorization policies deny it; `None`: it is misdirected.
+fn look_up<'t>(
+    connection: &Connection,
+    table: &'t WorkerTable,
+    exchange: &mut Exchange,
+    asked: &RequestHead<'_>,
+) -> Option<(Lookup<'t>, bool)> {
+    let entrance = connection.routes(table)?;
+    let found = entrance.for_authority(asked.authority)?.lookup(asked);
+    let Some(authorization) = &table.runtime().authorization else { return Some((found, false)) };
+    let Err(denied) = authorization.admits_request(connection, exchange.client.ip(), entrance, found, asked) else {
+        return Some((found, false));
+    };
+    exchange.details = Some(LocalReply::Denied.details());
+    exchange.denied_by = denied;
+    Some((found, true))
 }
 
 /// A response that says how its client stands with the rate limits.

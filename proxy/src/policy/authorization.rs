@@ -85,7 +85,7 @@ impl Enforcement {
         connection: &Connection,
         client: IpAddr,
         entrance: Routes<'_>,
-        found: &Lookup<'_>,
+        found: Lookup<'_>,
         head: &RequestHead<'_>,
     ) -> Result<(), Option<Arc<str>>> {
         let of_route = match found {
