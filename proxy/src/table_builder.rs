@@ -17,6 +17,8 @@ use crate::proxy::Issue;
 use crate::runtime_table::{RuntimeListener, RuntimeTable};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsStore;
+use crate::tls::certificate::TlsFault;
+use crate::tls::upstream::UpstreamContext;
 use crate::upstream::cluster_state::{ClusterState, Discovered};
 use crate::upstream::dynamic::DynamicNames;
 use crate::upstream::load::ClusterLoad;
@@ -50,6 +52,8 @@ struct Tracked {
     _following: Option<Following>,
     /// Brings endpoints back into rotation, by these rules.
     sweeping: Option<(OutlierDetection, Sweeping)>,
+    /// The terms that serve.
+    tls: Option<Arc<UpstreamContext>>,
 }
 
 impl Tracked {
@@ -96,6 +100,7 @@ impl TableBuilder {
             serving.iter().map(|&(position, id)| (id, self.listener(&table.listeners[position], issues))).collect();
         listeners.sort_unstable_by_key(|(id, _)| *id);
         let clusters = self.clusters(&table);
+        issues.extend(clusters.iter().flatten().filter_map(|state| tls_issue(state)));
         let sequence = self.previous.sequence + 1;
         self.tls.retain(&table);
         let limits = self.limits.states(&table.limits, &self.previous.limits);
@@ -157,10 +162,18 @@ impl TableBuilder {
             kept => self.track(cluster, retry, kept.as_ref()),
         };
         tracked.govern(cluster.policy.outlier.as_ref(), self.resolver.handle());
+        let (tls, tls_fault) = match &cluster.policy.tls {
+            None => (None, None),
+            Some(terms) => {
+                let (context, fault) = self.tls.upstreams.context(terms, tracked.tls.as_ref());
+                (Some(context), fault)
+            }
+        };
+        tracked.tls.clone_from(&tls);
         let (discovered, load) = (Arc::clone(&tracked.discovered), Arc::clone(&tracked.load));
         let names = tracked.names.clone();
         self.discovery.insert(cluster.key.clone(), tracked);
-        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load, names })
+        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load, names, tls, tls_fault })
     }
 
     /// Begins to look for a cluster's endpoints, with what is known from a discovery that this one replaces.
@@ -184,6 +197,7 @@ impl TableBuilder {
             discovery: cluster.discovery.clone(),
             retry,
             sweeping: None,
+            tls: before.and_then(|before| before.tls.clone()),
         }
     }
 
@@ -192,4 +206,11 @@ impl TableBuilder {
             clusters.iter().flatten().map(|state| Arc::as_ptr(&state.discovered)).collect();
         self.discovery.retain(|_, tracked| used.contains(&Arc::as_ptr(&tracked.discovered)));
     }
+}
+
+/// What is wrong with the TLS terms of a cluster, for the rule that says them.
+fn tls_issue(state: &ClusterState) -> Option<Issue> {
+    let TlsFault { reason, message } = state.tls_fault.clone()?;
+    let resource = state.cluster.policy.tls.as_ref()?.rule.clone();
+    Some(Issue { resource, reason, message: format!("TLS to {}: {message}", state.cluster.key.host) })
 }

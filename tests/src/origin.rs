@@ -14,6 +14,7 @@ use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// A server on loopback that speaks HTTP/1.1 and HTTP/2. Dropping it closes the port and its connections.
 #[derive(Debug)]
@@ -30,6 +31,16 @@ impl Origin {
     }
 
     pub async fn bind(name: &str, address: SocketAddr) -> Self {
+        Self::listen(name, address, None).await
+    }
+
+    /// The same behind TLS.
+    pub async fn secure(name: &str, tls: rustls::ServerConfig) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        Self::listen(name, "127.0.0.1:0".parse().expect("an address"), Some(acceptor)).await
+    }
+
+    async fn listen(name: &str, address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let requests = Arc::new(AtomicU64::new(0));
@@ -39,15 +50,20 @@ impl Origin {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let (name, counter) = (name.clone(), counter.clone());
+                let (name, counter, tls) = (name.clone(), counter.clone(), tls.clone());
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
                         counter.fetch_add(1, Ordering::Relaxed);
                         echo(name.clone(), request)
                     });
-                    let _ = auto::Builder::new(TokioExecutor::new())
-                        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                        .await;
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => drop(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            drop(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await);
+                        }
+                    }
                 });
                 while connections.try_join_next().is_some() {}
             }

@@ -11,6 +11,7 @@ use route_model::compile::ProxyScope;
 use route_model::compile::attachment::Attachment;
 use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
 use route_model::kind::Kind;
+use route_model::kinds::destination_rule::ClientTlsMode;
 use route_model::kinds::rate_limit_policy::TargetKind;
 use route_model::kinds::selector::{LabelSelector, TargetRef};
 use route_model::kinds::{
@@ -20,7 +21,7 @@ use route_model::kinds::{
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
 
-/// Istio keeps the CA for client certificates apart from the server's own secret under this suffix.
+/// Istio keeps a CA apart from the certificate that goes with it under this suffix.
 const CA_SUFFIX: &str = "-cacert";
 
 /// The resources that a gateway of this scope can reach, by key.
@@ -75,18 +76,20 @@ impl<'a> Reached<'a> {
             for tls in gateway.servers.iter().filter_map(|server| server.tls.as_ref()) {
                 let names = tls.credential_names.iter().chain([&*tls.credential_name, &*tls.ca_cert_credential_name]);
                 for name in names.filter(|name| !name.is_empty()) {
-                    self.secret(&resource.key.namespace, name);
-                    self.secret(&resource.key.namespace, &format!("{name}{CA_SUFFIX}"));
+                    self.secrets(&resource.key.namespace, name);
                 }
             }
         }
     }
 
-    fn secret(&mut self, gateway_namespace: &Arc<str>, name: &str) {
-        for namespace in [&self.scope.namespace, gateway_namespace] {
-            let secret = self.set.get(&ResourceKey::new(Secret::KIND, namespace.clone(), name));
-            if let Some(secret) = secret {
-                self.add(secret);
+    /// The secret of a name and its CA, in the proxy's namespace and in that of the resource which names it.
+    fn secrets(&mut self, home: &Arc<str>, name: &str) {
+        let name = name.strip_prefix("kubernetes://").unwrap_or(name);
+        for name in [name, &format!("{name}{CA_SUFFIX}")] {
+            for namespace in [&self.scope.namespace, home] {
+                if let Some(secret) = self.set.get(&ResourceKey::new(Secret::KIND, namespace.clone(), name)) {
+                    self.add(secret);
+                }
             }
         }
     }
@@ -193,11 +196,25 @@ impl<'a> Reached<'a> {
         }
     }
 
+    /// Whether the proxy is one of the clients that a rule is for.
+    fn is_for_this_proxy(&self, namespace: &str, rule: &DestinationRule) -> bool {
+        rule.workload_selector.as_ref().is_none_or(|selector| {
+            namespace == &*self.scope.namespace
+                && selector.match_labels.iter().all(|(key, value)| self.scope.labels.get(key) == Some(value))
+        })
+    }
+
     fn destination_rules(&mut self, default: &[String]) {
         for (resource, rule) in self.specs::<DestinationRule>() {
             let meant = self.is_destination(&qualify_host(&rule.host, &resource.key.namespace));
-            if meant && self.is_visible(resource, &rule.export_to, default) {
-                self.add(resource);
+            if !meant || !self.is_visible(resource, &rule.export_to, default) {
+                continue;
+            }
+            self.add(resource);
+            if self.is_for_this_proxy(&resource.key.namespace, rule) {
+                for name in credentials(rule) {
+                    self.secrets(&resource.key.namespace, name);
+                }
             }
         }
     }
@@ -230,6 +247,17 @@ impl<'a> Reached<'a> {
             }
         }
     }
+}
+
+/// The secrets that a rule's connections are made with.
+fn credentials(rule: &DestinationRule) -> impl Iterator<Item = &str> {
+    let subsets = rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+    let policies = rule.traffic_policy.iter().chain(subsets);
+    let blocks = policies.flat_map(|policy| {
+        policy.tls.iter().chain(policy.port_level_settings.iter().filter_map(|settings| settings.tls.as_ref()))
+    });
+    let used = blocks.filter(|tls| matches!(*tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual));
+    used.map(|tls| tls.credential_name.as_str()).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -366,6 +394,48 @@ mod tests {
                 "ServiceEntry shop/reviews",
                 "WorkloadEntry shop/vm1",
             ]
+        );
+    }
+
+    #[test]
+    fn rules_bring_the_secrets_of_connections_that_this_proxy_makes() {
+        let mut set = ResourceSet::default();
+        add(&mut set, Kind::Gateway, "shop/edge", gateway(json!({}), ""));
+        add(&mut set, Kind::VirtualService, "shop/a", service(&["edge"], "reviews"));
+        let tls = |secret: &str| json!({"tls": {"mode": "MUTUAL", "credentialName": secret}});
+        let mut policy = tls("top");
+        policy["portLevelSettings"] =
+            json!([{"port": {"number": 80}, "tls": {"mode": "SIMPLE", "credentialName": "kubernetes://port"}}]);
+        let subsets = json!([{"name": "v1", "trafficPolicy": tls("subset")}]);
+        add(
+            &mut set,
+            Kind::DestinationRule,
+            "shop/used",
+            json!({"host": "reviews", "trafficPolicy": policy, "subsets": subsets}),
+        );
+        let off = json!({"tls": {"mode": "DISABLE", "credentialName": "off"}});
+        add(&mut set, Kind::DestinationRule, "shop/off", json!({"host": "reviews", "trafficPolicy": off}));
+        add(&mut set, Kind::DestinationRule, "shop/unused", json!({"host": "ratings", "trafficPolicy": tls("unused")}));
+        let selector = json!({"matchLabels": {"istio": "egressgateway"}});
+        let others = json!({"host": "reviews", "workloadSelector": selector, "trafficPolicy": tls("others")});
+        add(&mut set, Kind::DestinationRule, "shop/others", others);
+        for name in [
+            "shop/top",
+            "istio-system/top-cacert",
+            "shop/port",
+            "shop/subset",
+            "bank/top",
+            "shop/off",
+            "shop/unused",
+            "shop/others",
+        ] {
+            add(&mut set, Kind::Secret, name, json!({"data": {}}));
+        }
+        let mut found = reached(&set);
+        found.retain(|key| key.starts_with("Secret"));
+        assert_eq!(
+            found,
+            ["Secret istio-system/top-cacert", "Secret shop/port", "Secret shop/subset", "Secret shop/top"]
         );
     }
 
@@ -527,7 +597,8 @@ mod tests {
             }
             3 => {
                 let subsets = json!([{"name": "v1", "labels": {"v": "1"}}]);
-                let policy = [json!(null), json!({"loadBalancer": {"simple": "RANDOM"}})];
+                let tls = json!({"mode": "SIMPLE", "credentialName": format!("n{}", c % 3)});
+                let policy = [json!(null), json!({"loadBalancer": {"simple": "RANDOM"}}), json!({"tls": tls})];
                 let spec = json!({
                     "host": pick(&hosts, a), "subsets": subsets, "exportTo": pick(&export_to, b),
                     "trafficPolicy": pick(&policy, c),

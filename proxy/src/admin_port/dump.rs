@@ -55,6 +55,9 @@ fn cluster_state(state: &ClusterState) -> Value {
     let mut shown = cluster(&state.cluster);
     shown["resolved"] = json!(state.is_known());
     shown["endpoints"] = endpoints(&state.discovered);
+    if let Some(fault) = &state.tls_fault {
+        shown["tls"]["fault"] = json!(fault.message);
+    }
     if let Some(names) = &state.names {
         let names = names.names().into_iter();
         let names = names.map(|(name, discovered)| json!({"name": name, "endpoints": endpoints(&discovered)}));
@@ -102,6 +105,13 @@ fn cluster(cluster: &Cluster) -> Value {
         },
         "connect_timeout_ms": cluster.connect_timeout.as_millis() as u64,
         "idle_timeout_ms": cluster.idle_timeout.as_millis() as u64,
+        "tls": cluster.policy.tls.as_ref().map(|tls| json!({
+            "rule": tls.rule.to_string(),
+            "sni": tls.sni,
+            "subject_alt_names": tls.subject_alt_names,
+            "client_certificate": tls.mutual,
+            "verified": tls.verify,
+        })),
     })
 }
 

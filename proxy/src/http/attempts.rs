@@ -19,6 +19,7 @@ use super::deadline::Alarm;
 use super::headers::{X_ENVOY_ATTEMPT_COUNT, number};
 use super::local_reply::LocalReply;
 use super::outgoing::Bodies;
+use super::validate::authority;
 use crate::runtime_table::WorkerCluster;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
@@ -26,6 +27,7 @@ use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::ActiveRequest;
 use crate::upstream::connection::{self, SendFailure};
 use crate::upstream::outlier::{self, TryOutcome};
+use crate::upstream::peer::Peer;
 
 /// What is read of an answer that nobody gets, so that its connection can be used again.
 const DISCARDED_BYTES: usize = 64 * 1024;
@@ -114,23 +116,31 @@ async fn one_try(
     };
     exchange.active = Some(active);
     let worker = Rc::clone(exchange.worker());
+    let peer = Peer::new(&cluster.state, endpoint, Some(authority(head)), &worker.pool).map_err(|error| {
+        exchange.transport_failure = Some(error.to_string().into());
+        TryError { reply: LocalReply::TlsTerms, sent: false }
+    })?;
     let mut reuse = true;
     loop {
         let Some(body) = bodies.next() else { return Err(TryError { reply: LocalReply::UpstreamClosed, sent: true }) };
-        let sending = pin!(connection::send(&worker, cluster, &endpoint, http2, head, body, reuse));
+        let sending = pin!(connection::send(&worker, cluster, &peer, http2, head, body, reuse));
         let sent = within(limit, sending).await;
         if let Some(outcome) = try_outcome(sent.as_ref()) {
-            outlier::note(&cluster.state, &endpoint, outcome, &worker.metrics);
+            outlier::note(&cluster.state, &peer.endpoint, outcome, &worker.metrics);
         }
         match sent {
-            Some(Ok(response)) => return Ok(response),
+            Some(Ok(response)) => {
+                exchange.transport_failure = None;
+                return Ok(response);
+            }
             Some(Err(SendFailure::Stale(unsent))) => {
                 worker.metrics.count(Count::UpstreamStaleRetries);
                 bodies.put_back(unsent);
                 reuse = false;
             }
-            Some(Err(SendFailure::Failed { reply, sent })) => {
-                if matches!(reply, LocalReply::ConnectFailure | LocalReply::ConnectTimeout) {
+            Some(Err(SendFailure::Failed { reply, sent, reason })) => {
+                exchange.transport_failure = reason;
+                if reply.try_failure() == Some(TryFailure::Connect) {
                     // Its address may be out of date.
                     cluster.state.discovered.suspect();
                 }
@@ -180,7 +190,7 @@ impl LocalReply {
     /// How a try failed that this reply tells of; `None` where another try could not do better.
     fn try_failure(self) -> Option<TryFailure> {
         match self {
-            Self::ConnectFailure | Self::ConnectTimeout => Some(TryFailure::Connect),
+            Self::ConnectFailure | Self::ConnectTimeout | Self::TlsFailure => Some(TryFailure::Connect),
             Self::UpstreamRefusedStream => Some(TryFailure::RefusedStream),
             Self::UpstreamClosed | Self::UpstreamReset | Self::UpstreamProtocol => Some(TryFailure::Reset),
             Self::TryTimeout => Some(TryFailure::Timeout),

@@ -196,6 +196,8 @@ pub(crate) struct Exchange {
     pub(crate) denied_by: Option<Arc<str>>,
     pub(crate) grpc_status: Option<u8>,
     pub(crate) cluster: Option<Rc<WorkerCluster>>,
+    /// Why the upstream could not be connected to, while that is so.
+    pub(crate) transport_failure: Option<Box<str>>,
     /// Counts the request on its endpoint.
     pub(crate) active: Option<ActiveRequest>,
     /// `None` for a request without a body.
@@ -297,6 +299,7 @@ impl Exchange {
             denied_by: None,
             grpc_status: None,
             cluster: None,
+            transport_failure: None,
             active: None,
             progress: None,
             deadline: None,
@@ -418,7 +421,7 @@ impl Exchange {
                 flags: self.flags,
                 details: self.denied_by.as_deref().or(self.details),
                 termination: None,
-                transport_failure: None,
+                transport_failure: self.transport_failure.as_deref(),
                 bytes_received: sizes.request,
                 bytes_sent: sizes.response,
                 duration: sizes.duration,

@@ -26,6 +26,10 @@ pub(crate) enum LocalReply {
     /// No connection could be made.
     ConnectFailure,
     ConnectTimeout,
+    /// The upstream was reached, but it could not be agreed with on TLS.
+    TlsFailure,
+    /// The cluster's terms of TLS have a fault, or none to ask the server for.
+    TlsTerms,
     /// The upstream closed the connection before its response began.
     UpstreamClosed,
     /// The upstream reset the stream (HTTP/2).
@@ -66,6 +70,8 @@ impl LocalReply {
             | Self::Overflow
             | Self::ConnectFailure
             | Self::ConnectTimeout
+            | Self::TlsFailure
+            | Self::TlsTerms
             | Self::UpstreamClosed
             | Self::UpstreamReset
             | Self::UpstreamRefusedStream => StatusCode::SERVICE_UNAVAILABLE,
@@ -82,7 +88,9 @@ impl LocalReply {
             Self::NoCluster => ResponseFlags::NO_CLUSTER,
             Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
             Self::Overflow => ResponseFlags::UPSTREAM_OVERFLOW,
-            Self::ConnectFailure | Self::ConnectTimeout => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            Self::ConnectFailure | Self::ConnectTimeout | Self::TlsFailure | Self::TlsTerms => {
+                ResponseFlags::UPSTREAM_CONNECTION_FAILURE
+            }
             Self::UpstreamClosed => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
             Self::UpstreamReset | Self::UpstreamRefusedStream => ResponseFlags::UPSTREAM_REMOTE_RESET,
             Self::UpstreamProtocol => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
@@ -102,6 +110,9 @@ impl LocalReply {
             Self::Overflow => "upstream_reset_before_response_started{overflow}",
             Self::ConnectFailure => "upstream_reset_before_response_started{remote_connection_failure}",
             Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}",
+            Self::TlsFailure | Self::TlsTerms => {
+                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}"
+            }
             Self::UpstreamClosed => "upstream_reset_before_response_started{connection_termination}",
             Self::UpstreamReset => "upstream_reset_before_response_started{remote_reset}",
             Self::UpstreamProtocol => "upstream_reset_before_response_started{protocol_error}",
@@ -131,6 +142,11 @@ impl LocalReply {
             }
             Self::ConnectTimeout => {
                 "upstream connect error or disconnect/reset before headers. reset reason: connection timeout"
+            }
+            // What exactly is for the operator to know; the access log has it.
+            Self::TlsFailure | Self::TlsTerms => {
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                 transport failure reason: TLS_error"
             }
             Self::UpstreamClosed => {
                 "upstream connect error or disconnect/reset before headers. reset reason: connection termination"

@@ -14,11 +14,13 @@ use http_body::Body as _;
 use tokio::task::spawn_local;
 
 use crate::http::outgoing::OutgoingBody;
+use crate::http::validate::authority;
 use crate::runtime_table::WorkerCluster;
 use crate::telemetry::metrics::Count;
 use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::ActiveRequest;
 use crate::upstream::connection::{self, SendFailure};
+use crate::upstream::peer::Peer;
 use crate::worker::Worker;
 
 /// Copies under way on one worker.
@@ -66,10 +68,17 @@ async fn exchange(worker: &Rc<Worker>, cluster: &WorkerCluster, head: &Parts, ve
     cluster.state.known().await;
     let Some(endpoint) = cluster.pick(Wish::default()) else { return };
     let Some(_active) = ActiveRequest::admitted(&endpoint, &cluster.state) else { return };
+    let peer = match Peer::new(&cluster.state, endpoint, Some(authority(head)), &worker.pool) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::debug!(%error, cluster = %cluster.state.cluster.name, "a mirror was not reached");
+            return;
+        }
+    };
     let http2 = cluster.state.cluster.protocol.is_http2(version);
-    let mut sent = connection::send(worker, cluster, &endpoint, http2, head, body, true).await;
+    let mut sent = connection::send(worker, cluster, &peer, http2, head, body, true).await;
     if let Err(SendFailure::Stale(body)) = sent {
-        sent = connection::send(worker, cluster, &endpoint, http2, head, body, false).await;
+        sent = connection::send(worker, cluster, &peer, http2, head, body, false).await;
     }
     match sent {
         Ok(mut response) => {

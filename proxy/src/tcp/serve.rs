@@ -1,6 +1,5 @@
 //! One connection, from its route to its last byte.
 
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,11 +20,13 @@ use crate::telemetry::connections::ConnectionSeries;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::log_line::{LogEntry, LogHead};
 use crate::telemetry::metrics::Count;
+use crate::tls::upstream::Inside;
 use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::{ActiveRequest, EndpointState};
 use crate::upstream::connect::{ConnectionPermit, Stream, connect};
 use crate::upstream::dynamic::NoName;
 use crate::upstream::outlier::{self, TryOutcome};
+use crate::upstream::peer::Peer;
 use crate::worker::Worker;
 
 /// Where a connection came in.
@@ -164,15 +165,18 @@ impl Session {
         self.endpoint = Some(Arc::clone(&endpoint));
         let permit =
             state.load.connection(&state.cluster.policy.limits, false).ok_or(ResponseFlags::UPSTREAM_OVERFLOW)?;
-        let permit = ConnectionPermit::new(permit, self.worker.pool.open(&endpoint));
         let active = ActiveRequest::connection(&endpoint);
-        let connected = connect(&endpoint.address, &state.cluster, permit, &self.worker.metrics).await;
+        let peer = Peer::new(state, endpoint, None, &self.worker.pool).map_err(|error| {
+            self.failure = Some(error.to_string());
+            ResponseFlags::UPSTREAM_CONNECTION_FAILURE
+        })?;
+        let permit = ConnectionPermit::new(permit, self.worker.pool.open(&peer));
+        let connected = connect(&peer, Inside::Tcp, &state.cluster, permit, &self.worker.metrics).await;
         let outcome = match &connected {
             Ok(_) => TryOutcome::Answered(http::StatusCode::OK),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => TryOutcome::TimedOut,
-            Err(_) => TryOutcome::Failed,
+            Err(error) => error.outcome(),
         };
-        outlier::note(state, &endpoint, outcome, &self.worker.metrics);
+        outlier::note(state, &peer.endpoint, outcome, &self.worker.metrics);
         match connected {
             Ok(stream) => Ok((stream, active)),
             Err(error) => {

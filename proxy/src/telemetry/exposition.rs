@@ -106,6 +106,14 @@ const FAMILIES: &[Family] = &[
         &[sample("", Count::UpstreamConnectFailed)],
     ),
     counter(
+        "fairway_upstream_tls_handshakes_total",
+        "TLS handshakes with upstreams.",
+        &[
+            sample("{result=\"completed\"}", Count::UpstreamTlsHandshakes),
+            sample("{result=\"failed\"}", Count::UpstreamTlsFailed),
+        ],
+    ),
+    counter(
         "fairway_upstream_requests_total",
         "Requests sent upstream, by whether their connection was new or reused.",
         &[

@@ -48,6 +48,10 @@ pub enum Count {
     UpstreamClosed,
     /// Connections to upstreams that could not be made.
     UpstreamConnectFailed,
+    /// TLS handshakes with upstreams completed.
+    UpstreamTlsHandshakes,
+    /// TLS handshakes with upstreams that failed.
+    UpstreamTlsFailed,
     /// Requests sent on a new upstream connection.
     UpstreamRequestsNew,
     /// Requests sent on an upstream connection that was used before.

@@ -1,6 +1,5 @@
 //! Client certificates: verified against a CA, and then against what else the Gateway asks of them.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,9 +13,10 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::{TlsFault, certificates};
+use super::names::is_for_one_of;
 
 /// PEM texts that client certificates are verified with.
 #[derive(Debug)]
@@ -105,22 +105,7 @@ impl Demands {
         let hash_fits = (self.spki.is_empty() && self.certificate.is_empty())
             || self.spki.iter().any(|hash| hash == digest(&SHA256, certificate.public_key().raw).as_ref())
             || self.certificate.iter().any(|hash| hash == digest(&SHA256, der).as_ref());
-        hash_fits && (self.names.is_empty() || self.name_fits(&certificate))
-    }
-
-    fn name_fits(&self, certificate: &X509Certificate<'_>) -> bool {
-        let Ok(Some(extension)) = certificate.subject_alternative_name() else { return false };
-        extension.value.general_names.iter().any(|name| match name {
-            GeneralName::DNSName(dns) => self.names.iter().any(|wanted| wanted.eq_ignore_ascii_case(dns)),
-            GeneralName::URI(text) | GeneralName::RFC822Name(text) => self.names.iter().any(|wanted| wanted == text),
-            GeneralName::IPAddress(bytes) => {
-                let address = <[u8; 4]>::try_from(*bytes)
-                    .map(IpAddr::from)
-                    .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
-                address.is_ok_and(|address| self.names.iter().any(|wanted| wanted.parse() == Ok(address)))
-            }
-            _ => false,
-        })
+        hash_fits && (self.names.is_empty() || is_for_one_of(&certificate, &self.names))
     }
 }
 

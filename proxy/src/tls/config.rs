@@ -103,7 +103,7 @@ fn load_ca(terms: &TlsTerms) -> Result<Option<ClientCa>, TlsFault> {
     })
 }
 
-fn read(path: &str) -> Result<Vec<u8>, TlsFault> {
+pub(super) fn read(path: &str) -> Result<Vec<u8>, TlsFault> {
     let unreadable = |error| TlsFault::invalid(format!("cannot read {path}: {error}"));
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_FILE {

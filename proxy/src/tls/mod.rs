@@ -1,17 +1,21 @@
-//! TLS termination: from the terms in a route table to handshakes.
+//! TLS: from the terms in a route table to handshakes.
 //!
-//! [`TlsStore`] turns terms into configurations and keeps them from table to table; [`TlsAcceptor`] runs the
-//! handshakes of one listener, choosing the server by SNI.
+//! [`TlsStore`] turns the terms of listeners into configurations and keeps them from table to table; [`TlsAcceptor`]
+//! runs the handshakes of one listener, choosing the server by SNI. `upstream` does the same for connections to
+//! upstreams.
 
 pub mod accept;
 pub mod certificate;
 mod client_auth;
 mod config;
 pub mod facts;
+mod names;
+mod origination;
 pub mod store;
 mod suites;
 #[cfg(test)]
 mod tests;
+pub(crate) mod upstream;
 
 pub use accept::{Accepted, HandshakeError, TlsAcceptor};
 pub use store::{TlsContext, TlsStore};

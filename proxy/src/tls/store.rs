@@ -1,6 +1,7 @@
 //! TLS terms in force: built once, kept from table to table, read again when their files change.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use rustls::server::ProducesTickets;
 use super::accept::TlsAcceptor;
 use super::certificate::TlsFault;
 use super::config;
+use super::upstream::UpstreamTlsStore;
 use crate::proxy::Issue;
 
 /// How often files are looked at.
@@ -23,6 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct TlsStore {
     state: Mutex<State>,
+    pub(crate) upstreams: UpstreamTlsStore,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ struct Current {
 }
 
 /// Enough of a file's metadata to notice that it was written or replaced.
-type Seen = Option<(SystemTime, u64, u64)>;
+pub(super) type Seen = Option<(SystemTime, u64, u64)>;
 
 /// What sessions must have in common to be resumed by one another: everything that was asked of the client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +126,8 @@ impl TlsStore {
         state.last_good.retain(|id, _| present.contains(id));
         state.contexts.retain(|_, context| context.strong_count() > 0);
         state.tickets.retain(|_, tickets| tickets.strong_count() > 0);
+        drop(state);
+        self.upstreams.retain();
     }
 
     /// The context of terms, built if these terms were not seen before.
@@ -165,6 +170,7 @@ impl TlsStore {
         for context in contexts {
             context.look_at_files();
         }
+        self.upstreams.look_at_files();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -278,10 +284,11 @@ fn server_id(server: &ServerRef) -> ServerId {
 }
 
 fn look(terms: &TlsTerms) -> Vec<Seen> {
-    use std::os::unix::fs::MetadataExt as _;
-    let look_at = |path: &str| {
-        let metadata = std::fs::metadata(Path::new(path)).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-    };
     config::files(terms).into_iter().map(look_at).collect()
+}
+
+/// What a file looks like; `None` if it is not there.
+pub(super) fn look_at(path: &str) -> Seen {
+    let metadata = std::fs::metadata(Path::new(path)).ok()?;
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }

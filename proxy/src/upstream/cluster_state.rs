@@ -20,6 +20,8 @@ use super::dynamic::DynamicNames;
 use super::load::{ClusterLoad, Permit};
 use super::locality::{self, Level};
 use super::outlier::Record;
+use crate::tls::certificate::TlsFault;
+use crate::tls::upstream::UpstreamContext;
 
 /// One cluster of one table.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub(crate) struct ClusterState {
     pub(crate) load: Arc<ClusterLoad>,
     /// Where each request names its host: the state of the names. The cluster itself has no endpoints then.
     pub(crate) names: Option<Arc<DynamicNames>>,
+    /// `None`: plain text.
+    pub(crate) tls: Option<Arc<UpstreamContext>>,
+    /// What is wrong with the cluster's terms of TLS; older ones may serve in their place.
+    pub(crate) tls_fault: Option<TlsFault>,
 }
 
 impl ClusterState {

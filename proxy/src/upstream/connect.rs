@@ -1,4 +1,4 @@
-//! Connecting to an endpoint.
+//! Connecting to an endpoint, and agreeing with it on TLS where the cluster asks for that.
 
 use std::cell::Cell;
 use std::io;
@@ -13,14 +13,19 @@ use route_model::table::cluster::EndpointAddress;
 use route_model::table::upstream::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::load::Permit;
+use super::outlier::TryOutcome;
+use super::peer::{Peer, PeerTls};
 use crate::telemetry::metrics::{Count, WorkerMetrics};
+use crate::tls::upstream::Inside;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    socket: Socket,
+    transport: Transport,
     metrics: WorkerMetrics,
     opened: Instant,
     _permit: ConnectionPermit,
@@ -50,7 +55,11 @@ impl Drop for ConnectionPermit {
 impl Stream {
     /// This end's address; `None` for a Unix domain socket.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.socket {
+        let socket = match &self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => stream.get_ref().0,
+        };
+        match socket {
             Socket::Tcp(stream) => stream.local_addr().ok(),
             Socket::Unix(_) => None,
         }
@@ -60,6 +69,12 @@ impl Stream {
     pub(crate) fn age(&self) -> Duration {
         self.opened.elapsed()
     }
+}
+
+#[derive(Debug)]
+enum Transport {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 #[derive(Debug)]
@@ -74,31 +89,74 @@ impl Drop for Stream {
     }
 }
 
-/// Connects within the cluster's connect timeout; an error of kind `TimedOut` when it passes.
+/// Why there is no connection, in the words of the access log (`%UPSTREAM_TRANSPORT_FAILURE_REASON%`).
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("connection timeout")]
+    TimedOut,
+    #[error("{0}")]
+    Failed(io::Error),
+    /// The server was reached; it could not be agreed with, or is not the one that was asked for.
+    #[error("TLS_error: {0}")]
+    Tls(Box<str>),
+}
+
+impl ConnectError {
+    /// What it says of the endpoint.
+    pub(crate) fn outcome(&self) -> TryOutcome {
+        match self {
+            Self::TimedOut => TryOutcome::TimedOut,
+            Self::Failed(_) | Self::Tls(_) => TryOutcome::Failed,
+        }
+    }
+}
+
+/// Connects, handshake included, within the cluster's connect timeout.
 pub(crate) async fn connect(
-    address: &EndpointAddress,
+    peer: &Peer,
+    inside: Inside,
     cluster: &Cluster,
     permit: ConnectionPermit,
     metrics: &WorkerMetrics,
-) -> io::Result<Stream> {
-    let connecting = async {
-        match address {
-            EndpointAddress::Ip(ip, port) => {
-                let stream = TcpStream::connect(SocketAddr::new(*ip, *port)).await?;
-                stream.set_nodelay(true)?;
-                if let Some(keepalive) = &cluster.policy.connections.keepalive {
-                    socket2::SockRef::from(&stream).set_tcp_keepalive(&self::keepalive(keepalive))?;
-                }
-                io::Result::Ok(Socket::Tcp(stream))
-            }
-            EndpointAddress::Unix(path) => Ok(Socket::Unix(UnixStream::connect(&**path).await?)),
+) -> Result<Stream, ConnectError> {
+    let until = Instant::now() + cluster.connect_timeout;
+    let connecting = tokio::time::timeout_at(until.into(), open(&peer.endpoint.address, cluster));
+    let socket = connecting.await.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Failed)?;
+    let transport = match &peer.tls {
+        None => Transport::Plain(socket),
+        Some(tls) => {
+            let agreed = tokio::time::timeout_at(until.into(), handshake(tls, inside, socket)).await;
+            let agreed = agreed.unwrap_or_else(|_| Err(ConnectError::Tls("the handshake took too long".into())));
+            metrics.count(if agreed.is_ok() { Count::UpstreamTlsHandshakes } else { Count::UpstreamTlsFailed });
+            Transport::Tls(Box::new(agreed?))
         }
     };
-    let socket = tokio::time::timeout(cluster.connect_timeout, connecting)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     metrics.count(Count::UpstreamOpened);
-    Ok(Stream { socket, metrics: metrics.clone(), opened: Instant::now(), _permit: permit })
+    Ok(Stream { transport, metrics: metrics.clone(), opened: Instant::now(), _permit: permit })
+}
+
+async fn open(address: &EndpointAddress, cluster: &Cluster) -> io::Result<Socket> {
+    match address {
+        EndpointAddress::Ip(ip, port) => {
+            let stream = TcpStream::connect(SocketAddr::new(*ip, *port)).await?;
+            stream.set_nodelay(true)?;
+            if let Some(keepalive) = &cluster.policy.connections.keepalive {
+                socket2::SockRef::from(&stream).set_tcp_keepalive(&self::keepalive(keepalive))?;
+            }
+            Ok(Socket::Tcp(stream))
+        }
+        EndpointAddress::Unix(path) => Ok(Socket::Unix(UnixStream::connect(&**path).await?)),
+    }
+}
+
+async fn handshake(tls: &PeerTls, inside: Inside, socket: Socket) -> Result<TlsStream<Socket>, ConnectError> {
+    let failed = |reason: String| ConnectError::Tls(reason.into());
+    let session = tls.context.session().map_err(|fault| failed(fault.message))?;
+    let Some(name) = session.name(tls.host.as_ref().map(|host| &host.name)) else {
+        return Err(failed("there is no name to ask the server for; set tls.sni".to_owned()));
+    };
+    let connector = TlsConnector::from(session.config(inside));
+    connector.connect(name.clone(), socket).await.map_err(|error| failed(error.to_string()))
 }
 
 fn keepalive(settings: &TcpKeepalive) -> socket2::TcpKeepalive {
@@ -118,9 +176,9 @@ fn keepalive(settings: &TcpKeepalive) -> socket2::TcpKeepalive {
 impl AsyncRead for Stream {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -128,9 +186,9 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -140,9 +198,61 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            // Sockets have no buffer of their own.
+            Transport::Plain(_) => Poll::Ready(Ok(())),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -156,9 +266,9 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One exchange with an endpoint, over HTTP/1 or HTTP/2, on a connection from the pool or a new one.
 
 use std::cell::Cell;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,9 +15,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use route_model::table::Cluster;
 use tokio::task::spawn_local;
 
-use super::cluster_state::{ClusterState, EndpointState};
-use super::connect::{ConnectionPermit, Stream, connect};
+use super::cluster_state::ClusterState;
+use super::connect::{ConnectError, ConnectionPermit, Stream, connect};
 use super::load::Permit;
+use super::peer::Peer;
 use crate::h1;
 use crate::http::body::{BodyError, Source};
 use crate::http::local_reply::LocalReply;
@@ -28,6 +28,7 @@ use crate::http::validate::authority;
 use crate::rt::LocalExecutor;
 use crate::runtime_table::WorkerCluster;
 use crate::telemetry::metrics::Count;
+use crate::tls::upstream::Inside;
 use crate::worker::Worker;
 
 /// An idle HTTP/1 connection.
@@ -46,12 +47,14 @@ pub(crate) enum SendFailure {
         reply: LocalReply,
         /// The upstream got a byte of the request.
         sent: bool,
+        /// Why there was no connection, or why TLS ended it, for the access log.
+        reason: Option<Box<str>>,
     },
 }
 
 impl SendFailure {
     fn unsent(reply: LocalReply) -> Self {
-        Self::Failed { reply, sent: false }
+        Self::Failed { reply, sent: false, reason: None }
     }
 }
 
@@ -59,37 +62,36 @@ impl SendFailure {
 pub(crate) async fn send(
     worker: &Rc<Worker>,
     cluster: &WorkerCluster,
-    endpoint: &Arc<EndpointState>,
+    peer: &Peer,
     http2: bool,
     head: &Parts,
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
     if http2 {
-        Box::pin(send_http2(worker, cluster, endpoint, head, body, reuse)).await
+        Box::pin(send_http2(worker, cluster, peer, head, body, reuse)).await
     } else {
-        send_http1(worker, cluster, endpoint, head, body, reuse).await
+        send_http1(worker, cluster, peer, head, body, reuse).await
     }
 }
 
 async fn send_http1(
     worker: &Rc<Worker>,
     cluster: &WorkerCluster,
-    endpoint: &Arc<EndpointState>,
+    peer: &Peer,
     head: &Parts,
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
-    let pooled = if reuse { worker.pool.take_http1(endpoint) } else { None };
+    let pooled = if reuse { worker.pool.take_http1(peer) } else { None };
     let (connection, reused) = if let Some(connection) = pooled {
         (connection, true)
     } else {
-        let found = Box::pin(find_http1(worker, cluster, endpoint, reuse)).await;
-        found.map_err(SendFailure::unsent)?
+        let found = Box::pin(find_http1(worker, cluster, peer, reuse)).await;
+        found?
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
-    let reclaim =
-        Return { worker: Rc::clone(worker), endpoint: Arc::clone(endpoint), cluster: Arc::clone(&cluster.state) };
+    let reclaim = Return { worker: Rc::clone(worker), peer: peer.clone(), cluster: Arc::clone(&cluster.state) };
     match connection.send(head, body, reclaim).await {
         Ok(response) => Ok(response.map(Source::Http1)),
         Err(error) => Err(http1_failure(worker, error, head, reused)),
@@ -100,16 +102,16 @@ async fn send_http1(
 async fn find_http1(
     worker: &Worker,
     cluster: &WorkerCluster,
-    endpoint: &Arc<EndpointState>,
+    peer: &Peer,
     reuse: bool,
-) -> Result<(Http1, bool), LocalReply> {
+) -> Result<(Http1, bool), SendFailure> {
     let state = &cluster.state;
-    let take = || if reuse { worker.pool.take_http1(endpoint) } else { None };
-    match turn(worker, state, endpoint, take).await? {
+    let take = || if reuse { worker.pool.take_http1(peer) } else { None };
+    match turn(worker, state, peer, take).await.map_err(SendFailure::unsent)? {
         Turn::Free(connection) => Ok((connection, true)),
         // It counts as waiting until it is connected.
         Turn::Open(permit, _waiting) => {
-            let stream = open(worker, state, endpoint, permit).await?;
+            let stream = open(worker, state, peer, Inside::Http1, permit).await?;
             Ok((Http1::new(stream, worker.http1_client), false))
         }
     }
@@ -126,12 +128,12 @@ enum Turn<C> {
 async fn turn<C>(
     worker: &Worker,
     state: &ClusterState,
-    endpoint: &Arc<EndpointState>,
+    peer: &Peer,
     take: impl Fn() -> Option<C>,
 ) -> Result<Turn<C>, LocalReply> {
     let mut waiting = None;
     loop {
-        if let Some(permit) = permit(worker, state, endpoint) {
+        if let Some(permit) = permit(worker, state, peer) {
             return Ok(Turn::Open(permit, waiting));
         }
         if waiting.is_none() {
@@ -144,9 +146,9 @@ async fn turn<C>(
     }
 }
 
-/// Leave to open a connection: while the cluster may have more, and always when this worker has none to the endpoint.
-fn permit(worker: &Worker, state: &ClusterState, endpoint: &Arc<EndpointState>) -> Option<ConnectionPermit> {
-    let open = worker.pool.open(endpoint);
+/// Leave to open a connection: while the cluster may have more, and always when this worker has none to the peer.
+fn permit(worker: &Worker, state: &ClusterState, peer: &Peer) -> Option<ConnectionPermit> {
+    let open = worker.pool.open(peer);
     let permit = state.load.connection(&state.cluster.policy.limits, open.get() == 0)?;
     Some(ConnectionPermit::new(permit, open))
 }
@@ -162,6 +164,10 @@ fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Par
         return SendFailure::Stale(body);
     }
     let sent = error.written;
+    let reason = match &error.kind {
+        h1::SendErrorKind::Io(error) => tls_reason(error),
+        _ => None,
+    };
     let reply = match error.kind {
         h1::SendErrorKind::Protocol(_) => {
             worker.metrics.count(Count::ProtocolViolationsUpstream);
@@ -176,14 +182,20 @@ fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Par
         }
         h1::SendErrorKind::Closed | h1::SendErrorKind::Io(_) => LocalReply::UpstreamClosed,
     };
-    SendFailure::Failed { reply, sent }
+    SendFailure::Failed { reply, sent, reason }
+}
+
+/// Why TLS ended a connection that was agreed on. A server of TLS 1.3 judges a client's certificate so late.
+fn tls_reason(error: &std::io::Error) -> Option<Box<str>> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(format!("TLS_error: {error}").into())
 }
 
 /// Puts an HTTP/1 connection back when its exchange is over.
 #[derive(Debug)]
 pub(crate) struct Return {
     worker: Rc<Worker>,
-    endpoint: Arc<EndpointState>,
+    peer: Peer,
     cluster: Arc<ClusterState>,
 }
 
@@ -194,7 +206,7 @@ impl h1::Reclaim<Stream> for Return {
         let spent = settings.max_requests.is_some_and(|most| connection.exchanges() >= u64::from(most))
             || settings.max_duration.is_some_and(|most| connection.io().age() >= most);
         if !spent {
-            self.worker.pool.put_http1(&self.endpoint, connection, *idle_timeout);
+            self.worker.pool.put_http1(&self.peer, connection, *idle_timeout);
             self.cluster.load.freed();
         }
     }
@@ -203,16 +215,21 @@ impl h1::Reclaim<Stream> for Return {
 async fn open(
     worker: &Worker,
     state: &ClusterState,
-    endpoint: &EndpointState,
+    peer: &Peer,
+    inside: Inside,
     permit: ConnectionPermit,
-) -> Result<Stream, LocalReply> {
-    match connect(&endpoint.address, &state.cluster, permit, &worker.metrics).await {
+) -> Result<Stream, SendFailure> {
+    match connect(peer, inside, &state.cluster, permit, &worker.metrics).await {
         Ok(stream) => Ok(stream),
         Err(error) => {
             worker.metrics.count(Count::UpstreamConnectFailed);
-            tracing::debug!(%error, endpoint = %endpoint.name, "cannot connect to an upstream");
-            let timed_out = error.kind() == io::ErrorKind::TimedOut;
-            Err(if timed_out { LocalReply::ConnectTimeout } else { LocalReply::ConnectFailure })
+            tracing::debug!(%error, endpoint = %peer.endpoint.name, "cannot connect to an upstream");
+            let reply = match error {
+                ConnectError::TimedOut => LocalReply::ConnectTimeout,
+                ConnectError::Failed(_) => LocalReply::ConnectFailure,
+                ConnectError::Tls(_) => LocalReply::TlsFailure,
+            };
+            Err(SendFailure::Failed { reply, sent: false, reason: Some(error.to_string().into()) })
         }
     }
 }
@@ -288,21 +305,21 @@ impl Drop for StreamPermit {
 async fn send_http2(
     worker: &Rc<Worker>,
     cluster: &WorkerCluster,
-    endpoint: &Arc<EndpointState>,
+    peer: &Peer,
     head: &Parts,
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
     let most = cluster.state.cluster.policy.connections.max_streams.unwrap_or(u32::MAX);
-    let pooled = if reuse { worker.pool.take_http2(endpoint, most) } else { None };
+    let pooled = if reuse { worker.pool.take_http2(peer, most) } else { None };
     let reused = pooled.is_some();
     let connection = match pooled {
         Some(connection) => connection,
-        None => open_http2(worker, cluster, endpoint, reuse, most).await.map_err(SendFailure::unsent)?,
+        None => open_http2(worker, cluster, peer, reuse, most).await?,
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
     let permit = connection.permit();
-    let request = http2_request(head, body).ok_or(SendFailure::unsent(LocalReply::BadRequest))?;
+    let request = http2_request(head, body, peer.tls.is_some()).ok_or(SendFailure::unsent(LocalReply::BadRequest))?;
     let mut sender = connection.sender.clone();
     drop(connection);
     match sender.try_send_request(request).await {
@@ -311,7 +328,9 @@ async fn send_http2(
             // The connection ended before it took the request up.
             Some(request) if reused => Err(SendFailure::Stale(request.into_body())),
             // What was not taken up was not sent.
-            message => Err(SendFailure::Failed { reply: http2_failure(error.error()), sent: message.is_none() }),
+            message => {
+                Err(SendFailure::Failed { reply: http2_failure(error.error()), sent: message.is_none(), reason: None })
+            }
         },
     }
 }
@@ -319,24 +338,24 @@ async fn send_http2(
 async fn open_http2(
     worker: &Rc<Worker>,
     cluster: &WorkerCluster,
-    endpoint: &Arc<EndpointState>,
+    peer: &Peer,
     reuse: bool,
     most: u32,
-) -> Result<Rc<Http2>, LocalReply> {
+) -> Result<Rc<Http2>, SendFailure> {
     let settings = &cluster.state.cluster;
-    let opening = worker.pool.opening(endpoint);
+    let opening = worker.pool.opening(peer);
     let _turn = opening.lock().await;
     // Whoever had the turn before may have opened one for all who waited.
-    if reuse && let Some(connection) = worker.pool.take_http2(endpoint, most) {
+    if reuse && let Some(connection) = worker.pool.take_http2(peer, most) {
         return Ok(connection);
     }
     let state = &cluster.state;
-    let take = || if reuse { worker.pool.take_http2(endpoint, most) } else { None };
-    let permit = match turn(worker, state, endpoint, take).await? {
+    let take = || if reuse { worker.pool.take_http2(peer, most) } else { None };
+    let permit = match turn(worker, state, peer, take).await.map_err(SendFailure::unsent)? {
         Turn::Free(connection) => return Ok(connection),
         Turn::Open(permit, _) => permit,
     };
-    let stream = open(worker, state, endpoint, permit).await?;
+    let stream = open(worker, state, peer, Inside::Http2, permit).await?;
     let limits = &worker.process.options.limits;
     let ping = (limits.h2_keep_alive_interval, limits.h2_keep_alive_timeout);
     let (interval, timeout) = settings.policy.connections.ping.unwrap_or(ping);
@@ -349,7 +368,8 @@ async fn open_http2(
         .max_send_buf_size(limits.h2_send_buffer)
         .keep_alive_interval(interval)
         .keep_alive_timeout(timeout);
-    let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| LocalReply::ConnectFailure)?;
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let (sender, driver) = handshake.map_err(|_| SendFailure::unsent(LocalReply::ConnectFailure))?;
     spawn_local(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, "an HTTP/2 connection to an upstream ended with an error");
@@ -365,17 +385,17 @@ async fn open_http2(
         requests_left: Cell::new(connections.max_requests.unwrap_or(u32::MAX)),
         retires: connections.max_duration.map(|most| Instant::now() + most),
     });
-    worker.pool.put_http2(endpoint, &connection);
+    worker.pool.put_http2(peer, &connection);
     Ok(connection)
 }
 
-/// The request as HTTP/2 carries it: the authority in the target, no Host. `None` if there is no valid authority.
-fn http2_request(head: &Parts, body: OutgoingBody) -> Option<Request<OutgoingBody>> {
+/// The request as HTTP/2 carries it: scheme and authority in the target, no Host. `None` if there is no valid authority.
+fn http2_request(head: &Parts, body: OutgoingBody, secure: bool) -> Option<Request<OutgoingBody>> {
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
     let mut target = head.uri.clone().into_parts();
-    target.scheme = Some(Scheme::HTTP);
+    target.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
     target.authority = Some(Authority::try_from(authority(head)).ok()?);
     *request.uri_mut() = Uri::from_parts(target).ok()?;
     let mut headers = head.headers.clone();
@@ -392,16 +412,25 @@ fn http2_request(head: &Parts, body: OutgoingBody) -> Option<Request<OutgoingBod
 
 fn http2_failure(error: &hyper::Error) -> LocalReply {
     tracing::debug!(%error, "a request to an upstream failed");
+    match h2_error(error) {
+        Some(error) => match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => LocalReply::UpstreamRefusedStream,
+            _ if error.is_reset() => LocalReply::UpstreamReset,
+            _ => LocalReply::UpstreamClosed,
+        },
+        None if error.is_user() => LocalReply::RequestBody,
+        None => LocalReply::UpstreamClosed,
+    }
+}
+
+/// What HTTP/2 itself has to say of an error.
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return match error.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => LocalReply::UpstreamRefusedStream,
-                _ if error.is_reset() => LocalReply::UpstreamReset,
-                _ => LocalReply::UpstreamClosed,
-            };
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
         }
         cause = error.source();
     }
-    if error.is_user() { LocalReply::RequestBody } else { LocalReply::UpstreamClosed }
+    None
 }

@@ -8,6 +8,7 @@ pub(crate) mod dynamic;
 pub(crate) mod load;
 mod locality;
 pub(crate) mod outlier;
+pub(crate) mod peer;
 mod placement;
 pub(crate) mod pool;
 pub(crate) mod resolve;

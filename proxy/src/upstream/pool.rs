@@ -3,23 +3,27 @@
 //! The last connection put in is the first taken out, so that those beyond the need grow old and are closed. A
 //! connection that shows an end or bytes while nobody asked for any is closed, when it is taken at the latest.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::cluster_state::EndpointState;
 use super::connection::{Http1, Http2};
+use super::peer::{HostName, Peer, PoolKey, Worth};
 use crate::limits::Limits;
 
 /// The idle HTTP/1 connections and the HTTP/2 connections of one worker.
 ///
-/// They are kept by endpoint id. An endpoint belongs to one cluster, and its id is never used again, so a connection
-/// cannot reach a request that was not meant for it.
+/// They are kept by endpoint id and terms. An endpoint belongs to one cluster, and its id is never used again, so a
+/// connection cannot reach a request that was not meant for it.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    endpoints: RefCell<HashMap<u64, EndpointPool, foldhash::fast::RandomState>>,
+    peers: RefCell<HashMap<PoolKey, PeerPool, foldhash::fast::RandomState>>,
+    /// Hosts that servers are asked for, in lower case; as many as connections need. The names come from clients.
+    hosts: RefCell<HashMap<Box<str>, Rc<HostName>>>,
+    /// Of the hosts so far; 0 is none's number.
+    last_host: Cell<u64>,
     /// Idle HTTP/1 connections of all endpoints.
     idle: Cell<usize>,
     /// Seconds, as the sweep counts them.
@@ -30,14 +34,14 @@ pub(crate) struct Pool {
 }
 
 #[derive(Debug)]
-struct EndpointPool {
-    endpoint: Weak<EndpointState>,
+struct PeerPool {
+    worth: Worth,
     /// The oldest first.
     idle: Vec<Idle>,
     http2: Vec<Rc<Http2>>,
     /// Held while an HTTP/2 connection is opened: others wait for it instead of opening their own.
     opening: Rc<tokio::sync::Mutex<()>>,
-    /// Connections to the endpoint, busy or idle.
+    /// Connections to the peer, busy or idle.
     open: Rc<Cell<u32>>,
 }
 
@@ -51,7 +55,9 @@ struct Idle {
 impl Pool {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            endpoints: RefCell::default(),
+            peers: RefCell::default(),
+            hosts: RefCell::default(),
+            last_host: Cell::new(0),
             idle: Cell::new(0),
             clock: Cell::new(0),
             max_idle: limits.max_idle,
@@ -60,10 +66,10 @@ impl Pool {
         }
     }
 
-    /// An idle HTTP/1 connection to the endpoint.
-    pub(crate) fn take_http1(&self, endpoint: &EndpointState) -> Option<Http1> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.get_mut(&endpoint.id)?;
+    /// An idle HTTP/1 connection to the peer.
+    pub(crate) fn take_http1(&self, peer: &Peer) -> Option<Http1> {
+        let mut peers = self.peers.borrow_mut();
+        let pool = peers.get_mut(&peer.key())?;
         while let Some(mut idle) = pool.idle.pop() {
             self.idle.set(self.idle.get() - 1);
             if idle.connection.is_quiet() {
@@ -73,10 +79,10 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for later. At a ceiling the oldest of its endpoint goes, or where there is none this one.
-    pub(crate) fn put_http1(&self, endpoint: &Arc<EndpointState>, connection: Http1, idle_timeout: Duration) {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+    /// Keeps a connection for later. At a ceiling the oldest of its peer goes, or where there is none this one.
+    pub(crate) fn put_http1(&self, peer: &Peer, connection: Http1, idle_timeout: Duration) {
+        let mut peers = self.peers.borrow_mut();
+        let pool = peers.entry(peer.key()).or_insert_with(|| PeerPool::new(peer));
         if pool.idle.len() >= self.max_idle_per_endpoint || self.idle.get() >= self.max_idle {
             if pool.idle.is_empty() {
                 return;
@@ -89,11 +95,11 @@ impl Pool {
         self.idle.set(self.idle.get() + 1);
     }
 
-    /// An HTTP/2 connection to the endpoint with room for one more request: the busiest such, so that the others can
+    /// An HTTP/2 connection to the peer with room for one more request: the busiest such, so that the others can
     /// fall idle.
-    pub(crate) fn take_http2(&self, endpoint: &EndpointState, max_streams: u32) -> Option<Rc<Http2>> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.get_mut(&endpoint.id)?;
+    pub(crate) fn take_http2(&self, peer: &Peer, max_streams: u32) -> Option<Rc<Http2>> {
+        let mut peers = self.peers.borrow_mut();
+        let pool = peers.get_mut(&peer.key())?;
         // One that is spent ends by itself once its last stream has.
         pool.http2.retain(|connection| !connection.is_closed() && !connection.is_spent());
         let max_streams = self.max_streams.min(max_streams);
@@ -103,34 +109,35 @@ impl Pool {
         Some(Rc::clone(connection))
     }
 
-    pub(crate) fn put_http2(&self, endpoint: &Arc<EndpointState>, connection: &Rc<Http2>) {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+    pub(crate) fn put_http2(&self, peer: &Peer, connection: &Rc<Http2>) {
+        let mut peers = self.peers.borrow_mut();
+        let pool = peers.entry(peer.key()).or_insert_with(|| PeerPool::new(peer));
         connection.touch(self.clock.get());
         pool.http2.push(Rc::clone(connection));
     }
 
-    /// The number of connections to the endpoint, busy or idle.
-    pub(crate) fn open(&self, endpoint: &Arc<EndpointState>) -> Rc<Cell<u32>> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+    /// The number of connections to the peer, busy or idle.
+    pub(crate) fn open(&self, peer: &Peer) -> Rc<Cell<u32>> {
+        let mut peers = self.peers.borrow_mut();
+        let pool = peers.entry(peer.key()).or_insert_with(|| PeerPool::new(peer));
         Rc::clone(&pool.open)
     }
 
-    /// To be held while an HTTP/2 connection to the endpoint is opened.
-    pub(crate) fn opening(&self, endpoint: &Arc<EndpointState>) -> Rc<tokio::sync::Mutex<()>> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(endpoint.id).or_insert_with(|| EndpointPool::new(endpoint));
+    /// To be held while an HTTP/2 connection to the peer is opened.
+    pub(crate) fn opening(&self, peer: &Peer) -> Rc<tokio::sync::Mutex<()>> {
+        let mut peers = self.peers.borrow_mut();
+        let pool = peers.entry(peer.key()).or_insert_with(|| PeerPool::new(peer));
         Rc::clone(&pool.opening)
     }
 
-    /// Once a second: closes what is too old, has been closed by its endpoint, or leads to an endpoint that is gone.
+    /// Once a second: closes what is too old, has been closed by its endpoint, or leads to an endpoint that is gone or by
+    /// terms that are not in force any more.
     pub(crate) fn sweep(&self) {
         let now = self.clock.get() + 1;
         self.clock.set(now);
         let mut idle = 0;
-        self.endpoints.borrow_mut().retain(|_, pool| {
-            if pool.endpoint.strong_count() == 0 {
+        self.peers.borrow_mut().retain(|_, pool| {
+            if !pool.worth.holds() {
                 return false;
             }
             pool.idle.retain_mut(|idle| idle.expires > now && idle.connection.is_quiet());
@@ -142,17 +149,30 @@ impl Pool {
                 || Rc::strong_count(&pool.open) > 1
         });
         self.idle.set(idle);
+        self.hosts.borrow_mut().retain(|_, host| Rc::strong_count(host) > 1);
+    }
+
+    /// The name to ask a server for; `None` for what cannot be one. Equal hosts have one number while connections to
+    /// them are there.
+    pub(super) fn host(&self, host: &str) -> Option<Rc<HostName>> {
+        let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(host.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(host)
+        };
+        let mut hosts = self.hosts.borrow_mut();
+        if let Some(known) = hosts.get(&*host) {
+            return Some(Rc::clone(known));
+        }
+        let name = Rc::new(HostName::new(self.last_host.get() + 1, &host)?);
+        self.last_host.set(name.id);
+        hosts.insert(host.into(), Rc::clone(&name));
+        Some(name)
     }
 }
 
-impl EndpointPool {
-    fn new(endpoint: &Arc<EndpointState>) -> Self {
-        Self {
-            endpoint: Arc::downgrade(endpoint),
-            idle: Vec::new(),
-            http2: Vec::new(),
-            opening: Rc::default(),
-            open: Rc::default(),
-        }
+impl PeerPool {
+    fn new(peer: &Peer) -> Self {
+        Self { worth: peer.worth(), idle: Vec::new(), http2: Vec::new(), opening: Rc::default(), open: Rc::default() }
     }
 }

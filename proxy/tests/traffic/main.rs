@@ -18,6 +18,7 @@ mod table;
 mod tcp;
 mod tls;
 mod upgrades;
+mod upstream_tls;
 mod upstreams;
 
 use std::sync::Arc;

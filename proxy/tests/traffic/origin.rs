@@ -34,7 +34,7 @@ impl Drop for Origin {
 }
 
 /// `name method path`, one `header: value` a line, then the body.
-async fn echo(name: &'static str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+pub(crate) async fn echo(name: &'static str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let mut lines = vec![format!("{name} {} {target}\n", head.method)];

@@ -53,7 +53,7 @@ fn tcp(port: u16, rules: Vec<Arc<StreamRule>>) -> Arc<Listener> {
 }
 
 /// Port 80 to clusters of equal weight.
-fn raw(clusters: Vec<Cluster>) -> RouteTable {
+pub(crate) fn raw(clusters: Vec<Cluster>) -> RouteTable {
     let to: Vec<_> = (0..clusters.len() as u32).map(|index| (index, 1)).collect();
     table(vec![tcp(80, vec![rule(&[], &to)])], clusters)
 }
@@ -75,12 +75,12 @@ async fn echo(name: &'static str) -> SocketAddr {
     addr
 }
 
-async fn connect(proxy: &Proxy, port: u16) -> TcpStream {
+pub(crate) async fn connect(proxy: &Proxy, port: u16) -> TcpStream {
     TcpStream::connect(addr(proxy, port)).await.unwrap()
 }
 
 /// Says all, closes its half, and reads to the end.
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &[u8]) -> Vec<u8> {
+pub(crate) async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     let talk = async {
         stream.write_all(text).await.unwrap();
@@ -196,9 +196,9 @@ async fn what_leads_nowhere_is_closed() {
 }
 
 /// A proxy that shows its metrics.
-fn counting() -> Proxy {
+pub(crate) fn counting() -> Proxy {
     let metrics = ListenAddr { addr: ([127, 0, 0, 1], 0).into(), explicit: true };
-    start_with(Options { metrics_addr: Some(metrics), ..Options::default() })
+    start_with(Options { workers: 1, metrics_addr: Some(metrics), ..Options::default() })
 }
 
 /// Waits until a connection with this flag is counted as opened and closed.

@@ -9,21 +9,23 @@ use foldhash::fast::RandomState;
 
 use super::ProxyScope;
 use super::destination_rule::{DestinationRules, Effective, PortPolicy};
-use super::finding::Severity;
+use super::finding::{Finding, Severity};
 use super::limits::Limits;
 use super::locality::Preference;
 use super::mesh::Mesh;
 use super::names::namespace_of;
 use super::services::{ServedPort, Service, Services, Workload};
 use super::targets::{Target, TargetPort, Targets};
-use super::upstream;
+use super::{upstream, upstream_tls};
 use crate::kinds::TextDuration;
 use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
 use crate::kinds::protocol::Protocol;
 use crate::kinds::service_entry::Resolution;
 use crate::kinds::value::StringMap;
+use crate::resource::ResourceSet;
 use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, UpstreamProtocol, WildcardNames};
 use crate::table::locality::Rank;
+use crate::table::upstream::UpstreamPolicy;
 use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
 
 /// How long an unused connection to an upstream is kept, unless a DestinationRule says otherwise.
@@ -45,6 +47,10 @@ pub(super) struct Problem {
 pub(super) struct Clusters {
     by_id: Vec<Option<Arc<Cluster>>>,
     problems: HashMap<ClusterId, Problem, RandomState>,
+    /// What there is to say about the DestinationRules of clusters.
+    findings: HashMap<ClusterId, Vec<Finding>, RandomState>,
+    /// Those that secrets are read for.
+    with_secrets: HashSet<ClusterId, RandomState>,
     /// One allocation for each key, and the same one for as long as it says the same.
     shared: HashMap<ClusterKey, Arc<Cluster>, RandomState>,
     by_host: HashMap<Arc<str>, HashSet<ClusterId>, RandomState>,
@@ -57,6 +63,8 @@ pub(super) struct Clusters {
 pub(super) struct Sources<'a> {
     pub(super) services: &'a Services,
     pub(super) rules: &'a DestinationRules,
+    /// For secrets.
+    pub(super) set: &'a ResourceSet,
     pub(super) mesh: &'a Mesh,
     pub(super) proxy: &'a ProxyScope,
     pub(super) limits: &'a Limits,
@@ -69,12 +77,19 @@ pub(super) struct DirtyTargets {
     pub(super) hosts: HashSet<Arc<str>>,
     /// Hosts of DestinationRules.
     pub(super) patterns: Vec<HostPattern>,
+    /// Secrets changed.
+    pub(super) secrets: bool,
 }
 
 impl Clusters {
     /// Indexed by [`ClusterId`].
     pub(super) fn table(&self) -> Vec<Option<Arc<Cluster>>> {
         self.by_id.clone()
+    }
+
+    /// What there is to say about the DestinationRules in force.
+    pub(super) fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.values().flatten()
     }
 
     pub(super) fn problem(&self, id: ClusterId) -> Option<&Problem> {
@@ -109,13 +124,27 @@ impl Clusters {
                 ids.extend(covered.flat_map(|(_, ids)| ids));
             }
         }
+        if dirty.secrets {
+            ids.extend(&self.with_secrets);
+        }
         let mut changed = Vec::new();
         for &id in &ids {
-            let (cluster, problem) = match targets.get(id) {
+            let (resolved, problem) = match targets.get(id) {
                 Some(target) => resolve(target, sources),
                 None => (None, None),
             };
+            let Resolved { cluster, findings, reads_secrets } = resolved.unwrap_or_default();
             self.by_id[id.index()] = cluster.map(|cluster| self.share(cluster));
+            if findings.is_empty() {
+                self.findings.remove(&id);
+            } else {
+                self.findings.insert(id, findings);
+            }
+            if reads_secrets {
+                self.with_secrets.insert(id);
+            } else {
+                self.with_secrets.remove(&id);
+            }
             let before = match problem.clone() {
                 Some(problem) => self.problems.insert(id, problem),
                 None => self.problems.remove(&id),
@@ -162,7 +191,15 @@ fn problem(field: &'static str, severity: Severity, reason: &'static str, messag
     Problem { field, severity, reason, message }
 }
 
-fn resolve(target: &Target, sources: Sources<'_>) -> (Option<Cluster>, Option<Problem>) {
+/// A cluster, and what came up while it was made.
+#[derive(Debug, Default)]
+struct Resolved {
+    cluster: Option<Cluster>,
+    findings: Vec<Finding>,
+    reads_secrets: bool,
+}
+
+fn resolve(target: &Target, sources: Sources<'_>) -> (Option<Resolved>, Option<Problem>) {
     let mesh = sources.mesh;
     let found =
         sources.services.find(&target.host, &target.namespace, &sources.proxy.namespace, mesh.service_export_to());
@@ -171,14 +208,14 @@ fn resolve(target: &Target, sources: Sources<'_>) -> (Option<Cluster>, Option<Pr
         None => undeclared(target, sources),
     };
     match resolved {
-        Ok((cluster, problem)) => (Some(cluster), problem),
+        Ok((resolved, problem)) => (Some(resolved), problem),
         Err(problem) => (None, Some(problem)),
     }
 }
 
-type Resolved = Result<(Cluster, Option<Problem>), Problem>;
+type Outcome = Result<(Resolved, Option<Problem>), Problem>;
 
-fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Resolved {
+fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Outcome {
     let host = &target.host;
     let port = match target.port {
         TargetPort::Number(number) => service.port(number),
@@ -218,7 +255,8 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Res
     };
     let http2 = Protocol::parse(&port.port.protocol).is_some_and(Protocol::is_http2);
     let limits = sources.limits.of_service(service.declared_by(), host, port.number);
-    let cluster = cluster(key, discovery, policy, http2, service.namespace.clone(), sources.mesh);
+    let names = &port.entry.subject_alt_names;
+    let cluster = cluster(key, discovery, policy, http2, service.namespace.clone(), names, sources);
     Ok((Cluster { limits, ..cluster }, problem))
 }
 
@@ -369,7 +407,7 @@ fn dns_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -> D
 }
 
 /// A host that no ServiceEntry declares: a name in DNS, as written first, then expanded.
-fn undeclared(target: &Target, sources: Sources<'_>) -> Resolved {
+fn undeclared(target: &Target, sources: Sources<'_>) -> Outcome {
     let host = &target.host;
     let short = target.short.then(|| host.split('.').next().unwrap_or(host));
     let written = short.unwrap_or(host);
@@ -410,7 +448,7 @@ fn undeclared(target: &Target, sources: Sources<'_>) -> Resolved {
     };
     let unknown = || Arc::from("unknown");
     let service_namespace = if namespace.is_empty() { unknown() } else { namespace };
-    Ok((cluster(key, discovery, policy, false, service_namespace, sources.mesh), problem))
+    Ok((cluster(key, discovery, policy, false, service_namespace, &[], sources), problem))
 }
 
 fn cluster(
@@ -419,8 +457,9 @@ fn cluster(
     policy: PortPolicy<'_>,
     http2: bool,
     service_namespace: Arc<str>,
-    mesh: &Mesh,
-) -> Cluster {
+    service_names: &[String],
+    sources: Sources<'_>,
+) -> Resolved {
     let subset = key.subset.as_deref().unwrap_or_default();
     let name = format!("outbound|{}|{subset}|{}", key.port, key.host).into();
     let tcp = policy.connection_pool.and_then(|pool| pool.tcp.as_ref());
@@ -434,17 +473,21 @@ fn cluster(
     } else {
         UpstreamProtocol::Http1
     };
-    Cluster {
+    let origination = upstream_tls::origination(policy.tls, &key.host, service_names, sources);
+    let cluster = Cluster {
         name,
         discovery,
         load_balancer: upstream::load_balancer(policy.load_balancer),
         protocol,
-        connect_timeout: connect_timeout.filter(|time| !time.is_zero()).unwrap_or_else(|| mesh.connect_timeout()),
+        connect_timeout: connect_timeout
+            .filter(|time| !time.is_zero())
+            .unwrap_or_else(|| sources.mesh.connect_timeout()),
         idle_timeout: idle_timeout.filter(|time| !time.is_zero()).unwrap_or(IDLE_TIMEOUT),
-        policy: upstream::policy(&policy),
+        policy: UpstreamPolicy { tls: origination.tls, ..upstream::policy(&policy) },
         limits: None,
         service_name: key.host.clone(),
         service_namespace,
         key,
-    }
+    };
+    Resolved { cluster: Some(cluster), findings: origination.findings, reads_secrets: origination.reads_secrets }
 }

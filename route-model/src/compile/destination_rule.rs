@@ -8,8 +8,9 @@ use foldhash::fast::RandomState;
 use super::ProxyScope;
 use super::mesh::Mesh;
 use super::names::{Seniority, is_visible, qualify_host};
+use crate::field::FieldPath;
 use crate::kinds::destination_rule::{
-    ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, RetryBudget, Subset, TrafficPolicy,
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, RetryBudget, Subset, TrafficPolicy,
 };
 use crate::meta::ResourceKey;
 use crate::resource::Resource;
@@ -64,6 +65,40 @@ pub(super) struct PortPolicy<'a> {
     pub(super) connection_pool: Option<&'a ConnectionPool>,
     pub(super) outlier_detection: Option<&'a OutlierDetection>,
     pub(super) retry_budget: Option<&'a RetryBudget>,
+    pub(super) tls: Option<TlsBlock<'a>>,
+}
+
+/// A `tls` block and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TlsBlock<'a> {
+    pub(super) tls: &'a ClientTls,
+    pub(super) rule: &'a ResourceKey,
+    /// The position of the subset.
+    subset: Option<usize>,
+    /// The position of the port's settings.
+    port: Option<usize>,
+}
+
+impl TlsBlock<'_> {
+    pub(super) fn path(&self) -> FieldPath {
+        let mut path = FieldPath::new("spec");
+        if let Some(subset) = self.subset {
+            path = path.field("subsets").index(subset);
+        }
+        path = path.field("trafficPolicy");
+        if let Some(port) = self.port {
+            path = path.field("portLevelSettings").index(port);
+        }
+        path.field("tls")
+    }
+}
+
+/// A traffic policy and where it stands.
+#[derive(Clone, Copy)]
+struct PolicyPlace<'a> {
+    policy: &'a TrafficPolicy,
+    rule: &'a ResourceKey,
+    subset: Option<usize>,
 }
 
 impl DestinationRules {
@@ -189,42 +224,61 @@ impl<'a> Effective<'a> {
     /// What applies to a port of the service, or of a subset.
     pub(super) fn policy(&self, port: u16, subset: Option<&'a Subset>) -> PortPolicy<'a> {
         // The policy of the first rule that has one stands whole.
-        let top = self.rules.iter().find_map(|(_, rule)| rule.traffic_policy.as_ref());
-        let base = top.map(|policy| port_level(policy, port).unwrap_or_else(|| blocks(policy))).unwrap_or_default();
-        let Some(own) = subset.and_then(|subset| subset.traffic_policy.as_ref()) else { return base };
-        port_level(own, port).unwrap_or_else(|| {
-            let own = blocks(own);
+        let top = self.rules.iter().find_map(|(key, rule)| {
+            Some(PolicyPlace { policy: rule.traffic_policy.as_ref()?, rule: key, subset: None })
+        });
+        let base = top.map(|top| top.of_port(port).unwrap_or_else(|| top.blocks())).unwrap_or_default();
+        let Some(own) = subset.and_then(|subset| self.policy_of(subset)) else { return base };
+        own.of_port(port).unwrap_or_else(|| {
+            let own = own.blocks();
             PortPolicy {
                 load_balancer: own.load_balancer.or(base.load_balancer),
                 connection_pool: own.connection_pool.or(base.connection_pool),
                 outlier_detection: own.outlier_detection.or(base.outlier_detection),
                 retry_budget: own.retry_budget.or(base.retry_budget),
+                tls: own.tls.or(base.tls),
             }
+        })
+    }
+
+    fn policy_of(&self, subset: &'a Subset) -> Option<PolicyPlace<'a>> {
+        let policy = subset.traffic_policy.as_ref()?;
+        self.rules.iter().find_map(|(rule, spec)| {
+            let position = spec.subsets.iter().position(|known| std::ptr::eq(known, subset))?;
+            Some(PolicyPlace { policy, rule, subset: Some(position) })
         })
     }
 }
 
-fn blocks(policy: &TrafficPolicy) -> PortPolicy<'_> {
-    PortPolicy {
-        load_balancer: policy.load_balancer.as_ref(),
-        connection_pool: policy.connection_pool.as_ref(),
-        outlier_detection: policy.outlier_detection.as_ref(),
-        retry_budget: policy.retry_budget.as_ref(),
+impl<'a> PolicyPlace<'a> {
+    fn blocks(self) -> PortPolicy<'a> {
+        let Self { policy, .. } = self;
+        PortPolicy {
+            load_balancer: policy.load_balancer.as_ref(),
+            connection_pool: policy.connection_pool.as_ref(),
+            outlier_detection: policy.outlier_detection.as_ref(),
+            retry_budget: policy.retry_budget.as_ref(),
+            tls: self.tls(policy.tls.as_ref(), None),
+        }
     }
-}
 
-/// The settings of one port, which replace the policy as a set: a block that is left out is at its default.
-fn port_level(policy: &TrafficPolicy, port: u16) -> Option<PortPolicy<'_>> {
-    let is_port = |number: u32| number == u32::from(port);
-    let entry = policy
-        .port_level_settings
-        .iter()
-        .find(|entry| entry.port.as_ref().is_some_and(|port| is_port(*port.number)))?;
-    Some(PortPolicy {
-        load_balancer: entry.load_balancer.as_ref(),
-        connection_pool: entry.connection_pool.as_ref(),
-        outlier_detection: entry.outlier_detection.as_ref(),
-        // Nothing of the policy's own reaches a port that has settings, as in Istio.
-        retry_budget: None,
-    })
+    /// The settings of one port, which replace the policy as a set: a block that is left out is at its default.
+    fn of_port(self, port: u16) -> Option<PortPolicy<'a>> {
+        let is_port = |number: u32| number == u32::from(port);
+        let settings = self.policy.port_level_settings.iter().enumerate();
+        let (position, entry) =
+            { settings }.find(|(_, entry)| entry.port.as_ref().is_some_and(|port| is_port(*port.number)))?;
+        Some(PortPolicy {
+            load_balancer: entry.load_balancer.as_ref(),
+            connection_pool: entry.connection_pool.as_ref(),
+            outlier_detection: entry.outlier_detection.as_ref(),
+            // Nothing of the policy's own reaches a port that has settings, as in Istio.
+            retry_budget: None,
+            tls: self.tls(entry.tls.as_ref(), Some(position)),
+        })
+    }
+
+    fn tls(self, tls: Option<&'a ClientTls>, port: Option<usize>) -> Option<TlsBlock<'a>> {
+        Some(TlsBlock { tls: tls?, rule: self.rule, subset: self.subset, port })
+    }
 }

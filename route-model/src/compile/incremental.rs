@@ -180,6 +180,7 @@ impl Compiler {
         let sources = Sources {
             services: &self.services,
             rules: &self.rules,
+            set: &self.set,
             mesh: &self.mesh,
             proxy: &self.scope,
             limits: &self.limits,
@@ -233,7 +234,10 @@ impl Compiler {
                 dirty.plan = true;
                 dirty.gateways.insert(super::names::qualified_name(key));
             }
-            Kind::Secret => dirty.plan = true,
+            Kind::Secret => {
+                dirty.plan = true;
+                dirty.targets.secrets = true;
+            }
             Kind::MeshConfig if *key == Mesh::key() => dirty.mesh = true,
             Kind::ServiceEntry | Kind::WorkloadEntry => self.services.change(old, new, &mut dirty.targets.hosts),
             Kind::DestinationRule => dirty.targets.patterns.extend(self.rules.change(old, new)),

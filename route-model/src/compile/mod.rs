@@ -5,7 +5,7 @@
 //! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
 //! what the numbers stand for; `limits` compiles rate
 //! limits and finds them for routes, as `backend` does with body limits (`attached`: by what policies are attached to); `authentication` puts rules for tokens together, `authorization` compiles who may do what, and `attachment` says what of a proxy a
-//! policy is for; `tls` reads certificates. `incremental` keeps all of it from set to set, so that an
+//! policy is for; `tls` and `upstream_tls` read certificates. `incremental` keeps all of it from set to set, so that an
 //! edit costs what it touches.
 
 mod attached;
@@ -36,6 +36,7 @@ mod tls;
 pub(crate) mod traffic;
 mod trusted_proxies;
 mod upstream;
+mod upstream_tls;
 mod virtual_service;
 
 use std::collections::BTreeMap;

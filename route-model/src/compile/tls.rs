@@ -17,7 +17,7 @@ use crate::table::ServerRef;
 use crate::table::tls::{CaSource, CertificateSource, Credential, TlsMode, TlsTerms, TlsVersion};
 
 /// Istio looks for the CA of `name` in a secret of this name with the suffix first.
-const CA_SUFFIX: &str = "-cacert";
+pub(super) const CA_SUFFIX: &str = "-cacert";
 
 /// Compiles the terms of one server. What is missing leaves the terms without certificates: handshakes fail, other
 /// servers do not notice.
@@ -227,7 +227,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn has_certificate(pem: &[u8]) -> bool {
+pub(super) fn has_certificate(pem: &[u8]) -> bool {
     let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
     certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok())
 }

@@ -103,6 +103,7 @@ pub(super) fn policy(policy: &PortPolicy<'_>) -> UpstreamPolicy {
         },
         outlier: policy.outlier_detection.map(outlier),
         warmup: policy.load_balancer.and_then(warmup),
+        tls: None,
     }
 }
 

@@ -151,7 +151,8 @@ macro_rules! policy_blocks {
             entry(concat!($at, ".loadBalancer.warmup"), V0_1),
             entry(concat!($at, ".loadBalancer.warmupDurationSecs"), V0_1),
             entry(concat!($at, ".outlierDetection"), V0_1),
-            entry(concat!($at, ".tls"), NotYet),
+            entry(concat!($at, ".tls"), V0_1),
+            entry(concat!($at, ".tls.mode=ISTIO_MUTUAL"), NotYet),
         )
     };
 }
@@ -221,7 +222,7 @@ static SERVICE_ENTRY: &[Entry] = table! {
     "spec.endpoints[].serviceAccount" => SERVICE_ACCOUNT,
     "spec.workloadSelector" => V0_1,
     "spec.exportTo" => V0_1,
-    "spec.subjectAltNames" => NotYet,
+    "spec.subjectAltNames" => V0_1,
 };
 
 static WORKLOAD_ENTRY: &[Entry] = table! {

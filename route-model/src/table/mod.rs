@@ -29,6 +29,7 @@ pub mod stream;
 mod template;
 pub mod tls;
 pub mod upstream;
+pub mod upstream_tls;
 pub mod vhost;
 
 use authentication::HostAuthentication;

@@ -147,7 +147,7 @@ pub enum CaSource {
 }
 
 /// A TLS secret: `tls.crt`, `tls.key`, `ca.crt` (PEM).
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credential {
     pub secret: ResourceKey,
     pub certificate: Vec<u8>,

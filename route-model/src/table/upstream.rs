@@ -1,9 +1,12 @@
 //! What a DestinationRule says of connections to an upstream: their limits, their life, and when an endpoint is taken
 //! out of rotation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+
+use super::upstream_tls::UpstreamTls;
 
 /// The traffic policy of a cluster beside its load balancer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +17,8 @@ pub struct UpstreamPolicy {
     pub outlier: Option<OutlierDetection>,
     /// `None`: a new endpoint gets its whole share at once.
     pub warmup: Option<Warmup>,
+    /// `None`: plain text.
+    pub tls: Option<Arc<UpstreamTls>>,
 }
 
 /// How the share of a new endpoint grows (`loadBalancer.warmup`, Envoy's slow start). Of effect with round robin and

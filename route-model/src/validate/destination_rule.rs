@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use rustls_pki_types::ServerName;
+
 use super::Report;
 use super::hosts::{self, Wildcard};
 use super::{load_balancer, scope};
@@ -164,6 +166,9 @@ fn check_outlier(outlier: &OutlierDetection, at: &Place<'_>, report: &mut Report
 }
 
 fn check_tls(tls: &ClientTls, at: &Place<'_>, report: &mut Report) {
+    if !tls.sni.is_empty() && ServerName::try_from(tls.sni.as_str()).is_err() {
+        report.invalid(&at.field("sni"), &*tls.sni, "must be the name of a host, without a wildcard or a port");
+    }
     if *tls.insecure_skip_verify {
         let checks = [
             ("caCertificates", !tls.ca_certificates.is_empty()),

@@ -37,6 +37,7 @@ impl Compiler {
         all.extend(self.policies.findings(&self.set, &self.scope, &self.mesh, serves_streams));
         all.extend_from_slice(self.authentications.findings());
         all.extend(self.stream_findings());
+        all.extend(self.clusters.findings().cloned());
         all.sort();
         all.dedup();
         all

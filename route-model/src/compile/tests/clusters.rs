@@ -7,7 +7,7 @@ use super::*;
 use crate::table::Cluster;
 use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol};
 
-fn entry(namespace: &str, name: &str, created: u32, spec: &str) -> String {
+pub(super) fn entry(namespace: &str, name: &str, created: u32, spec: &str) -> String {
     format!(
         "
 ---
@@ -19,7 +19,7 @@ spec: {{{spec}}}
     )
 }
 
-fn rule(namespace: &str, name: &str, created: u32, spec: &str) -> String {
+pub(super) fn rule(namespace: &str, name: &str, created: u32, spec: &str) -> String {
     entry(namespace, name, created, spec).replace("kind: ServiceEntry", "kind: DestinationRule")
 }
 
@@ -36,12 +36,12 @@ spec: {{{spec}}}
 }
 
 /// A VirtualService of the namespace `default` with one destination.
-fn destination(destination: &str) -> String {
+pub(super) fn destination(destination: &str) -> String {
     virtual_service("a", 0, "['*']", &format!("[{{route: [{{destination: {destination}}}]}}]"))
 }
 
 /// The cluster that a request ends at, if there is one.
-fn cluster(edge: &Edge) -> Option<&Cluster> {
+pub(super) fn cluster(edge: &Edge) -> Option<&Cluster> {
     let route = edge.route(80, "GET h /");
     let Action::Forward(forward) = &route.action else { panic!("forward") };
     edge.table.cluster(forward.destinations[0].cluster).map(Arc::as_ref)

@@ -160,10 +160,12 @@ fn destination_rule() -> impl Strategy<Value = Value> {
     let names = (select(vec!["a", "b", "istio-system"]), select(vec!["r1", "r2"]), 0u8..3);
     let host = select(vec!["s.test", "*.test", "short"]);
     let subsets = vec(select(vec!["v1", "v2"]), 0..3);
-    let spec = (host, subsets, select(vec!["RANDOM", "ROUND_ROBIN"]), export_to());
-    (names, spec).prop_map(|((namespace, name, created), (host, subsets, balancer, export_to))| {
+    let tls = weighted(0.3, select(vec!["SIMPLE", "MUTUAL"]));
+    let spec = (host, subsets, select(vec!["RANDOM", "ROUND_ROBIN"]), tls, export_to());
+    (names, spec).prop_map(|((namespace, name, created), (host, subsets, balancer, tls, export_to))| {
         let subsets: Vec<_> = subsets.iter().map(|name| json!({"name": name, "labels": {"version": name}})).collect();
-        let policy = json!({"loadBalancer": {"simple": balancer}});
+        let mut policy = json!({"loadBalancer": {"simple": balancer}});
+        put(&mut policy, "tls", tls.map(|mode| json!({"mode": mode, "credentialName": "cert"})));
         let spec = json!({"host": host, "subsets": subsets, "trafficPolicy": policy, "exportTo": export_to});
         named("DestinationRule", namespace, name, created, spec)
     })
@@ -200,6 +202,8 @@ fn secret() -> impl Strategy<Value = Value> {
         let mut data = json!({"tls.crt": "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"});
         let key = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
         put(&mut data, "tls.key", whole.then(|| json!(key)));
+        let ca = data["tls.crt"].clone();
+        put(&mut data, "ca.crt", whole.then_some(ca));
         json!({"kind": "Secret", "metadata": {"name": "cert", "namespace": namespace}, "stringData": data})
     })
 }

@@ -14,6 +14,7 @@ mod routing;
 mod streams;
 mod tls;
 mod traffic;
+mod upstream_tls;
 
 use std::fmt::Write as _;
 use std::sync::Arc;

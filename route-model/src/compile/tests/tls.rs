@@ -5,10 +5,10 @@ use base64::Engine;
 use super::*;
 use crate::table::tls::{CaSource, CertificateSource, TlsMode, TlsTerms, TlsVersion};
 
-const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
+pub(super) const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+pub(super) const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
 
-fn secret(namespace: &str, name: &str, data: &[(&str, &str)]) -> String {
+pub(super) fn secret(namespace: &str, name: &str, data: &[(&str, &str)]) -> String {
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let data: Vec<_> = data.iter().map(|(key, value)| format!("{key}: {}", encode(value))).collect();
     format!(

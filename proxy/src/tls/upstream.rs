@@ -1,0 +1,271 @@
+//! TLS to upstreams: the terms of a cluster, made ready for handshakes, kept from table to table, and read again when
+//! their files change.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use route_model::table::upstream_tls::{TlsSource, UpstreamTls};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+
+use super::certificate::TlsFault;
+use super::origination;
+use super::store::{Seen, look_at};
+
+/// The terms of all clusters of a process. Equal terms share a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct UpstreamTlsStore {
+    contexts: Mutex<HashMap<Arc<UpstreamTls>, Weak<UpstreamContext>>>,
+    system: SystemRoots,
+}
+
+/// The certificate authorities of the operating system, read when they are first asked for.
+#[derive(Debug, Default)]
+pub(super) struct SystemRoots(Mutex<Option<Arc<RootCertStore>>>);
+
+/// Terms and the configuration made of them.
+#[derive(Debug)]
+pub(crate) struct UpstreamContext {
+    terms: Arc<UpstreamTls>,
+    /// Which configuration is in force; 0: none, the terms have a fault. Connections of different generations do not
+    /// stand in for each other.
+    generation: AtomicU64,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    session: Result<Arc<Session>, TlsFault>,
+    /// What the files looked like when they were last read.
+    seen: Vec<Seen>,
+}
+
+/// What handshakes of one generation are made with.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// `sni`; `None`: the host of the request.
+    name: Option<ServerName<'static>>,
+    configs: [Arc<ClientConfig>; 3],
+}
+
+/// What is spoken inside TLS, and so offered to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inside {
+    Http1,
+    Http2,
+    /// Bytes: nothing is offered.
+    Tcp,
+}
+
+impl UpstreamTlsStore {
+    /// The context of terms. `before` is what the same cluster used so far: it goes on serving while new terms that ask
+    /// the same have a fault. The fault is answered beside.
+    pub(crate) fn context(
+        &self,
+        terms: &Arc<UpstreamTls>,
+        before: Option<&Arc<UpstreamContext>>,
+    ) -> (Arc<UpstreamContext>, Option<TlsFault>) {
+        let known = self.contexts().get(terms).and_then(Weak::upgrade);
+        let context = known.unwrap_or_else(|| {
+            let context = Arc::new(UpstreamContext::new(Arc::clone(terms), &self.system));
+            self.contexts().insert(Arc::clone(terms), Arc::downgrade(&context));
+            context
+        });
+        let fault = context.fault();
+        let kept = before.filter(|before| fault.is_some() && before.is_ready() && before.terms.asks_the_same(terms));
+        (kept.cloned().unwrap_or(context), fault)
+    }
+
+    /// Forgets what no cluster uses any more. To be called once a table is in force.
+    pub(crate) fn retain(&self) {
+        self.contexts().retain(|_, context| context.strong_count() > 0);
+    }
+
+    /// Looks once whether certificate files changed, and reads those that did.
+    pub(crate) fn look_at_files(&self) {
+        let contexts: Vec<_> = self.contexts().values().filter_map(Weak::upgrade).collect();
+        for context in contexts {
+            context.look_at_files(&self.system);
+        }
+    }
+
+    fn contexts(&self) -> MutexGuard<'_, HashMap<Arc<UpstreamTls>, Weak<UpstreamContext>>> {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SystemRoots {
+    pub(super) fn get(&self) -> Result<Arc<RootCertStore>, TlsFault> {
+        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(roots) = &*loaded {
+            return Ok(Arc::clone(roots));
+        }
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        let (usable, _) = roots.add_parsable_certificates(found.certs);
+        if usable == 0 {
+            let why: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+            let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
+            return Err(TlsFault::missing(format!(
+                "this system has no certificate authorities{why}; install its ca-certificates package, point \
+                 SSL_CERT_FILE to a bundle, or set caCertificates or credentialName"
+            )));
+        }
+        Ok(Arc::clone(loaded.insert(Arc::new(roots))))
+    }
+}
+
+impl UpstreamContext {
+    fn new(terms: Arc<UpstreamTls>, system: &SystemRoots) -> Self {
+        let seen = look(&terms);
+        let session = origination::build(&terms, system);
+        let generation = AtomicU64::new(if session.is_ok() { next_generation() } else { 0 });
+        Self { terms, generation, current: Mutex::new(Current { session, seen }) }
+    }
+
+    /// Whether handshakes can be made.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.generation() != 0
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the server that is asked for depends on the request.
+    pub(crate) fn asks_for_host(&self) -> bool {
+        self.terms.sni.is_none()
+    }
+
+    pub(crate) fn session(&self) -> Result<Arc<Session>, TlsFault> {
+        self.current().session.clone()
+    }
+
+    /// Why no handshake can be made.
+    pub(crate) fn fault(&self) -> Option<TlsFault> {
+        self.current().session.as_ref().err().cloned()
+    }
+
+    fn look_at_files(&self, system: &SystemRoots) {
+        let seen = look(&self.terms);
+        if self.current().seen == seen {
+            return;
+        }
+        let built = origination::build(&self.terms, system);
+        let mut current = self.current();
+        current.seen = seen;
+        let rule = &self.terms.rule;
+        if let (Err(fault), Ok(_)) = (&built, &current.session) {
+            tracing::warn!(%rule, %fault, "certificate files changed but cannot be used; what was read before stays");
+            return;
+        }
+        if built.is_ok() {
+            tracing::info!(%rule, "certificate files were read again");
+            self.generation.store(next_generation(), Ordering::Release);
+        }
+        current.session = built;
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    pub(super) fn new(name: Option<ServerName<'static>>, config: ClientConfig) -> Self {
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            Arc::new(config)
+        };
+        let configs = [offering(&[super::config::ALPN_HTTP1]), offering(&[super::config::ALPN_H2]), offering(&[])];
+        Self { name, configs }
+    }
+
+    pub(crate) fn config(&self, inside: Inside) -> Arc<ClientConfig> {
+        Arc::clone(&self.configs[inside as usize])
+    }
+
+    /// The server to ask for, `host` where the terms name none.
+    pub(crate) fn name<'a>(&'a self, host: Option<&'a ServerName<'static>>) -> Option<&'a ServerName<'static>> {
+        self.name.as_ref().or(host)
+    }
+}
+
+/// Never the same again in this process.
+fn next_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn look(terms: &UpstreamTls) -> Vec<Seen> {
+    let TlsSource::Files(files) = &terms.source else { return Vec::new() };
+    let paths = [&files.certificate, &files.private_key, &files.ca, &files.crl];
+    paths.into_iter().flatten().map(|path| look_at(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use route_model::kind::Kind;
+    use route_model::meta::ResourceKey;
+    use route_model::table::upstream_tls::TlsFiles;
+
+    use super::*;
+
+    /// Terms with the CA in a file.
+    fn terms(path: &std::path::Path, name: &str) -> Arc<UpstreamTls> {
+        Arc::new(UpstreamTls {
+            rule: ResourceKey::new(Kind::DestinationRule, "default", "s"),
+            sni: None,
+            subject_alt_names: [name.to_owned()].into(),
+            mutual: false,
+            verify: true,
+            source: TlsSource::Files(TlsFiles { ca: Some(path.to_str().unwrap().to_owned()), ..TlsFiles::default() }),
+        })
+    }
+
+    fn authority() -> String {
+        rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap().cert.pem()
+    }
+
+    #[test]
+    fn equal_terms_share_a_configuration_for_as_long_as_somebody_uses_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, authority()).unwrap();
+        let store = UpstreamTlsStore::default();
+        let (first, fault) = store.context(&terms(&path, "a"), None);
+        assert_eq!(fault, None);
+        let (second, _) = store.context(&terms(&path, "a"), None);
+        let (other, _) = store.context(&terms(&path, "b"), None);
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_ne!(first.generation(), other.generation());
+        drop(other);
+        store.retain();
+        assert_eq!(store.contexts().len(), 1);
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let store = UpstreamTlsStore::default();
+        let (context, fault) = store.context(&terms(&path, "a"), None);
+        assert!(fault.unwrap().message.starts_with("cannot read "));
+        assert!(!context.is_ready());
+        std::fs::write(&path, authority()).unwrap();
+        store.look_at_files();
+        let first = context.generation();
+        assert!(context.is_ready() && context.session().is_ok());
+        std::fs::write(&path, "no certificate at all").unwrap();
+        store.look_at_files();
+        assert_eq!(context.generation(), first);
+        assert!(context.session().is_ok());
+        std::fs::write(&path, authority() + &authority()).unwrap();
+        store.look_at_files();
+        assert!(context.generation() > first);
+    }
+}

@@ -1,0 +1,133 @@
+//! Whom a connection is made to, and on which terms: connections whose [`PoolKey`]s are equal can stand in for each
+//! other.
+
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use route_model::table::host::without_port;
+use rustls_pki_types::ServerName;
+
+use super::cluster_state::{ClusterState, EndpointState};
+use super::pool::Pool;
+use crate::tls::upstream::UpstreamContext;
+
+/// An endpoint, with the terms on which it is spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) endpoint: Arc<EndpointState>,
+    /// `None`: plain text.
+    pub(crate) tls: Option<PeerTls>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct PeerTls {
+    pub(crate) context: Arc<UpstreamContext>,
+    generation: u64,
+    /// The host of the request, where that is the server to ask for.
+    pub(crate) host: Option<Rc<HostName>>,
+}
+
+/// A host that was asked for, with a number of its own.
+#[derive(Debug)]
+pub(crate) struct HostName {
+    pub(super) id: u64,
+    pub(crate) name: ServerName<'static>,
+}
+
+/// What connections to a peer are pooled by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    endpoint: u64,
+    /// The generation of the terms, and the number of the host; 0: the terms name it.
+    tls: Option<(u64, u64)>,
+}
+
+/// What must live on for connections to a peer to be worth keeping.
+#[derive(Debug)]
+pub(super) struct Worth {
+    endpoint: Weak<EndpointState>,
+    tls: Option<(Weak<UpstreamContext>, u64)>,
+    /// Keeps its number.
+    _host: Option<Rc<HostName>>,
+}
+
+/// Why a peer cannot be spoken to on the terms of its cluster, for the access log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("TLS_error: {0}")]
+pub(crate) struct TermsError(Box<str>);
+
+impl Peer {
+    /// `authority` is that of the request, whose host the terms ask for if they do not name one; without a request they
+    /// ask for the service's.
+    ///
+    /// # Errors
+    /// The terms have a fault, or `host` is no name to ask a server for.
+    pub(crate) fn new(
+        cluster: &ClusterState,
+        endpoint: Arc<EndpointState>,
+        authority: Option<&str>,
+        pool: &Pool,
+    ) -> Result<Self, TermsError> {
+        let Some(context) = &cluster.tls else { return Ok(Self { endpoint, tls: None }) };
+        let generation = context.generation();
+        if generation == 0 {
+            let fault = context.fault().map_or_else(|| "it was just replaced".into(), |fault| fault.message.into());
+            return Err(TermsError(fault));
+        }
+        let host = if context.asks_for_host() {
+            let host = authority.map_or(&*cluster.cluster.key.host, without_port);
+            let known = pool.host(host);
+            Some(known.ok_or_else(|| {
+                TermsError(
+                    format!("{host:?} is no name to ask a server for; set tls.sni or rewrite the authority").into(),
+                )
+            })?)
+        } else {
+            None
+        };
+        Ok(Self { endpoint, tls: Some(PeerTls { context: Arc::clone(context), generation, host }) })
+    }
+
+    pub(super) fn key(&self) -> PoolKey {
+        let tls = self.tls.as_ref().map(|tls| (tls.generation, tls.host.as_ref().map_or(0, |host| host.id)));
+        PoolKey { endpoint: self.endpoint.id, tls }
+    }
+
+    pub(super) fn worth(&self) -> Worth {
+        let tls = self.tls.as_ref().map(|tls| (Arc::downgrade(&tls.context), tls.generation));
+        let host = self.tls.as_ref().and_then(|tls| tls.host.clone());
+        Worth { endpoint: Arc::downgrade(&self.endpoint), tls, _host: host }
+    }
+}
+
+impl HostName {
+    /// `None` for what is no name of a host and no IP address.
+    pub(super) fn new(id: u64, host: &str) -> Option<Self> {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Some(Self { id, name: ServerName::try_from(host.to_owned()).ok()? })
+    }
+}
+
+impl Worth {
+    /// Whether a connection may still be asked for: its endpoint is there, and its terms are in force.
+    pub(super) fn holds(&self) -> bool {
+        self.endpoint.strong_count() > 0
+            && self.tls.as_ref().is_none_or(|(context, generation)| {
+                context.upgrade().is_some_and(|context| context.generation() == *generation)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_can_be_asked_for() {
+        for (host, fine) in
+            [("a.test", true), ("a_b.test", true), ("10.0.0.1", true), ("[::1]", true), ("", false), ("a b", false)]
+        {
+            assert_eq!(HostName::new(1, host).is_some(), fine, "{host}");
+        }
+    }
+}
