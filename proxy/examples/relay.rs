@@ -68,6 +68,7 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
         HttpRoutes { name: "http".into(), hosts: HostIndex::new([(host, virtual_host)]), ..HttpRoutes::default() };
     let listener = Listener {
         bind: Some(listen.ip()),
+        proxy_protocol: false,
         port: listen.port(),
         servers: Vec::new(),
         protocol: ListenerProtocol::Http(Arc::new(routes)),

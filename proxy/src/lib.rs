@@ -14,6 +14,7 @@ mod options;
 mod policy;
 mod process;
 mod proxy;
+mod proxy_protocol;
 mod rt;
 mod runtime_table;
 mod table_builder;

@@ -9,7 +9,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// TLS handshakes under way on one worker; further ones wait.
     pub max_handshakes: usize,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the TLS handshake. A PROXY header has as long before.
     pub handshake_timeout: Duration,
     /// From the first byte of a request (or accept) to the end of its head: 408 and close.
     pub header_timeout: Duration,

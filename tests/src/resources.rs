@@ -72,6 +72,13 @@ impl Resources {
         self
     }
 
+    /// Annotates the document that was added last.
+    pub fn annotate(mut self, key: &str, value: &str) -> Self {
+        let document = self.documents.last_mut().expect("a document");
+        document["metadata"]["annotations"][key] = value.into();
+        self
+    }
+
     /// Any resource of Istio's networking group.
     pub fn resource(self, kind: &str, name: &str, spec: Value) -> Self {
         let api_version = "networking.istio.io/v1";

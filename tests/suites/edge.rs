@@ -266,3 +266,30 @@ async fn istios_tcp_echo_shifts_connections_from_one_version_to_the_other() {
     assert!(text.contains("connect  100.0% to outbound|9000|v2|tcp-echo.default.svc.cluster.local"), "{text}");
     assert!(text.contains("tcp-echo-gateway servers[0]") && text.contains("spec.tcp[0].match[0]"), "{text}");
 }
+
+#[tokio::test]
+async fn a_gateway_behind_a_balancer_learns_who_the_client_is() {
+    let origin = Origin::start("echo").await;
+    let fairway = Start::serve(&[8080]).run().await;
+    let topology = r#"{"gatewayTopology": {"proxyProtocol": {}}}"#;
+    let edge = |gateway: Resources| gateway.service("echo", origin.port()).routes("edge", &all_to_echo());
+    fairway.api().apply(&edge(Resources::edge(&[8080]).annotate("proxy.istio.io/config", topology))).await;
+    let address = fairway.listener(8080).await;
+    let ask = async |header: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let request = format!("{header}GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // A connection that is refused may be reset.
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    };
+    let answer = ask("PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n").await;
+    assert!(answer.contains(r#"["x-forwarded-for","192.0.2.7"]"#), "{answer}");
+    assert_eq!(ask("").await, "", "nobody comes past the balancer");
+
+    // The annotation alone is an edit like any other.
+    fairway.api().apply(&edge(Resources::edge(&[8080]).annotate("proxy.istio.io/config", "{}"))).await;
+    let answer = ask("").await;
+    assert!(answer.contains(r#"["x-forwarded-for","127.0.0.1"]"#), "{answer}");
+}

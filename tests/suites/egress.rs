@@ -53,7 +53,8 @@ async fn get(base: &str, host: &str) -> (StatusCode, String) {
 
 /// A condition of a DestinationRule: its status and message.
 async fn condition(api: &Api, rule: &str, kind: &str) -> (String, String) {
-    let (_, object) = api.get(&format!("/apis/networking.istio.io/v1/namespaces/default/destinationrules/{rule}")).await;
+    let (_, object) =
+        api.get(&format!("/apis/networking.istio.io/v1/namespaces/default/destinationrules/{rule}")).await;
     let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found: Value = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
     let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
@@ -129,7 +130,12 @@ async fn a_server_that_asks_who_comes_is_shown_what_the_secret_holds() {
 
     // A certificate that the server does not believe, then the right one.
     for (own, status) in [(certificate(&other, "edge"), 503), (certificate(&ca, "edge"), 200)] {
-        let (answer, body) = api.post("/api/fairway/v1/changes?fieldManager=tests&force=true", &json!({"changes": [{"op": "apply", "object": secret(&ca, &own)}]})).await;
+        let (answer, body) = api
+            .post(
+                "/api/fairway/v1/changes?fieldManager=tests&force=true",
+                &json!({"changes": [{"op": "apply", "object": secret(&ca, &own)}]}),
+            )
+            .await;
         assert!(answer.is_success(), "{body}");
         api.applied(body["revision"].as_u64().unwrap()).await;
         let (got, text) = get(&base, "edge.test").await;

@@ -146,6 +146,7 @@ fn listener(table: &RouteTable, listener: &Listener) -> Value {
         "bind": listener.bind.map(|ip| ip.to_string()),
         "trusted_proxies": table.settings.trusted_hops(listener),
         "servers": servers,
+        "proxy_protocol": listener.proxy_protocol,
     });
     match &listener.protocol {
         ListenerProtocol::Http(http) => shown["http"] = routes(table, http),

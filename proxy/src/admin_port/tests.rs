@@ -90,8 +90,9 @@ fn table() -> (Arc<RouteTable>, String) {
     let server = TlsServer { server: gateway(1), terms: Arc::new(terms), routes: TlsRoutes::Http(routes()) };
     let by_sni = HostIndex::new([(HostPattern::new("shop.example"), TlsChoice::Terminate(0))]);
     let tls = TlsListener { servers: vec![Arc::new(server)], passthrough: Vec::new(), by_sni };
-    let listener =
-        |port, index, protocol| Arc::new(Listener { bind: None, port, servers: vec![gateway(index)], protocol });
+    let listener = |port, index, protocol| {
+        Arc::new(Listener { bind: None, port, servers: vec![gateway(index)], proxy_protocol: false, protocol })
+    };
     let endpoint = Endpoint::new(EndpointAddress::Ip([127, 0, 0, 1].into(), 9), 5);
     let cluster = Cluster {
         key: ClusterKey { host: "tea.example".into(), port: 80, subset: None, namespace: "default".into() },

@@ -116,7 +116,8 @@ async fn one_try(
     };
     exchange.active = Some(active);
     let worker = Rc::clone(exchange.worker());
-    let peer = Peer::new(&cluster.state, endpoint, Some(authority(head)), &worker.pool).map_err(|error| {
+    let client = || Some(exchange.connection.as_client());
+    let peer = Peer::new(&cluster.state, endpoint, Some(authority(head)), client, &worker.pool).map_err(|error| {
         exchange.transport_failure = Some(error.to_string().into());
         TryError { reply: LocalReply::TlsTerms, sent: false }
     })?;

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
@@ -32,6 +32,7 @@ use crate::telemetry::metrics::Count;
 use crate::telemetry::requests::{Outcome, RequestProtocol, Sizes};
 use crate::telemetry::stat_prefixes::PrefixSeries;
 use crate::upstream::cluster_state::ActiveRequest;
+use crate::upstream::peer::Client;
 use crate::worker::Worker;
 
 /// A response cut short with one of these was not cut by the client.
@@ -96,6 +97,12 @@ impl Connection {
         Self { worker, facts, peer, member, listener, tls, tunnel: RefCell::default(), place: Cell::new(None) }
     }
 
+    /// Itself, for upstreams that are told whose a connection is.
+    pub(crate) fn as_client(self: &Rc<Self>) -> Client {
+        let presence: Weak<Self> = Rc::downgrade(self);
+        Client { source: self.facts.peer, destination: self.facts.local, presence }
+    }
+
     /// The table that a request beginning now runs on.
     pub(crate) fn table(&self) -> Rc<WorkerTable> {
         match self.member.phase() {
@@ -148,6 +155,7 @@ impl Connection {
 fn same_client_auth(one: &TlsTerms, other: &TlsTerms) -> bool {
     std::ptr::eq(one, other)
         || (one.mode == other.mode
+            && one.skip_verify == other.skip_verify
             && one.client_ca == other.client_ca
             && one.subject_alt_names == other.subject_alt_names
             && one.verify_certificate_spki == other.verify_certificate_spki

@@ -13,8 +13,9 @@ use crate::tls::facts::TlsFacts;
 /// What stays the same for all requests of a connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionFacts {
-    /// The other end of the socket.
+    /// The client's end: of the socket, or as a PROXY header says.
     pub peer: SocketAddr,
+    /// The end that the client connected to.
     pub local: SocketAddr,
     /// `None` for a plain connection.
     pub tls: Option<Box<TlsFacts>>,

@@ -29,6 +29,7 @@ use super::validate::{self, Violation};
 use crate::drain::{Member, Phase};
 use crate::h1;
 use crate::listener::ListenerId;
+use crate::proxy_protocol::{self, Addresses};
 use crate::rt::LocalExecutor;
 use crate::tcp::{self, Hello, read_hello};
 use crate::telemetry::metrics::Count;
@@ -46,16 +47,20 @@ const FIRST_READ: usize = 8 * 1024;
 /// How long a client that has connected but said nothing may still begin when its listener drains.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. `ends` are those of the client's connection, where that is not this one.
 pub(crate) async fn serve_connection(
     worker: Rc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
+    ends: Option<Box<Addresses>>,
     id: ListenerId,
     member: Member,
 ) {
     let Ok(local) = stream.local_addr() else { return };
-    let facts = ConnectionFacts { peer, local, tls: None };
+    let facts = match ends {
+        None => ConnectionFacts { peer, local, tls: None },
+        Some(ends) => ConnectionFacts { peer: ends.source, local: ends.destination, tls: None },
+    };
     let acceptor = {
         let table = worker.table_for(id);
         let Some(position) = table.runtime().find_listener(id) else { return };
@@ -73,6 +78,27 @@ pub(crate) async fn serve_connection(
     }
     let connection = Rc::new(Connection::new(worker, id, member, facts, None));
     serve_either(&connection, stream).await;
+}
+
+/// Serves a connection that begins with a PROXY header, which says whose it is. Without one nothing is served: whoever
+/// comes past those that write it could call himself what he likes.
+pub(crate) async fn serve_announced(
+    worker: Rc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    id: ListenerId,
+    member: Member,
+) {
+    let limit = worker.process.options.limits.handshake_timeout;
+    let cause = match tokio::time::timeout(limit, proxy_protocol::read(&mut stream)).await {
+        Ok(Ok(ends)) => {
+            return Box::pin(serve_connection(worker, stream, peer, ends.map(Box::new), id, member)).await;
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(timeout) => timeout.to_string(),
+    };
+    worker.metrics.count(Count::ProxyHeadersRefused);
+    tracing::debug!(cause, %peer, "a connection has no PROXY header");
 }
 
 /// Turns away a connection beyond the limit.
@@ -311,8 +337,9 @@ mod tests {
     #[test]
     fn connections_and_requests_stay_small() {
         type Accepted = (Rc<Worker>, TcpStream, SocketAddr, ListenerId, Member);
-        let connection =
-            size(|(worker, stream, peer, id, member): Accepted| serve_connection(worker, stream, peer, id, member));
+        let connection = size(|(worker, stream, peer, id, member): Accepted| {
+            serve_connection(worker, stream, peer, None, id, member)
+        });
         assert!(connection <= 1920, "a plain connection takes {connection} bytes");
         async fn request((connection, head, body): (Rc<Connection>, Box<http::request::Parts>, RequestBody)) {
             request::handle(&connection, head, body).await;

@@ -94,16 +94,24 @@ fn serve_here(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, id: List
     }
     let table = worker.table_for(id);
     let place = table.runtime().find_listener(id);
-    let counted = place.map(|place| {
-        let port = table.runtime().listener_at(place).listener.port;
-        worker.metrics.connection(&worker.process.metrics.listener(port))
-    });
+    let listener = place.map(|place| &table.runtime().listener_at(place).listener);
+    let counted = listener.map(|listener| worker.metrics.connection(&worker.process.metrics.listener(listener.port)));
+    let announced = listener.is_some_and(|listener| listener.proxy_protocol);
     drop(table);
-    let connection = serve::serve_connection(Rc::clone(worker), stream, peer, id, group.join());
-    spawn_local(async move {
-        connection.await;
-        drop((permit, counted));
-    });
+    let (worker, member) = (Rc::clone(worker), group.join());
+    if announced {
+        let connection = serve::serve_announced(worker, stream, peer, id, member);
+        spawn_local(async move {
+            connection.await;
+            drop((permit, counted));
+        });
+    } else {
+        let connection = serve::serve_connection(worker, stream, peer, None, id, member);
+        spawn_local(async move {
+            connection.await;
+            drop((permit, counted));
+        });
+    }
 }
 
 /// Whether accepting failed for lack of something that others have to give back first.

@@ -1,7 +1,7 @@
 //! One connection, from its route to its last byte.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -26,7 +26,7 @@ use crate::upstream::cluster_state::{ActiveRequest, EndpointState};
 use crate::upstream::connect::{ConnectionPermit, Stream, connect};
 use crate::upstream::dynamic::NoName;
 use crate::upstream::outlier::{self, TryOutcome};
-use crate::upstream::peer::Peer;
+use crate::upstream::peer::{Client, Peer};
 use crate::worker::Worker;
 
 /// Where a connection came in.
@@ -166,7 +166,9 @@ impl Session {
         let permit =
             state.load.connection(&state.cluster.policy.limits, false).ok_or(ResponseFlags::UPSTREAM_OVERFLOW)?;
         let active = ActiveRequest::connection(&endpoint);
-        let peer = Peer::new(state, endpoint, None, &self.worker.pool).map_err(|error| {
+        let facts = &self.facts;
+        let client = || Some(Client { source: facts.peer, destination: facts.local, presence: Weak::<()>::new() });
+        let peer = Peer::new(state, endpoint, None, client, &self.worker.pool).map_err(|error| {
             self.failure = Some(error.to_string());
             ResponseFlags::UPSTREAM_CONNECTION_FAILURE
         })?;

@@ -64,6 +64,11 @@ const FAMILIES: &[Family] = &[
         "Connections closed at once because a limit was reached.",
         &[sample("", Count::DownstreamRefused)],
     ),
+    counter(
+        "fairway_proxy_headers_refused_total",
+        "Connections closed because they did not begin with the PROXY header that their listener asks for.",
+        &[sample("", Count::ProxyHeadersRefused)],
+    ),
     gauge(
         "fairway_requests_active",
         "Requests in flight.",

@@ -28,6 +28,8 @@ pub enum Count {
     DownstreamClosed,
     /// Connections closed at once because a limit was reached.
     DownstreamRefused,
+    /// Connections closed because they did not begin with the PROXY header that their listener asks for.
+    ProxyHeadersRefused,
     /// Requests taken up.
     RequestsStarted,
     /// Requests whose response is complete or cut.

@@ -89,8 +89,8 @@ impl TlsAcceptor {
             refuse(&mut start.io, Alert::UnrecognizedName).await;
             return Err(HandshakeError::UnknownName(name));
         };
-        let config = match (context.config(), context.fault()) {
-            (Some(config), _) => config,
+        let termination = match (context.config(), context.fault()) {
+            (Some(termination), _) => termination,
             (None, fault) => {
                 refuse(&mut start.io, Alert::InternalError).await;
                 let server = format!("{} servers[{}]", server.server.gateway, server.server.index);
@@ -98,11 +98,15 @@ impl TlsAcceptor {
                 return Err(HandshakeError::NoCertificate { server, fault });
             }
         };
-        let stream = start.into_stream(config).await?;
+        let stream = start.into_stream(Arc::clone(&termination.config)).await?;
         let connection = stream.get_ref().1;
         let http2 = connection.alpn_protocol() == Some(ALPN_H2);
         let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-        let facts = TlsFacts::of(connection, name);
+        let mut facts = TlsFacts::of(connection, name);
+        if !termination.believes(connection.peer_certificates().unwrap_or_default()) {
+            // Nobody may take it for an identity.
+            facts.peer = None;
+        }
         let terms = Arc::clone(context.terms());
         Ok(Accepted { server: Arc::clone(server), terms, facts, http2, resumed, stream })
     }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use route_model::table::tls::{CaSource, CertificateSource, TlsMode, TlsTerms, TlsVersion};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::certificate::{Certificates, TlsFault, certified_key};
-use super::client_auth::{ClientCa, verifier};
-use super::suites;
+use super::client_auth::{ClientCa, lenient, verifier};
+use super::{curves, suites};
 
 pub(super) const ALPN_H2: &[u8] = b"h2";
 pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -33,20 +35,43 @@ pub(super) fn files(terms: &TlsTerms) -> Vec<&str> {
     files
 }
 
+/// What handshakes with clients are made with.
+#[derive(Debug)]
+pub struct Termination {
+    pub(super) config: Arc<ServerConfig>,
+    /// With [`skip_verify`](TlsTerms::skip_verify): who says afterwards whether a client's certificate proves anything.
+    judge: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Termination {
+    /// Whether what a client showed is to be believed. Without a judge nobody comes here who is not.
+    pub(super) fn believes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let (Some(judge), Some((leaf, others))) = (&self.judge, chain.split_first()) else { return true };
+        judge.verify_client_cert(leaf, others, UnixTime::now()).is_ok()
+    }
+}
+
 /// Builds the configuration. `tickets` must not be shared with terms that ask for other client certificates: a
 /// resumed session is not asked for one again.
-pub(super) fn build(terms: &TlsTerms, tickets: Arc<dyn ProducesTickets>) -> Result<Arc<ServerConfig>, TlsFault> {
+pub(super) fn build(terms: &TlsTerms, tickets: Arc<dyn ProducesTickets>) -> Result<Arc<Termination>, TlsFault> {
     let mut provider = aws_lc_rs::default_provider();
     let (suites, unknown) = suites::select(&terms.cipher_suites, &provider.cipher_suites);
     if !unknown.is_empty() {
         tracing::warn!(suites = ?unknown, "cipher suites that this proxy does not have are ignored");
     }
     provider.cipher_suites = suites;
+    let (curves, unknown) = curves::select(&terms.ecdh_curves, aws_lc_rs::ALL_KX_GROUPS, provider.kx_groups);
+    if !unknown.is_empty() {
+        tracing::warn!(curves = ?unknown, "curves that this proxy does not have are ignored");
+    }
+    provider.kx_groups = curves;
     let provider = Arc::new(provider);
 
     let certificates = load_certificates(&provider, terms)?;
     let ca = load_ca(terms)?;
-    let verifier = verifier(&provider, terms, ca.as_ref())?;
+    let strict = verifier(&provider, terms, ca.as_ref())?;
+    let (verifier, judge) =
+        if terms.skip_verify { (lenient(Arc::clone(&strict)), Some(strict)) } else { (strict, None) };
 
     let versions = match (terms.min_version, terms.max_version) {
         (TlsVersion::V1_2, TlsVersion::V1_2) => &[&TLS12][..],
@@ -67,7 +92,7 @@ pub(super) fn build(terms: &TlsTerms, tickets: Arc<dyn ProducesTickets>) -> Resu
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = tickets;
     config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    Ok(Arc::new(Termination { config: Arc::new(config), judge }))
 }
 
 fn load_certificates(provider: &CryptoProvider, terms: &TlsTerms) -> Result<Certificates, TlsFault> {

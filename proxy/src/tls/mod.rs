@@ -8,6 +8,7 @@ pub mod accept;
 pub mod certificate;
 mod client_auth;
 mod config;
+mod curves;
 pub mod facts;
 mod names;
 mod origination;

@@ -8,13 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use route_model::table::tls::{CaSource, TlsListener, TlsMode, TlsServer, TlsTerms};
 use route_model::table::{RouteTable, ServerRef};
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::ProducesTickets;
 
 use super::accept::TlsAcceptor;
 use super::certificate::TlsFault;
-use super::config;
+use super::config::{self, Termination};
 use super::upstream::UpstreamTlsStore;
 use crate::proxy::Issue;
 
@@ -49,7 +48,7 @@ pub struct TlsContext {
 
 #[derive(Debug)]
 struct Current {
-    config: Result<Arc<ServerConfig>, TlsFault>,
+    config: Result<Arc<Termination>, TlsFault>,
     /// What the files looked like when they were last read.
     seen: Vec<Seen>,
 }
@@ -61,6 +60,7 @@ pub(super) type Seen = Option<(SystemTime, u64, u64)>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TicketScope {
     mutual: Option<bool>,
+    skip_verify: bool,
     ca: Option<CaIdentity>,
     names: Vec<String>,
     spki: Vec<String>,
@@ -190,7 +190,7 @@ impl TlsContext {
     }
 
     /// The configuration for a handshake; `None` if the terms have a fault.
-    pub fn config(&self) -> Option<Arc<ServerConfig>> {
+    pub fn config(&self) -> Option<Arc<Termination>> {
         self.current().config.as_ref().ok().cloned()
     }
 
@@ -268,6 +268,7 @@ impl TicketScope {
         };
         Self {
             mutual,
+            skip_verify: terms.skip_verify,
             ca: ca.map(|ca| match ca {
                 CaSource::Secret(credential) => CaIdentity::Pem(credential.ca.clone()),
                 CaSource::Files { ca, crl } => CaIdentity::Files(ca.clone(), crl.clone(), look(terms)),

@@ -285,6 +285,50 @@ async fn versions_and_protocols_are_agreed_within_the_terms() {
 }
 
 #[tokio::test]
+async fn only_the_curves_of_the_terms_are_agreed_on() {
+    let issuer = authority("ca");
+    let shop = leaf(&issuer, "a.example");
+    let store = TlsStore::default();
+    let group = |curves: &[&str]| {
+        let curves = curves.iter().map(|curve| (*curve).to_owned()).collect();
+        acceptor(&store, vec![("*", TlsTerms { ecdh_curves: curves, ..terms(vec![credential(&shop)]) })])
+    };
+    for (curves, expected) in [
+        (&["P-384"][..], rustls::NamedGroup::secp384r1),
+        (&["P-521", "P-256"], rustls::NamedGroup::secp256r1),
+        (&["X25519MLKEM768"], rustls::NamedGroup::X25519MLKEM768),
+    ] {
+        let accepted = meet(&group(curves), Client::default().config(), "a.example").await.server.unwrap();
+        let agreed = accepted.stream.get_ref().1.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(agreed, expected, "{curves:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_need_not_verify_is_nobodys() {
+    let (trusted, other) = (authority("trusted"), authority("other"));
+    let shop = leaf(&trusted, "a.example");
+    let (good, strange) = (leaf(&trusted, "client.example"), leaf(&other, "client.example"));
+    let store = TlsStore::default();
+    for (what, mode, client, known) in [
+        ("good", TlsMode::Mutual, Some(&good), Some(true)),
+        ("of another CA", TlsMode::Mutual, Some(&strange), Some(false)),
+        ("none", TlsMode::Mutual, None, None),
+        ("optional, of another CA", TlsMode::OptionalMutual, Some(&strange), Some(false)),
+        ("optional, none", TlsMode::OptionalMutual, None, Some(false)),
+    ] {
+        for versions in [OLD, NEW] {
+            let terms =
+                TlsTerms { mode, client_ca: Some(ca(&trusted)), skip_verify: true, ..terms(vec![credential(&shop)]) };
+            let acceptor = acceptor(&store, vec![("*", terms)]);
+            let client = Client { versions: Some(versions), certificate: client, ..Client::default() };
+            let met = meet(&acceptor, client.config(), "a.example").await;
+            assert_eq!(met.server.ok().map(|accepted| accepted.facts.peer.is_some()), known, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn client_certificates_are_judged_by_mode_chain_date_and_name() {
     let (trusted, other) = (authority("trusted"), authority("other"));
     let shop = leaf(&trusted, "a.example");
@@ -453,6 +497,7 @@ async fn the_last_good_terms_serve_while_newer_ones_have_a_fault() {
         store.retain(&route_model::table::RouteTable {
             listeners: vec![Arc::new(route_model::table::Listener {
                 bind: None,
+                proxy_protocol: false,
                 port: 443,
                 servers: Vec::new(),
                 protocol: route_model::table::ListenerProtocol::Tls(Arc::clone(acceptor.listener())),

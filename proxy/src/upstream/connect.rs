@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use route_model::table::Cluster;
 use route_model::table::cluster::EndpointAddress;
 use route_model::table::upstream::TcpKeepalive;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::load::Permit;
 use super::outlier::TryOutcome;
 use super::peer::{Peer, PeerTls};
+use crate::proxy_protocol::{self, Addresses};
 use crate::telemetry::metrics::{Count, WorkerMetrics};
 use crate::tls::upstream::Inside;
 
@@ -120,9 +121,9 @@ pub(crate) async fn connect(
     metrics: &WorkerMetrics,
 ) -> Result<Stream, ConnectError> {
     let until = Instant::now() + cluster.connect_timeout;
-    let connecting = tokio::time::timeout_at(until.into(), open(&peer.endpoint.address, cluster));
+    let connecting = tokio::time::timeout_at(until.into(), open(peer, cluster));
     let socket = connecting.await.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Failed)?;
-    let transport = match &peer.tls {
+    let transport = match peer.tls() {
         None => Transport::Plain(socket),
         Some(tls) => {
             let agreed = tokio::time::timeout_at(until.into(), handshake(tls, inside, socket)).await;
@@ -135,7 +136,17 @@ pub(crate) async fn connect(
     Ok(Stream { transport, metrics: metrics.clone(), opened: Instant::now(), _permit: permit })
 }
 
-async fn open(address: &EndpointAddress, cluster: &Cluster) -> io::Result<Socket> {
+async fn open(peer: &Peer, cluster: &Cluster) -> io::Result<Socket> {
+    let mut socket = connect_socket(&peer.endpoint.address, cluster).await?;
+    if let Some(version) = cluster.policy.proxy_protocol {
+        let addresses =
+            peer.client().map(|client| Addresses { source: client.source, destination: client.destination });
+        socket.write_all(&proxy_protocol::header(version, addresses)).await?;
+    }
+    Ok(socket)
+}
+
+async fn connect_socket(address: &EndpointAddress, cluster: &Cluster) -> io::Result<Socket> {
     match address {
         EndpointAddress::Ip(ip, port) => {
             let stream = TcpStream::connect(SocketAddr::new(*ip, *port)).await?;

@@ -319,7 +319,7 @@ async fn send_http2(
     };
     worker.metrics.count(if reused { Count::UpstreamRequestsReused } else { Count::UpstreamRequestsNew });
     let permit = connection.permit();
-    let request = http2_request(head, body, peer.tls.is_some()).ok_or(SendFailure::unsent(LocalReply::BadRequest))?;
+    let request = http2_request(head, body, peer.tls().is_some()).ok_or(SendFailure::unsent(LocalReply::BadRequest))?;
     let mut sender = connection.sender.clone();
     drop(connection);
     match sender.try_send_request(request).await {

@@ -1,7 +1,9 @@
 //! Whom a connection is made to, and on which terms: connections whose [`PoolKey`]s are equal can stand in for each
 //! other.
 
-use std::rc::Rc;
+use std::any::Any;
+use std::net::SocketAddr;
+use std::rc::{self, Rc};
 use std::sync::{Arc, Weak};
 
 use route_model::table::host::without_port;
@@ -15,11 +17,19 @@ use crate::tls::upstream::UpstreamContext;
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) endpoint: Arc<EndpointState>,
-    /// `None`: plain text.
-    pub(crate) tls: Option<PeerTls>,
+    /// `None`: plain text, and nobody is named.
+    pub(crate) terms: Option<Rc<PeerTerms>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
+pub(crate) struct PeerTerms {
+    /// `None`: plain text.
+    pub(crate) tls: Option<PeerTls>,
+    /// Who is named to the endpoint, where the cluster asks for that (PROXY protocol).
+    pub(crate) client: Option<Client>,
+}
+
+#[derive(Debug)]
 pub(crate) struct PeerTls {
     pub(crate) context: Arc<UpstreamContext>,
     generation: u64,
@@ -34,12 +44,23 @@ pub(crate) struct HostName {
     pub(crate) name: ServerName<'static>,
 }
 
+/// The client's connection that an upstream connection is made for. No other one may use it.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    /// The client's connection, as long as it is there.
+    pub(crate) presence: rc::Weak<dyn Any>,
+}
+
 /// What connections to a peer are pooled by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     endpoint: u64,
     /// The generation of the terms, and the number of the host; 0: the terms name it.
     tls: Option<(u64, u64)>,
+    /// The client's connection, by its ends and its place.
+    client: Option<(SocketAddr, SocketAddr, usize)>,
 }
 
 /// What must live on for connections to a peer to be worth keeping.
@@ -49,6 +70,7 @@ pub(super) struct Worth {
     tls: Option<(Weak<UpstreamContext>, u64)>,
     /// Keeps its number.
     _host: Option<Rc<HostName>>,
+    client: Option<rc::Weak<dyn Any>>,
 }
 
 /// Why a peer cannot be spoken to on the terms of its cluster, for the access log.
@@ -58,45 +80,75 @@ pub(crate) struct TermsError(Box<str>);
 
 impl Peer {
     /// `authority` is that of the request, whose host the terms ask for if they do not name one; without a request they
-    /// ask for the service's.
+    /// ask for the service's. `client` is asked for only where the endpoint is to be told.
     ///
     /// # Errors
-    /// The terms have a fault, or `host` is no name to ask a server for.
+    /// The terms have a fault, or the host is no name to ask a server for.
     pub(crate) fn new(
         cluster: &ClusterState,
         endpoint: Arc<EndpointState>,
         authority: Option<&str>,
+        client: impl FnOnce() -> Option<Client>,
         pool: &Pool,
     ) -> Result<Self, TermsError> {
-        let Some(context) = &cluster.tls else { return Ok(Self { endpoint, tls: None }) };
+        let named = cluster.cluster.policy.proxy_protocol.is_some();
+        if cluster.tls.is_none() && !named {
+            return Ok(Self { endpoint, terms: None });
+        }
+        let tls = match &cluster.tls {
+            None => None,
+            Some(context) => {
+                let host = authority.map_or(&*cluster.cluster.key.host, without_port);
+                Some(PeerTls::new(context, host, pool)?)
+            }
+        };
+        let client = if named { client() } else { None };
+        Ok(Self { endpoint, terms: Some(Rc::new(PeerTerms { tls, client })) })
+    }
+
+    pub(crate) fn tls(&self) -> Option<&PeerTls> {
+        self.terms.as_ref()?.tls.as_ref()
+    }
+
+    pub(crate) fn client(&self) -> Option<&Client> {
+        self.terms.as_ref()?.client.as_ref()
+    }
+
+    pub(super) fn key(&self) -> PoolKey {
+        let tls = self.tls().map(|tls| (tls.generation, tls.host.as_ref().map_or(0, |host| host.id)));
+        let client = self
+            .client()
+            .map(|client| (client.source, client.destination, client.presence.as_ptr().cast::<()>() as usize));
+        PoolKey { endpoint: self.endpoint.id, tls, client }
+    }
+
+    pub(super) fn worth(&self) -> Worth {
+        Worth {
+            endpoint: Arc::downgrade(&self.endpoint),
+            tls: self.tls().map(|tls| (Arc::downgrade(&tls.context), tls.generation)),
+            _host: self.tls().and_then(|tls| tls.host.clone()),
+            client: self.client().map(|client| client.presence.clone()),
+        }
+    }
+}
+
+impl PeerTls {
+    fn new(context: &Arc<UpstreamContext>, host: &str, pool: &Pool) -> Result<Self, TermsError> {
         let generation = context.generation();
         if generation == 0 {
             let fault = context.fault().map_or_else(|| "it was just replaced".into(), |fault| fault.message.into());
             return Err(TermsError(fault));
         }
         let host = if context.asks_for_host() {
-            let host = authority.map_or(&*cluster.cluster.key.host, without_port);
-            let known = pool.host(host);
-            Some(known.ok_or_else(|| {
-                TermsError(
-                    format!("{host:?} is no name to ask a server for; set tls.sni or rewrite the authority").into(),
-                )
-            })?)
+            let known = pool.host(host).ok_or_else(|| {
+                let message = format!("{host:?} is no name to ask a server for; set tls.sni or rewrite the authority");
+                TermsError(message.into())
+            })?;
+            Some(known)
         } else {
             None
         };
-        Ok(Self { endpoint, tls: Some(PeerTls { context: Arc::clone(context), generation, host }) })
-    }
-
-    pub(super) fn key(&self) -> PoolKey {
-        let tls = self.tls.as_ref().map(|tls| (tls.generation, tls.host.as_ref().map_or(0, |host| host.id)));
-        PoolKey { endpoint: self.endpoint.id, tls }
-    }
-
-    pub(super) fn worth(&self) -> Worth {
-        let tls = self.tls.as_ref().map(|tls| (Arc::downgrade(&tls.context), tls.generation));
-        let host = self.tls.as_ref().and_then(|tls| tls.host.clone());
-        Worth { endpoint: Arc::downgrade(&self.endpoint), tls, _host: host }
+        Ok(Self { context: Arc::clone(context), generation, host })
     }
 }
 
@@ -109,9 +161,11 @@ impl HostName {
 }
 
 impl Worth {
-    /// Whether a connection may still be asked for: its endpoint is there, and its terms are in force.
+    /// Whether a connection may still be asked for: its endpoint is there, its terms are in force, and so is the
+    /// client's connection if it is for one alone.
     pub(super) fn holds(&self) -> bool {
         self.endpoint.strong_count() > 0
+            && self.client.as_ref().is_none_or(|client| client.strong_count() > 0)
             && self.tls.as_ref().is_none_or(|(context, generation)| {
                 context.upgrade().is_some_and(|context| context.generation() == *generation)
             })

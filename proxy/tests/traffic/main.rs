@@ -10,6 +10,7 @@ mod failures;
 mod locality;
 mod origin;
 mod policies;
+mod proxy_protocol;
 mod rate_limits;
 mod reload;
 mod routing;

@@ -104,6 +104,7 @@ pub(crate) fn routes(hosts: Vec<(&str, Vec<Arc<Route>>)>) -> Arc<HttpRoutes> {
 pub(crate) fn listener(port: u16, hosts: Vec<(&str, Vec<Arc<Route>>)>) -> Arc<Listener> {
     Arc::new(Listener {
         bind: None,
+        proxy_protocol: false,
         port,
         servers: vec![ServerRef { gateway: gateway(), index: 0 }],
         protocol: ListenerProtocol::Http(routes(hosts)),

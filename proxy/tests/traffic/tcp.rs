@@ -44,7 +44,7 @@ fn server(index: usize) -> ServerRef {
 }
 
 fn listener(port: u16, protocol: ListenerProtocol) -> Arc<Listener> {
-    Arc::new(Listener { bind: None, port, servers: vec![server(0)], protocol })
+    Arc::new(Listener { bind: None, port, servers: vec![server(0)], proxy_protocol: false, protocol })
 }
 
 /// A raw port.

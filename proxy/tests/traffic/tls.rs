@@ -79,6 +79,7 @@ fn https(servers: Vec<(&str, TlsTerms)>, to_cluster: Cluster) -> RouteTable {
     let tls = TlsListener { servers, passthrough: Vec::new(), by_sni };
     let listener = Listener {
         bind: None,
+        proxy_protocol: false,
         port: 443,
         servers: vec![ServerRef { gateway: gateway(), index: 0 }],
         protocol: ListenerProtocol::Tls(Arc::new(tls)),

@@ -231,6 +231,14 @@ async fn get(proxy: &Proxy, host: &str) -> (u16, String) {
     (reply.status, reply.text().to_owned())
 }
 
+/// Waits until the metrics say something: a request is counted when it ends, which its client may see first.
+async fn counted(proxy: &Proxy, what: &str) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !metrics(proxy).await.contains(what) {
+        assert!(tokio::time::Instant::now() < deadline, "{what} is never counted");
+    }
+}
+
 #[tokio::test]
 async fn requests_reach_the_server_that_their_host_names() {
     let ca = Authority::new();
@@ -328,11 +336,8 @@ async fn a_server_that_is_not_believed_gets_no_request() {
                     failure, transport failure reason: TLS_error";
         assert_eq!(text, want, "{what}");
         assert_eq!(origin.met(), [], "{what}");
+        counted(&proxy, "response_code=\"503\",grpc_response_status=\"\",response_flags=\"UF\"").await;
         let text = metrics(&proxy).await;
-        assert!(
-            text.contains("response_code=\"503\",grpc_response_status=\"\",response_flags=\"UF\""),
-            "{what}: {text}"
-        );
         assert!(!text.contains("fairway_upstream_tls_handshakes_total{result=\"failed\"} 0\n"), "{what}: {text}");
     }
 }

@@ -10,7 +10,8 @@ use super::mesh::Mesh;
 use super::names::{Seniority, is_visible, qualify_host};
 use crate::field::FieldPath;
 use crate::kinds::destination_rule::{
-    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, RetryBudget, Subset, TrafficPolicy,
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, Subset,
+    TrafficPolicy,
 };
 use crate::meta::ResourceKey;
 use crate::resource::Resource;
@@ -66,6 +67,7 @@ pub(super) struct PortPolicy<'a> {
     pub(super) outlier_detection: Option<&'a OutlierDetection>,
     pub(super) retry_budget: Option<&'a RetryBudget>,
     pub(super) tls: Option<TlsBlock<'a>>,
+    pub(super) proxy_protocol: Option<&'a ProxyProtocol>,
 }
 
 /// A `tls` block and where it stands.
@@ -237,6 +239,7 @@ impl<'a> Effective<'a> {
                 outlier_detection: own.outlier_detection.or(base.outlier_detection),
                 retry_budget: own.retry_budget.or(base.retry_budget),
                 tls: own.tls.or(base.tls),
+                proxy_protocol: own.proxy_protocol.or(base.proxy_protocol),
             }
         })
     }
@@ -259,6 +262,7 @@ impl<'a> PolicyPlace<'a> {
             outlier_detection: policy.outlier_detection.as_ref(),
             retry_budget: policy.retry_budget.as_ref(),
             tls: self.tls(policy.tls.as_ref(), None),
+            proxy_protocol: policy.proxy_protocol.as_ref(),
         }
     }
 
@@ -274,6 +278,7 @@ impl<'a> PolicyPlace<'a> {
             outlier_detection: entry.outlier_detection.as_ref(),
             // Nothing of the policy's own reaches a port that has settings, as in Istio.
             retry_budget: None,
+            proxy_protocol: None,
             tls: self.tls(entry.tls.as_ref(), Some(position)),
         })
     }

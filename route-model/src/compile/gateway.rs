@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::ProxyScope;
 use super::finding::{Finding, Severity};
 use super::names::{Seniority, qualified_name};
+use super::topology::{self, Topology};
 use super::virtual_service::Binding;
 use crate::field::FieldPath;
 use crate::kinds::gateway::{Gateway, Server, ServerTlsMode};
@@ -61,6 +62,8 @@ pub(super) struct ServerPlace {
 pub(super) struct PlannedListener {
     pub(super) port: u16,
     pub(super) bind: Option<IpAddr>,
+    /// Of the oldest Gateway.
+    pub(super) topology: Topology,
     pub(super) servers: Servers,
 }
 
@@ -168,13 +171,18 @@ impl Plan {
         let mut merger = Merger::default();
         for (_, resource, spec) in selected {
             plan.gateways.insert(qualified_name(&resource.key), resource.clone());
+            let topology = topology::of(resource).unwrap_or_else(|finding| {
+                plan.findings.push(finding);
+                Topology::default()
+            });
             for (index, server) in spec.servers.iter().enumerate() {
-                if let Err(problem) = merger.add(resource, index, server) {
+                if let Err(problem) = merger.add(resource, index, server, topology) {
                     plan.findings.push(problem.finding(resource, index));
                 }
             }
         }
         plan.listeners = merger.listeners;
+        plan.findings.append(&mut merger.findings);
         plan.listeners.sort_by_key(|listener| (listener.port, listener.bind));
         let mut servers: HashMap<Arc<str>, Vec<ServerPlace>, _> = HashMap::default();
         for group in plan.groups() {
@@ -256,6 +264,8 @@ impl Problem {
 #[derive(Default)]
 struct Merger {
     listeners: Vec<PlannedListener>,
+    /// About servers that are not left out.
+    findings: Vec<Finding>,
     by_address: HashMap<(u16, Option<IpAddr>), usize>,
     /// Of TLS servers.
     names: HashSet<Arc<str>>,
@@ -264,7 +274,7 @@ struct Merger {
 }
 
 impl Merger {
-    fn add(&mut self, gateway: &Resource, index: usize, server: &Server) -> Result<(), Problem> {
+    fn add(&mut self, gateway: &Resource, index: usize, server: &Server, topology: Topology) -> Result<(), Problem> {
         let (number, protocol) = server.port.as_ref().map_or((0, ""), |port| (*port.number, port.protocol.as_str()));
         let protocol = Protocol::parse(protocol).ok_or_else(|| {
             Problem::new(
@@ -318,7 +328,7 @@ impl Merger {
                 ServerKind::Tcp => Servers::Tcp(group),
                 ServerKind::Https | ServerKind::TlsTcp | ServerKind::Passthrough => Servers::Tls(vec![group]),
             };
-            self.listeners.push(PlannedListener { port, bind, servers });
+            self.listeners.push(PlannedListener { port, bind, topology, servers });
             self.by_address.insert((port, bind), at);
             return Ok(());
         };
@@ -337,6 +347,11 @@ impl Merger {
             ));
         }
         self.claim_hosts(at, &group.servers[0], &address)?;
+        let listener = &self.listeners[at];
+        if listener.topology != topology {
+            let older = listener.gateways().next().map_or("", |gateway| &**gateway);
+            self.findings.push(topology::overruled(gateway, &address, older, listener.topology));
+        }
         match &mut self.listeners[at].servers {
             Servers::Http(shared) | Servers::Tcp(shared) => shared.servers.extend(group.servers),
             Servers::Tls(groups) => groups.push(group),

@@ -75,13 +75,15 @@ impl Listeners {
             };
             let same = known
                 .get(&(planned.port, planned.bind))
-                .filter(|(listener, before)| *before == groups && is_same(&listener.protocol, &protocol));
+                .filter(|(listener, before)| *before == groups && is_same(&listener.protocol, &protocol))
+                .filter(|(listener, _)| listener.proxy_protocol == planned.topology.proxy_protocol);
             let listener = match same {
                 Some((listener, _)) => listener.clone(),
                 None => Arc::new(Listener {
                     bind: planned.bind,
                     port: planned.port,
                     servers: groups.iter().flat_map(|group| &group.servers).map(|s| s.server.clone()).collect(),
+                    proxy_protocol: planned.topology.proxy_protocol,
                     protocol,
                 }),
             };

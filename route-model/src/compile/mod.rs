@@ -1,6 +1,6 @@
 //! From a [`ResourceSet`] to a [`RouteTable`]: the one definition of what the resources mean.
 //!
-//! The stages, each a room: `gateway` merges Gateways into listeners; `virtual_service`, `delegate`, `rule`,
+//! The stages, each a room: `gateway` merges Gateways into listeners (`topology`: what stands before them); `virtual_service`, `delegate`, `rule`,
 //! `matches`, `traffic` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
 //! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
 //! what the numbers stand for; `limits` compiles rate
@@ -33,6 +33,7 @@ mod services;
 mod streams;
 mod targets;
 mod tls;
+mod topology;
 pub(crate) mod traffic;
 mod trusted_proxies;
 mod upstream;

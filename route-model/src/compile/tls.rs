@@ -55,6 +55,8 @@ pub(super) fn terms(
         min_version,
         max_version,
         cipher_suites: tls.cipher_suites.to_vec(),
+        ecdh_curves: tls.ecdh_curves.to_vec(),
+        skip_verify: *tls.insecure_skip_verify && mode != TlsMode::Simple,
     }
 }
 

@@ -12,7 +12,8 @@ use crate::kinds::value::{Double, Written};
 use crate::table::cluster::LoadBalancer;
 use crate::table::hash::{self, HashAlgorithm, HashCookie, HashKey};
 use crate::table::upstream::{
-    CircuitBreakers, ConnectionSettings, OutlierDetection, RetryBudget, TcpKeepalive, UpstreamPolicy, Warmup,
+    CircuitBreakers, ConnectionSettings, OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpKeepalive,
+    UpstreamPolicy, Warmup,
 };
 
 /// Envoy's default of `minimum_ring_size`.
@@ -104,6 +105,10 @@ pub(super) fn policy(policy: &PortPolicy<'_>) -> UpstreamPolicy {
         outlier: policy.outlier_detection.map(outlier),
         warmup: policy.load_balancer.and_then(warmup),
         tls: None,
+        proxy_protocol: policy.proxy_protocol.map(|block| match *block.version {
+            kinds::ProxyProtocolVersion::V1 => ProxyProtocolVersion::V1,
+            kinds::ProxyProtocolVersion::V2 => ProxyProtocolVersion::V2,
+        }),
     }
 }
 

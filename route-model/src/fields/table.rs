@@ -90,8 +90,9 @@ static GATEWAY: &[Entry] = table! {
     "spec.servers[].tls.maxProtocolVersion=TLSV1_0" => TLS_LIBRARY,
     "spec.servers[].tls.maxProtocolVersion=TLSV1_1" => TLS_LIBRARY,
     "spec.servers[].tls.cipherSuites" => V0_1,
-    "spec.servers[].tls.ecdhCurves" => NotYet,
-    "spec.servers[].tls.insecureSkipVerify" => NotYet,
+    "spec.servers[].tls.ecdhCurves" => V0_1,
+    "spec.servers[].tls.ecdhCurves[]=P-521" => Never("not among the curves of the TLS library; P-384 is stronger than TLS needs"),
+    "spec.servers[].tls.insecureSkipVerify" => V0_1,
 };
 
 static VIRTUAL_SERVICE: &[Entry] = table! {
@@ -187,11 +188,11 @@ static DESTINATION_RULE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         "spec.subsets[].name" => V0_1,
         "spec.subsets[].labels" => V0_1,
         "spec.trafficPolicy.tunnel" => NotYet,
-        "spec.trafficPolicy.proxyProtocol" => NotYet,
+        "spec.trafficPolicy.proxyProtocol" => V0_1,
         "spec.trafficPolicy.retryBudget" => V0_1,
         "spec.trafficPolicy.portLevelSettings[].port" => V0_1,
         "spec.subsets[].trafficPolicy.tunnel" => NotYet,
-        "spec.subsets[].trafficPolicy.proxyProtocol" => NotYet,
+        "spec.subsets[].trafficPolicy.proxyProtocol" => V0_1,
         "spec.subsets[].trafficPolicy.retryBudget" => V0_1,
         "spec.subsets[].trafficPolicy.portLevelSettings[].port" => V0_1,
     };

@@ -106,6 +106,8 @@ pub struct Listener {
     pub port: u16,
     /// The Gateway servers merged into this listener, oldest first; conditions name them.
     pub servers: Vec<ServerRef>,
+    /// Every connection begins with a PROXY header, which says whose it is.
+    pub proxy_protocol: bool,
     pub protocol: ListenerProtocol,
 }
 

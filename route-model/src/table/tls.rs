@@ -91,6 +91,10 @@ pub struct TlsTerms {
     pub max_version: TlsVersion,
     /// OpenSSL names; empty: the library's defaults.
     pub cipher_suites: Vec<String>,
+    /// BoringSSL's names, best first; empty: the library's defaults.
+    pub ecdh_curves: Vec<String>,
+    /// `insecureSkipVerify`: a client certificate that does not verify is taken too, as if there were none.
+    pub skip_verify: bool,
 }
 
 /// Terms that ask nothing of clients, with every version and suite there is, and no certificate yet.
@@ -107,6 +111,8 @@ impl Default for TlsTerms {
             min_version: TlsVersion::V1_2,
             max_version: TlsVersion::V1_3,
             cipher_suites: Vec::new(),
+            ecdh_curves: Vec::new(),
+            skip_verify: false,
         }
     }
 }

@@ -19,6 +19,15 @@ pub struct UpstreamPolicy {
     pub warmup: Option<Warmup>,
     /// `None`: plain text.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// The header that says whose a connection is, before TLS. `None`: there is none.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+/// The text or the binary form of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocolVersion {
+    V1,
+    V2,
 }
 
 /// How the share of a new endpoint grows (`loadBalancer.warmup`, Envoy's slow start). Of effect with round robin and

@@ -44,6 +44,7 @@ pub(super) fn sources(tls: &ServerTls) -> usize {
 pub(super) fn check(tls: &ServerTls, at: &Place<'_>, report: &mut Report) {
     check_versions(tls, at, report);
     check_cipher_suites(tls, at, report);
+    check_curves(tls, at, report);
     match *tls.mode {
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
             for (field, present) in certificate_fields(tls) {
@@ -139,6 +140,23 @@ fn check_versions(tls: &ServerTls, at: &Place<'_>, report: &mut Report) {
     let rank = |version: TlsProtocol| version as u8;
     if min != TlsProtocol::TlsAuto && max != TlsProtocol::TlsAuto && rank(min) > rank(max) {
         report.invalid(&at.field("minProtocolVersion"), "object", "must not be above maxProtocolVersion");
+    }
+}
+
+/// Those that can be negotiated, by BoringSSL's names.
+const CURVES: [&str; 5] = ["X25519", "P-256", "P-384", "X25519MLKEM768", "P256MLKEM768"];
+
+fn check_curves(tls: &ServerTls, at: &Place<'_>, report: &mut Report) {
+    let at = at.field("ecdhCurves");
+    let mut seen = BTreeSet::new();
+    for (index, entry) in tls.ecdh_curves.iter().enumerate() {
+        let at = at.index(index);
+        if !CURVES.contains(&entry.as_str()) {
+            let known = CURVES.join(", ");
+            report.warn(&at, format_args!("the curve {entry:?} is not negotiated and ignored; use {known}"));
+        } else if !seen.insert(entry) {
+            report.warn(&at, format_args!("the curve {entry:?} is listed twice"));
+        }
     }
 }
 

@@ -59,10 +59,15 @@ fn gateway() -> impl Strategy<Value = Value> {
                        "tls": {"httpsRedirect": redirect}}),
     });
     let names = (select(vec!["a", "b"]), select(vec!["g1", "g2"]), 0u8..3);
-    (names, vec(server, 1..3), weighted(0.1, Just("other"))).prop_map(
-        |((namespace, name, created), servers, selector)| {
+    let topology = weighted(0.3, Just(r#"{"gatewayTopology": {"proxyProtocol": {}}}"#));
+    (names, vec(server, 1..3), weighted(0.1, Just("other")), topology).prop_map(
+        |((namespace, name, created), servers, selector, topology)| {
             let selector = selector.map_or(json!({}), |other| json!({"istio": other}));
-            named("Gateway", namespace, name, created, json!({"selector": selector, "servers": servers}))
+            let spec = json!({"selector": selector, "servers": servers});
+            let mut gateway = named("Gateway", namespace, name, created, spec);
+            let annotations = topology.map(|topology| json!({"proxy.istio.io/config": topology}));
+            put(&mut gateway["metadata"], "annotations", annotations);
+            gateway
         },
     )
 }

@@ -13,6 +13,7 @@ mod locality;
 mod routing;
 mod streams;
 mod tls;
+mod topology;
 mod traffic;
 mod upstream_tls;
 

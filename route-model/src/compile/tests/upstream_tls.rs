@@ -114,6 +114,29 @@ fn blocks_are_inherited_as_others_are() {
     }
 }
 
+#[test]
+fn the_header_that_names_the_client_is_part_of_the_policy() {
+    use crate::table::upstream::ProxyProtocolVersion::{V1, V2};
+    let policies = rule(
+        "default",
+        "s",
+        0,
+        "host: s.test,
+         trafficPolicy: {proxyProtocol: {}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]},
+         subsets: [{name: own, trafficPolicy: {proxyProtocol: {version: V2}}}]",
+    );
+    for (to, want) in [
+        ("port: {number: 443}", Some(V1)),
+        // As in Istio nothing of the policy reaches a port that has settings.
+        ("port: {number: 80}", None),
+        ("port: {number: 443}, subset: own", Some(V2)),
+    ] {
+        let service = entry("default", "s", 0, SERVICE);
+        let edge = edge(&(destination(&format!("{{host: s.test, {to}}}")) + &service + &policies));
+        assert_eq!(cluster(&edge).expect("a cluster").policy.proxy_protocol, want, "{to}");
+    }
+}
+
 /// The secrets that a certificate and a CA come from, or why there are none.
 fn found(tls: Option<Arc<UpstreamTls>>) -> Result<(String, String), String> {
     let TlsSource::Secret { found, .. } = &tls.expect("TLS").source else { panic!("not from a secret") };
