@@ -195,6 +195,8 @@ impl WorkerCluster {
             discovered: Arc::clone(&name.discovered),
             load: Arc::clone(&self.state.load),
             names: None,
+            tls: self.state.tls.clone(),
+            tls_fault: self.state.tls_fault.clone(),
         })));
         let mut named = self.named.borrow_mut();
         // What the others have forgotten is forgotten here when there is something new to remember.

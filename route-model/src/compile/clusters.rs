@@ -256,8 +256,9 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Out
     let http2 = Protocol::parse(&port.port.protocol).is_some_and(Protocol::is_http2);
     let limits = sources.limits.of_service(service.declared_by(), host, port.number);
     let names = &port.entry.subject_alt_names;
-    let cluster = cluster(key, discovery, policy, http2, service.namespace.clone(), names, sources);
-    Ok((Cluster { limits, ..cluster }, problem))
+    let mut resolved = cluster(key, discovery, policy, http2, service.namespace.clone(), names, sources);
+    resolved.cluster = resolved.cluster.map(|cluster| Cluster { limits, ..cluster });
+    Ok((resolved, problem))
 }
 
 /// The subset that a target names, with its declaration.
