@@ -11,7 +11,8 @@ mod documents;
 mod output;
 
 use commands::{
-    admin, apply, completions, delete, explain, gateway, get, join_token, kubeconfig, serve, validate, version,
+    admin, apply, completions, delete, describe, explain, gateway, get, join_token, kubeconfig, serve, validate,
+    version,
 };
 
 /// jemalloc keeps the memory of a long-running proxy flat where the system's allocator fragments.
@@ -29,6 +30,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
                   Send it a route:                   fairway apply -f route.yaml\n\
                   See what it serves:                fairway get vs -A\n\
                   Ask why a request goes where:      fairway explain --url http://shop.example/cart\n\
+                  Ask what is in force for it:       fairway describe route shop/cart\n\
                   Use kubectl:                       fairway kubeconfig > kc && kubectl --kubeconfig kc get vs -A",
     version = version::TEXT,
     propagate_version = true
@@ -56,6 +58,9 @@ enum Command {
     Validate(validate::Args),
     /// Tell which route takes a request, which ones it missed and why
     Explain(explain::Args),
+    /// Tell what is in force for a rule, and which field of which resource says so
+    #[command(subcommand)]
+    Describe(describe::Command),
     /// Print a kubeconfig with the server's address, its CA and the admin token
     Kubeconfig(kubeconfig::Args),
     /// Make and list the tokens by which proxies join
@@ -81,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Delete(args) => client_runtime()?.block_on(delete::run(args)),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => client_runtime()?.block_on(explain::run(args)),
+        Command::Describe(command) => client_runtime()?.block_on(describe::run(command)),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::JoinToken(command) => client_runtime()?.block_on(join_token::run(command)),
         Command::Completions(args) => {

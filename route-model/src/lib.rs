@@ -8,6 +8,7 @@
 
 mod analyze;
 pub mod compile;
+pub mod effective;
 pub mod explain;
 pub mod field;
 pub mod fields;

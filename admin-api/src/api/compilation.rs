@@ -13,6 +13,7 @@ use crate::store::{Snapshot, View};
 #[derive(Debug)]
 pub(crate) struct Compilation {
     snapshot: Snapshot,
+    scope: ProxyScope,
     state: Mutex<State>,
 }
 
@@ -60,8 +61,14 @@ fn identity(finding: &Finding) -> (&ResourceKey, &str, &str) {
 
 impl Compilation {
     pub(crate) fn new(snapshot: Snapshot, scope: ProxyScope) -> Self {
-        let state = State { compiler: Compiler::new(scope), at: None, previewed: BTreeSet::new(), current: None };
-        Self { snapshot, state: Mutex::new(state) }
+        let compiler = Compiler::new(scope.clone());
+        let state = State { compiler, at: None, previewed: BTreeSet::new(), current: None };
+        Self { snapshot, scope, state: Mutex::new(state) }
+    }
+
+    /// The proxies that it compiles for.
+    pub(crate) fn scope(&self) -> &ProxyScope {
+        &self.scope
     }
 
     /// What is compiled from `view`.

@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod completions;
 pub(crate) mod control_plane;
 pub(crate) mod delete;
+pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod gateway;
 pub(crate) mod get;

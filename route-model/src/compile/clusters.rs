@@ -29,7 +29,7 @@ use crate::table::upstream::UpstreamPolicy;
 use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
 
 /// How long an unused connection to an upstream is kept, unless a DestinationRule says otherwise.
-const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 const UNIX: &str = "unix://";
 
 /// What is wrong with a target; every rule that names it has this finding.

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::ProxyScope;
 use super::mesh::Mesh;
 use super::names::{Seniority, is_visible, qualify_host};
 use crate::field::FieldPath;
 use crate::kinds::destination_rule::{
-    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, Subset,
-    TrafficPolicy,
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, PortTrafficPolicy, ProxyProtocol,
+    RetryBudget, Subset, TrafficPolicy,
 };
 use crate::meta::ResourceKey;
 use crate::resource::Resource;
@@ -75,32 +77,32 @@ pub(super) struct PortPolicy<'a> {
 pub(super) struct TlsBlock<'a> {
     pub(super) tls: &'a ClientTls,
     pub(super) rule: &'a ResourceKey,
-    /// The position of the subset.
-    subset: Option<usize>,
-    /// The position of the port's settings.
-    port: Option<usize>,
+    place: PolicyPlace,
 }
 
 impl TlsBlock<'_> {
     pub(super) fn path(&self) -> FieldPath {
-        let mut path = FieldPath::new("spec");
-        if let Some(subset) = self.subset {
-            path = path.field("subsets").index(subset);
-        }
-        path = path.field("trafficPolicy");
-        if let Some(port) = self.port {
-            path = path.field("portLevelSettings").index(port);
-        }
-        path.field("tls")
+        self.place.path().field("tls")
     }
 }
 
-/// A traffic policy and where it stands.
-#[derive(Clone, Copy)]
-struct PolicyPlace<'a> {
-    policy: &'a TrafficPolicy,
-    rule: &'a ResourceKey,
+/// A policy that has a say in a port of a service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layer<'a> {
+    pub(super) rule: &'a ResourceKey,
+    pub(super) place: PolicyPlace,
+    blocks: PortPolicy<'a>,
+    /// What is further away does not count.
+    pub(super) last: bool,
+}
+
+/// Where in a DestinationRule a policy stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PolicyPlace {
+    /// The position of the subset.
     subset: Option<usize>,
+    /// The position of the port's settings.
+    port: Option<usize>,
 }
 
 impl DestinationRules {
@@ -223,67 +225,123 @@ impl<'a> Effective<'a> {
         self.rules.iter().flat_map(|(_, rule)| &rule.subsets).map(|subset| subset.name.as_str())
     }
 
-    /// What applies to a port of the service, or of a subset.
-    pub(super) fn policy(&self, port: u16, subset: Option<&'a Subset>) -> PortPolicy<'a> {
-        // The policy of the first rule that has one stands whole.
-        let top = self.rules.iter().find_map(|(key, rule)| {
-            Some(PolicyPlace { policy: rule.traffic_policy.as_ref()?, rule: key, subset: None })
-        });
-        let base = top.map(|top| top.of_port(port).unwrap_or_else(|| top.blocks())).unwrap_or_default();
-        let Some(own) = subset.and_then(|subset| self.policy_of(subset)) else { return base };
-        own.of_port(port).unwrap_or_else(|| {
-            let own = own.blocks();
-            PortPolicy {
-                load_balancer: own.load_balancer.or(base.load_balancer),
-                connection_pool: own.connection_pool.or(base.connection_pool),
-                outlier_detection: own.outlier_detection.or(base.outlier_detection),
-                retry_budget: own.retry_budget.or(base.retry_budget),
-                tls: own.tls.or(base.tls),
-                proxy_protocol: own.proxy_protocol.or(base.proxy_protocol),
-            }
-        })
+    /// The rules, oldest first.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a ResourceKey> {
+        self.rules.iter().map(|(key, _)| *key)
     }
 
-    fn policy_of(&self, subset: &'a Subset) -> Option<PolicyPlace<'a>> {
-        let policy = subset.traffic_policy.as_ref()?;
-        self.rules.iter().find_map(|(rule, spec)| {
-            let position = spec.subsets.iter().position(|known| std::ptr::eq(known, subset))?;
-            Some(PolicyPlace { policy, rule, subset: Some(position) })
-        })
+    /// What applies to a port of the service, or of a subset.
+    pub(super) fn policy(&self, port: u16, subset: Option<&'a Subset>) -> PortPolicy<'a> {
+        let mut policy = PortPolicy::default();
+        for layer in self.layers(port, subset) {
+            policy = policy.or(layer.blocks);
+            if layer.last {
+                break;
+            }
+        }
+        policy
+    }
+
+    /// The policies that have a say in that, the nearest first.
+    pub(super) fn layers(&self, port: u16, subset: Option<&'a Subset>) -> SmallVec<[Layer<'a>; 2]> {
+        let mut layers = SmallVec::new();
+        let mut push = |rule: &'a ResourceKey, subset: Option<usize>, policy: &'a TrafficPolicy| {
+            let layer = |port, mut blocks: PortPolicy<'a>, tls: Option<&'a ClientTls>, last| {
+                let place = PolicyPlace { subset, port };
+                blocks.tls = tls.map(|tls| TlsBlock { tls, rule, place });
+                Layer { rule, place, blocks, last }
+            };
+            // The settings of one port replace the policy as a set: a block that is left out is at its default.
+            let is_port = |entry: &PortTrafficPolicy| {
+                entry.port.as_ref().is_some_and(|selector| *selector.number == u32::from(port))
+            };
+            if let Some(position) = policy.port_level_settings.iter().position(is_port) {
+                let entry = &policy.port_level_settings[position];
+                layers.push(layer(Some(position), port_blocks(entry), entry.tls.as_ref(), true));
+            }
+            layers.push(layer(None, blocks(policy), policy.tls.as_ref(), subset.is_none()));
+        };
+        let of_subset = subset.and_then(|subset| {
+            let policy = subset.traffic_policy.as_ref()?;
+            self.rules.iter().find_map(|(key, rule)| {
+                let position = rule.subsets.iter().position(|known| std::ptr::eq(known, subset))?;
+                Some((*key, position, policy))
+            })
+        });
+        if let Some((key, position, policy)) = of_subset {
+            push(key, Some(position), policy);
+        }
+        // Of several rules' policies the first stands whole.
+        for (key, rule) in &self.rules {
+            if let Some(policy) = &rule.traffic_policy {
+                push(key, None, policy);
+            }
+        }
+        layers
     }
 }
 
-impl<'a> PolicyPlace<'a> {
-    fn blocks(self) -> PortPolicy<'a> {
-        let Self { policy, .. } = self;
-        PortPolicy {
-            load_balancer: policy.load_balancer.as_ref(),
-            connection_pool: policy.connection_pool.as_ref(),
-            outlier_detection: policy.outlier_detection.as_ref(),
-            retry_budget: policy.retry_budget.as_ref(),
-            tls: self.tls(policy.tls.as_ref(), None),
-            proxy_protocol: policy.proxy_protocol.as_ref(),
+impl PolicyPlace {
+    pub(super) fn path(self) -> FieldPath {
+        let mut path = FieldPath::new("spec");
+        if let Some(subset) = self.subset {
+            path = path.field("subsets").index(subset);
+        }
+        path = path.field("trafficPolicy");
+        match self.port {
+            Some(port) => path.field("portLevelSettings").index(port),
+            None => path,
         }
     }
 
-    /// The settings of one port, which replace the policy as a set: a block that is left out is at its default.
-    fn of_port(self, port: u16) -> Option<PortPolicy<'a>> {
-        let is_port = |number: u32| number == u32::from(port);
-        let settings = self.policy.port_level_settings.iter().enumerate();
-        let (position, entry) =
-            { settings }.find(|(_, entry)| entry.port.as_ref().is_some_and(|port| is_port(*port.number)))?;
-        Some(PortPolicy {
-            load_balancer: entry.load_balancer.as_ref(),
-            connection_pool: entry.connection_pool.as_ref(),
-            outlier_detection: entry.outlier_detection.as_ref(),
-            // Nothing of the policy's own reaches a port that has settings, as in Istio.
-            retry_budget: None,
-            proxy_protocol: None,
-            tls: self.tls(entry.tls.as_ref(), Some(position)),
-        })
+    /// What stands there, as it was written.
+    pub(super) fn value(self, rule: &DestinationRule) -> Result<Value, serde_json::Error> {
+        let policy = match self.subset {
+            Some(subset) => (*rule.subsets).get(subset).and_then(|subset| subset.traffic_policy.as_ref()),
+            None => rule.traffic_policy.as_ref(),
+        };
+        match self.port {
+            Some(port) => serde_json::to_value(policy.and_then(|policy| (*policy.port_level_settings).get(port))),
+            None => serde_json::to_value(policy),
+        }
     }
+}
 
-    fn tls(self, tls: Option<&'a ClientTls>, port: Option<usize>) -> Option<TlsBlock<'a>> {
-        Some(TlsBlock { tls: tls?, rule: self.rule, subset: self.subset, port })
+impl PortPolicy<'_> {
+    /// Block by block, with what it leaves out from `other`.
+    fn or(self, other: Self) -> Self {
+        Self {
+            load_balancer: self.load_balancer.or(other.load_balancer),
+            connection_pool: self.connection_pool.or(other.connection_pool),
+            outlier_detection: self.outlier_detection.or(other.outlier_detection),
+            retry_budget: self.retry_budget.or(other.retry_budget),
+            tls: self.tls.or(other.tls),
+            proxy_protocol: self.proxy_protocol.or(other.proxy_protocol),
+        }
+    }
+}
+
+/// All but `tls`, which knows its place.
+fn blocks(policy: &TrafficPolicy) -> PortPolicy<'_> {
+    PortPolicy {
+        load_balancer: policy.load_balancer.as_ref(),
+        connection_pool: policy.connection_pool.as_ref(),
+        outlier_detection: policy.outlier_detection.as_ref(),
+        retry_budget: policy.retry_budget.as_ref(),
+        tls: None,
+        proxy_protocol: policy.proxy_protocol.as_ref(),
+    }
+}
+
+/// The same of one port.
+fn port_blocks(entry: &PortTrafficPolicy) -> PortPolicy<'_> {
+    PortPolicy {
+        load_balancer: entry.load_balancer.as_ref(),
+        connection_pool: entry.connection_pool.as_ref(),
+        outlier_detection: entry.outlier_detection.as_ref(),
+        // Nothing of the policy's own reaches a port that has settings, as in Istio.
+        retry_budget: None,
+        tls: None,
+        proxy_protocol: None,
     }
 }

@@ -16,6 +16,7 @@ mod backend;
 mod clusters;
 pub(crate) mod delegate;
 mod destination_rule;
+pub(crate) mod effective;
 mod finding;
 mod gateway;
 mod groups;

@@ -50,3 +50,25 @@ async fn a_request_is_explained_on_the_live_table() {
         api.get(&format!("/api/fairway/v1/explain{wrong}")).await.expect(400);
     }
 }
+
+#[tokio::test]
+async fn what_is_in_force_is_told_with_the_fields_that_say_so() {
+    let api = Api::start().await;
+    let routes = json!({
+        "metadata": {"name": "a"},
+        "spec": {"hosts": ["a.example"], "gateways": ["edge"], "http": [
+            {"name": "slow", "timeout": "7s", "route": [{"destination": {"host": "o.example", "port": {"number": 80}}}]},
+        ]},
+    });
+    api.post(VS, &routes).await.expect(201);
+    let answer = api.get("/api/fairway/v1/effective?virtualService=default/a&route=slow").await.expect(200);
+    let timeout = &answer["rules"][0]["settings"].as_array().unwrap().iter().find(|s| s["name"] == "timeout").unwrap();
+    let from = json!({"resource": "VirtualService default/a", "field": "spec.http[0].timeout"});
+    assert_eq!((&timeout["value"], &timeout["from"]), (&json!("7s"), &from), "{answer}");
+    assert!(answer["revision"].is_u64(), "{answer}");
+    assert_eq!(api.get("/api/fairway/v1/effective?virtualService=a").await.expect(200)["rules"], answer["rules"]);
+    api.get("/api/fairway/v1/effective").await.expect(400);
+    api.get("/api/fairway/v1/effective?virtualService=default/b").await.expect(404);
+    let unknown = api.get("/api/fairway/v1/effective?virtualService=a&route=fast").await.expect(404);
+    assert_eq!(unknown["detail"], "VirtualService default/a has no rule `fast`; its rules are slow");
+}

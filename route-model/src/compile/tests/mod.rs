@@ -4,6 +4,7 @@ mod authentication;
 mod authorization;
 mod backend;
 mod clusters;
+mod effective;
 mod findings;
 mod gateways;
 mod headers;
