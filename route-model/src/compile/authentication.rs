@@ -133,6 +133,15 @@ impl Authentications {
         }
     }
 
+    /// The policies that are for what a Gateway (`namespace/name`) takes, with their rules.
+    pub(super) fn of_gateway(&self, gateway: &str) -> impl Iterator<Item = (&ResourceKey, &[JwtRule])> {
+        let own = self.of_gateways.get(gateway);
+        let all = self.rules.iter().filter(move |(policy, _)| {
+            self.everywhere.contains(*policy) || own.is_some_and(|own| own.contains(*policy))
+        });
+        all.map(|(policy, rules)| (policy, rules.as_slice()))
+    }
+
     /// What the requests of a route configuration are under.
     pub(super) fn of_group(&mut self, group: &RouteGroup) -> HostAuthentication {
         let otherwise = self.made(self.everywhere.iter().cloned().collect());

@@ -29,8 +29,7 @@ impl BackendPolicies {
         self.attached.change(key, targets(old).as_deref(), targets(new).as_deref())
     }
 
-    /// The longest body that a request of a rule may have, by the closest policy that says so; of equally close ones
-    /// the smallest. `None`: there is no limit.
+    /// The longest body that a request of a rule may have. `None`: there is no limit.
     pub(super) fn max_request_body(
         &self,
         gateway: &str,
@@ -39,17 +38,31 @@ impl BackendPolicies {
         set: &ResourceSet,
         default: Option<u64>,
     ) -> Option<u64> {
-        let spec = |policy: &ResourceKey| set.get(policy)?.spec::<BackendPolicy>();
-        let policies = self.attached.of_rule(gateway, root, rule, |policy| Some(&**spec(policy)?.target_refs));
-        let said = policies.iter().filter_map(|(level, policy)| {
-            let bytes = *spec(policy)?.request_body.as_ref()?.max_bytes.get()?;
-            Some((*level, if bytes == 0 { u64::MAX } else { bytes }))
-        });
-        let closest = said.max_by(|(a, one), (b, other)| a.cmp(b).then(other.cmp(one)));
-        match closest {
-            Some((_, bytes)) => (bytes != u64::MAX).then_some(bytes),
+        match self.request_bodies(gateway, root, rule, set).first() {
+            Some((_, bytes)) => (*bytes > 0).then_some(*bytes),
             None => default,
         }
+    }
+
+    /// The policies that say how long a body may be (0: as long as it likes), and what they say. The first one counts:
+    /// the closest, and of equally close ones that of the smallest number.
+    pub(super) fn request_bodies(
+        &self,
+        gateway: &str,
+        root: &ResourceKey,
+        rule: &Rule<'_>,
+        set: &ResourceSet,
+    ) -> Vec<(&ResourceKey, u64)> {
+        let spec = |policy: &ResourceKey| set.get(policy)?.spec::<BackendPolicy>();
+        let policies = self.attached.of_rule(gateway, root, rule, |policy| Some(&**spec(policy)?.target_refs));
+        let said = policies.into_iter().filter_map(|(level, policy)| {
+            let bytes = *spec(policy)?.request_body.as_ref()?.max_bytes.get()?;
+            Some((level, policy, bytes))
+        });
+        let mut said: Vec<_> = said.collect();
+        // Without a limit is more than any.
+        said.sort_by_key(|(level, _, bytes)| (std::cmp::Reverse(*level), bytes.wrapping_sub(1)));
+        said.into_iter().map(|(_, policy, bytes)| (policy, bytes)).collect()
     }
 
     /// What there is to say about the policies.

@@ -1,11 +1,13 @@
 //! What is in force for the rules of a VirtualService, found the way the compiler finds it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::ProxyScope;
+use super::authentication::Authentications;
+use super::authorization::Policies;
+use super::backend::BackendPolicies;
 use super::delegate::{Rule, expand};
 use super::destination_rule::{DestinationRules, Effective, Layer as PolicyLayer};
 use super::limits::Limits;
@@ -13,7 +15,7 @@ use super::mesh::Mesh;
 use super::names::{is_short, namespace_of, qualify_gateway, qualify_host};
 use super::services::{Service, Services};
 use crate::effective::{
-    AppliedPolicy, EffectiveDestination, EffectiveError, EffectiveRule, Fallback, Layer, Source, settings,
+    AppliedPolicy, EffectiveDestination, EffectiveError, EffectiveRule, Fallback, Layer, Setting, Source, settings,
 };
 use crate::field::FieldPath;
 use crate::kind::Kind;
@@ -22,7 +24,9 @@ use crate::kinds::{DestinationRule, VirtualService};
 use crate::meta::ResourceKey;
 use crate::resource::ResourceSet;
 use crate::table::HostPattern;
+use crate::table::authentication::JwtRule;
 use crate::table::retry::RetryPolicy;
+use crate::verdict::authorization::Policy;
 use crate::verdict::limits::LimitPolicy;
 
 /// Fields of a rule that say which requests it takes and where they go, not what becomes of them on the way.
@@ -68,42 +72,80 @@ struct Sources<'a> {
     mesh: Mesh,
     services: Services,
     rules: DestinationRules,
+    authentications: Authentications,
+    policies: Policies,
     limits: Limits,
+    backend: BackendPolicies,
 }
 
 impl<'a> Sources<'a> {
     fn new(set: &'a ResourceSet, scope: &'a ProxyScope) -> Self {
-        let (mut services, mut rules, mut limits) =
-            (Services::default(), DestinationRules::default(), Limits::default());
+        let (mut services, mut rules) = (Services::default(), DestinationRules::default());
+        let (mut limits, mut backend) = (Limits::default(), BackendPolicies::default());
         let mut hosts = HashSet::new();
         for resource in set.iter() {
             match resource.key.kind {
                 Kind::ServiceEntry | Kind::WorkloadEntry => services.change(None, Some(resource), &mut hosts),
                 Kind::DestinationRule => drop(rules.change(None, Some(resource))),
                 Kind::RateLimitPolicy => drop(limits.change(&resource.key, None, Some(resource))),
+                Kind::BackendPolicy => drop(backend.change(&resource.key, None, Some(resource))),
                 _ => {}
             }
         }
-        Self { set, scope, mesh: Mesh::of(set), services, rules, limits }
+        let mesh = Mesh::of(set);
+        let (mut authentications, mut policies) = (Authentications::default(), Policies::default());
+        authentications.update(set, scope, mesh.root_namespace());
+        policies.update(set, scope, &mesh);
+        Self { set, scope, mesh, services, rules, authentications, policies, limits, backend }
     }
 
     fn rule(&self, key: &ResourceKey, spec: &VirtualService, rule: &Rule<'_>, gateways: &[String]) -> EffectiveRule {
         let (resource, place) = rule.place(key);
-        let destinations = rule.http.route.iter().enumerate();
+        let total: f64 = rule.http.route.iter().map(|to| f64::from((*to.weight).max(0))).sum();
+        let single = rule.http.route.len() == 1;
+        let share = |to: &HttpDestination| if single { 100.0 } else { f64::from((*to.weight).max(0)) * 100.0 / total };
+        let destinations = rule.http.route.iter().enumerate().filter(|(_, to)| share(to) > 0.0);
         EffectiveRule {
             name: rule.http.name.to_string(),
             origin: Source { resource: resource.to_string(), field: place.to_string() },
             gateways: gateways.to_vec(),
-            settings: settings(&self.rule_layers(key, spec, rule), rule_defaults(&rule.http)),
+            settings: self.rule_settings(key, spec, rule, gateways),
             policies: self.policies(key, rule, gateways),
             destinations: destinations
                 .map(|(index, to)| {
                     let field = place.field("route").index(index);
                     let origin = Source { resource: resource.to_string(), field: field.to_string() };
-                    self.destination(rule.namespace, to, origin)
+                    self.destination(rule.namespace, to, share(to), origin)
                 })
                 .collect(),
         }
+    }
+
+    fn rule_settings(
+        &self,
+        key: &ResourceKey,
+        root: &VirtualService,
+        rule: &Rule<'_>,
+        gateways: &[String],
+    ) -> Vec<Setting> {
+        let mut layers = self.rule_layers(key, root, rule);
+        let mut defaults = rule_defaults(&rule.http);
+        if !rule.http.route.is_empty() {
+            let mut seen = HashSet::new();
+            let said = gateways.iter().flat_map(|gateway| self.backend.request_bodies(gateway, key, rule, self.set));
+            let said = said.filter(|(policy, _)| seen.insert(*policy));
+            let layer = |(policy, bytes): (&ResourceKey, u64)| {
+                let blocks = BTreeMap::from([("requestBody".to_owned(), json!({"maxBytes": bytes}))]);
+                Layer { resource: policy.to_string(), path: FieldPath::new("spec"), blocks, last: false }
+            };
+            layers.extend(said.map(layer));
+            let (value, from) = match self.mesh.max_request_body() {
+                Some(bytes) => (json!(bytes), Some(mesh_field("spec.maxRequestBodyBytes"))),
+                None => (json!("unlimited"), None),
+            };
+            defaults.push(Fallback { name: "requestBody.maxBytes", value, from });
+        }
+        settings(&layers, defaults)
     }
 
     /// The rule's own fields, then those of the rule that delegated to it.
@@ -124,19 +166,27 @@ impl<'a> Sources<'a> {
     }
 
     fn policies(&self, key: &ResourceKey, rule: &Rule<'_>, gateways: &[String]) -> Vec<AppliedPolicy> {
-        let mut policies: Vec<Arc<LimitPolicy>> = Vec::new();
+        let mut applied: Vec<AppliedPolicy> = Vec::new();
+        let mut apply = |policy: AppliedPolicy| {
+            if !applied.iter().any(|known| known.resource == policy.resource) {
+                applied.push(policy);
+            }
+        };
+        for gateway in gateways {
+            self.authentications.of_gateway(gateway).for_each(|(policy, rules)| apply(tokens(policy, rules)));
+        }
+        let named = gateways.iter().filter_map(|gateway| gateway.split_once('/'));
+        let named: Vec<_> = named.map(|(namespace, name)| ResourceKey::new(Kind::Gateway, namespace, name)).collect();
+        let policies = self.policies.table().policies().iter();
+        policies.filter(|policy| policy.is_for(named.iter())).for_each(|policy| apply(permission(policy)));
         for gateway in gateways {
             let limits = self.limits.of_rule(gateway, key, rule, self.set);
-            for policy in limits.iter().flat_map(|limits| &limits.policies) {
-                if !policies.iter().any(|known| known.resource == policy.resource) {
-                    policies.push(policy.clone());
-                }
-            }
+            limits.iter().flat_map(|limits| &limits.policies).for_each(|policy| apply(limit(policy)));
         }
-        policies.iter().map(|policy| limit(policy)).collect()
+        applied
     }
 
-    fn destination(&self, namespace: &str, to: &HttpDestination, origin: Source) -> EffectiveDestination {
+    fn destination(&self, namespace: &str, to: &HttpDestination, percent: f64, origin: Source) -> EffectiveDestination {
         let written = to.destination.as_ref();
         let host = written.map_or(String::new(), |to| qualify_host(&to.host, namespace).to_string());
         let number = written.and_then(|to| to.port.as_ref()).and_then(|port| u16::try_from(*port.number).ok());
@@ -157,7 +207,7 @@ impl<'a> Sources<'a> {
             host: if short && service.is_none() { written.map_or(host, |to| to.host.to_string()) } else { host },
             port,
             subset,
-            weight: u32::try_from(*to.weight).unwrap_or(0),
+            percent,
             origin,
             rules: effective.iter().flat_map(Effective::keys).map(ToString::to_string).collect(),
             settings: settings(&layers, self.destination_defaults(&layers)),
@@ -181,8 +231,7 @@ impl<'a> Sources<'a> {
         let mesh = self.set.get(&Mesh::key()).filter(|config| {
             config.spec::<crate::kinds::MeshConfig>().is_some_and(|config| config.connect_timeout.is_some())
         });
-        let from =
-            mesh.map(|config| Source { resource: config.key.to_string(), field: "spec.connectTimeout".to_owned() });
+        let from = mesh.map(|_| mesh_field("spec.connectTimeout"));
         let connect = seconds(self.mesh.connect_timeout());
         let mut defaults = vec![
             Fallback { name: "connectionPool.tcp.connectTimeout", value: connect, from },
@@ -217,6 +266,18 @@ fn rule_defaults(http: &HttpRoute) -> Vec<Fallback> {
     defaults
 }
 
+fn tokens(policy: &ResourceKey, rules: &[JwtRule]) -> AppliedPolicy {
+    let rule = |rule: &JwtRule| format!("tokens of {}", rule.issuer.as_deref().unwrap_or("any issuer"));
+    AppliedPolicy { resource: policy.to_string(), does: rules.iter().map(rule).collect() }
+}
+
+fn permission(policy: &Policy) -> AppliedPolicy {
+    let mode = if policy.dry_run { ", dry run" } else { "" };
+    let count = policy.http.len();
+    let does = format!("{:?}: {count} {}{mode}", policy.action, if count == 1 { "rule" } else { "rules" });
+    AppliedPolicy { resource: policy.resource.to_string(), does: vec![does] }
+}
+
 fn limit(policy: &LimitPolicy) -> AppliedPolicy {
     let rule = |rule: &crate::verdict::limits::LimitRule| {
         let (rate, mode) = (rule.rate, if policy.enforced { "" } else { ", only counted" });
@@ -224,6 +285,10 @@ fn limit(policy: &LimitPolicy) -> AppliedPolicy {
         format!("{}: {} requests in {per}s, up to {} at once{mode}", rule.name, rate.requests, rate.burst)
     };
     AppliedPolicy { resource: policy.resource.to_string(), does: policy.rules.iter().map(rule).collect() }
+}
+
+fn mesh_field(field: &str) -> Source {
+    Source { resource: Mesh::key().to_string(), field: field.to_owned() }
 }
 
 fn seconds(time: std::time::Duration) -> Value {

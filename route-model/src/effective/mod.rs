@@ -35,8 +35,8 @@ pub struct EffectiveDestination {
     /// `None`: the listener's.
     pub port: Option<u16>,
     pub subset: Option<String>,
-    /// Relative to the rule's other destinations.
-    pub weight: u32,
+    /// Its share of the rule's requests.
+    pub percent: f64,
     pub origin: Source,
     /// The DestinationRules in force, the oldest first.
     pub rules: Vec<String>,

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{AppliedPolicy, EffectiveDestination, EffectiveRule, Setting, Source};
 
 /// Columns of names and values; longer ones push the rest of their line.
-const NAME: usize = 36;
-const VALUE: usize = 16;
+const NAME: usize = 44;
+const VALUE: usize = 14;
 
 impl fmt::Display for EffectiveRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,7 +30,7 @@ impl fmt::Display for EffectiveDestination {
         if let Some(subset) = &self.subset {
             write!(f, " subset {subset}")?;
         }
-        writeln!(f, "  weight {}  {}", self.weight, self.origin)?;
+        writeln!(f, "  {:.1}%  {}", self.percent, self.origin)?;
         if self.rules.is_empty() {
             writeln!(f, "  no DestinationRule is in force")?;
         } else {
@@ -55,7 +55,7 @@ impl fmt::Display for Setting {
             None => writeln!(f, "default")?,
         }
         for other in &self.overrides {
-            writeln!(f, "  {:NAME$}  not {:12}  {}", "", Shown(&other.value).to_string(), other.from)?;
+            writeln!(f, "  {:NAME$}  not {:10}  {}", "", Shown(&other.value).to_string(), other.from)?;
         }
         Ok(())
     }

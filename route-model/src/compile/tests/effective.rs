@@ -67,6 +67,23 @@ metadata: {name: per-client, namespace: default}
 spec:
   targetRefs: [{group: networking.istio.io, kind: VirtualService, name: shop, sectionName: cart}]
   rules: [{name: all, limit: {requests: 60, per: 1m, burst: 5}}]
+---
+apiVersion: fairway.dev/v1
+kind: BackendPolicy
+metadata: {name: uploads, namespace: default}
+spec:
+  targetRefs: [{group: networking.istio.io, kind: VirtualService, name: shop, sectionName: cart}]
+  requestBody: {maxBytes: 900}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: istio-system}
+spec: {jwtRules: [{issuer: 'https://issuer.test'}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody, namespace: istio-system, annotations: {istio.io/dry-run: 'true'}}
+spec: {action: DENY, rules: [{}]}
 ";
 
 fn find(rule: Option<&str>) -> Result<Vec<EffectiveRule>, String> {
@@ -92,13 +109,18 @@ fn each_value_is_told_with_the_field_that_it_comes_from() {
         [
             "rule `cart` VirtualService default/shop spec.http[0]",
             "gateways default/edge, istio-system/other",
+            "requestBody.maxBytes 900 BackendPolicy default/uploads spec.requestBody.maxBytes",
             "retries.attempts 5 VirtualService default/shop spec.http[0].retries.attempts",
             "retries.backoff 25ms default",
             "retries.retryOn connect-failure,refused-stream,cancelled,unavailable default",
             "timeout 4s VirtualService default/shop spec.http[0].timeout",
+            "under RequestAuthentication istio-system/tokens",
+            "tokens of https://issuer.test",
+            "under AuthorizationPolicy istio-system/nobody",
+            "Deny: 1 rule, dry run",
             "under RateLimitPolicy default/per-client",
             "all: 60 requests in 60s, up to 5 at once",
-            "to cart.test:80 subset new weight 10 VirtualService default/shop spec.http[0].route[0]",
+            "to cart.test:80 subset new 10.0% VirtualService default/shop spec.http[0].route[0]",
             "in force DestinationRule default/cart",
             "connectionPool.http.http1MaxPendingRequests unlimited default",
             "connectionPool.http.http2MaxRequests 9 DestinationRule default/cart \
@@ -110,7 +132,7 @@ fn each_value_is_told_with_the_field_that_it_comes_from() {
             "connectionPool.tcp.maxConnections unlimited default",
             "not 100 DestinationRule default/cart spec.trafficPolicy.connectionPool.tcp.maxConnections",
             "loadBalancer.simple ROUND_ROBIN DestinationRule default/cart spec.trafficPolicy.loadBalancer.simple",
-            "to cart.test:81 weight 90 VirtualService default/shop spec.http[0].route[1]",
+            "to cart.test:81 90.0% VirtualService default/shop spec.http[0].route[1]",
             "in force DestinationRule default/cart",
             "connectionPool.http.http1MaxPendingRequests unlimited default",
             "connectionPool.http.http2MaxRequests unlimited default",
