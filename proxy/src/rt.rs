@@ -1,8 +1,18 @@
-//! What hyper asks of a runtime, on a worker's.
+//! Tasks: those that hyper asks of a runtime, on a worker's, and those that end with what they are for.
 
 use std::future::Future;
 
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Task(pub(crate) JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// Runs hyper's tasks on the worker that polls the connection.
 #[derive(Clone, Copy, Debug)]

@@ -14,6 +14,7 @@ use crate::policy::authorization::AuthorizationStates;
 use crate::policy::jwt::{KeyStore, Schedule, Verifiers};
 use crate::policy::rate_limit::LimitStates;
 use crate::proxy::Issue;
+use crate::rt::Task;
 use crate::runtime_table::{RuntimeListener, RuntimeTable};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsStore;
@@ -22,8 +23,8 @@ use crate::tls::upstream::UpstreamContext;
 use crate::upstream::cluster_state::{ClusterState, Discovered};
 use crate::upstream::dynamic::DynamicNames;
 use crate::upstream::load::ClusterLoad;
-use crate::upstream::outlier::{self, Sweeping};
-use crate::upstream::resolve::{Following, Resolver};
+use crate::upstream::outlier;
+use crate::upstream::resolve::Resolver;
 
 /// Builds one [`RuntimeTable`] after the other. Clusters keep their endpoints under their key, TLS terms their
 /// configuration while they are the same allocation.
@@ -49,9 +50,9 @@ struct Tracked {
     /// The longest time between tries of a name that cannot be looked up.
     retry: Duration,
     /// Keeps what is found in DNS up to date.
-    _following: Option<Following>,
+    _following: Option<Task>,
     /// Brings endpoints back into rotation, by these rules.
-    sweeping: Option<(OutlierDetection, Sweeping)>,
+    sweeping: Option<(OutlierDetection, Task)>,
     /// The terms that serve.
     tls: Option<Arc<UpstreamContext>>,
 }

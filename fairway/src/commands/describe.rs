@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use route_model::effective::{EffectiveRule, effective};
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
@@ -10,8 +10,7 @@ use serde_json::Value;
 
 use crate::client::{Client, ServerArgs};
 use crate::commands::target;
-use crate::commands::validate::{check, default_scope};
-use crate::documents;
+use crate::commands::validate::{default_scope, read_valid};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -52,12 +51,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         }
         Client::connect(&args.server)?.get(&path).await?.body["rules"].take()
     } else {
-        let checked = check(documents::read_all(&args.files)?, &args.namespace);
-        if !checked.errors.is_empty() {
-            bail!("the files are not valid:\n  {}", checked.errors.join("\n  "));
-        }
+        let set = read_valid(&args.files, &args.namespace)?;
         let key = ResourceKey::new(Kind::VirtualService, namespace, name);
-        serde_json::to_value(effective(&checked.set, &default_scope(), &key, args.rule.as_deref())?)?
+        serde_json::to_value(effective(&set, &default_scope(), &key, args.rule.as_deref())?)?
     };
     print(rules, args.json)
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use route_model::compile::compile;
 use route_model::explain::{ExplainRequest, Explanation};
 
 use crate::client::{Client, ServerArgs};
-use crate::commands::validate::{check, default_scope};
-use crate::documents;
+use crate::commands::validate::{default_scope, read_valid};
 
 #[derive(clap::Args)]
 #[command(after_help = "fairway explain --url https://shop.example/cart -H 'x-canary: 1' --port 8443\n\
@@ -68,11 +67,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let body = serde_json::to_value(&request)?;
         Client::connect(&args.server)?.post("/api/fairway/v1/explain", &body).await?.body
     } else {
-        let checked = check(documents::read_all(&args.files)?, &args.namespace);
-        if !checked.errors.is_empty() {
-            bail!("the files are not valid:\n  {}", checked.errors.join("\n  "));
-        }
-        let (table, _) = compile(&checked.set, &default_scope());
+        let set = read_valid(&args.files, &args.namespace)?;
+        let (table, _) = compile(&set, &default_scope());
         serde_json::to_value(request.explain(&table)?)?
     };
     if args.json {

@@ -32,10 +32,10 @@ pub(crate) struct Args {
 
 /// The files as the compiler takes them, and what was wrong on the way.
 #[derive(Debug, Default)]
-pub(crate) struct Checked {
-    pub set: ResourceSet,
-    pub errors: Vec<String>,
-    pub warnings: Vec<String>,
+struct Checked {
+    set: ResourceSet,
+    errors: Vec<String>,
+    warnings: Vec<String>,
     sources: BTreeMap<ResourceKey, String>,
 }
 
@@ -76,8 +76,17 @@ pub(crate) fn default_scope() -> ProxyScope {
     }
 }
 
+/// The resources of files that must all be valid.
+pub(crate) fn read_valid(files: &[PathBuf], namespace: &str) -> anyhow::Result<ResourceSet> {
+    let checked = check(documents::read_all(files)?, namespace);
+    if !checked.errors.is_empty() {
+        bail!("the files are not valid:\n  {}", checked.errors.join("\n  "));
+    }
+    Ok(checked.set)
+}
+
 /// Checks every document for itself and collects the valid ones.
-pub(crate) fn check(documents: Vec<Document>, namespace: &str) -> Checked {
+fn check(documents: Vec<Document>, namespace: &str) -> Checked {
     let mut checked = Checked::default();
     for mut document in documents {
         let target = match Target::of_document(&document) {

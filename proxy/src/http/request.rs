@@ -15,7 +15,7 @@ use route_model::table::{Action, Lookup, RequestHead, Route};
 use route_model::verdict::cors::CorsVerdict;
 
 use super::body::{RequestBody, ResponseBody, Source};
-use super::context::{Connection, Exchange};
+use super::context::{Connection, Exchange, Routes};
 use super::facts::RequestFacts;
 use super::forward::{self, Inbound};
 use super::headers::new_request_id;
@@ -41,16 +41,18 @@ pub(crate) async fn handle(
     // One table from here to the end of the response.
     let table = connection.table();
     let normalised = normalise_target(&mut head);
-    let trusted_hops = trusted_hops(connection, &table);
+    let entrance = connection.routes(&table);
+    let settings = &table.runtime().table.settings;
+    let trusted_hops =
+        entrance.map_or(settings.num_trusted_proxies, |entrance| settings.trusted_hops(entrance.listener()));
     let admitted = connection.peer.admit(&mut head.headers, trusted_hops, new_request_id());
     exchange.client = admitted.client;
     exchange.capture(&head);
     if normalised.is_err() {
         return reply(exchange, LocalReply::BadRequest);
     }
-    let entrance = connection.routes(&table);
-    let routes = entrance.and_then(|entrance| entrance.for_authority(authority(&head)));
-    let Some(routes) = routes else { return reply(exchange, LocalReply::Misdirected) };
+    let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_authority(authority(&head))?)));
+    let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
     let mut verified = None;
     if let Some(rules) = routes.authentication.of_authority(authority(&head)) {
         let verifiers = &table.runtime().verifiers;
@@ -65,10 +67,8 @@ pub(crate) async fn handle(
         exchange.recapture_path(&head);
     }
     let asked = asked(&head, admitted.scheme, verified.as_deref().map(|verified| &verified.claims));
-    let Some((found, denied)) = look_up(connection, &table, &mut exchange, &asked) else {
-        return reply(exchange, LocalReply::Misdirected);
-    };
-    if denied {
+    let found = routes.lookup(&asked);
+    if denied(&mut exchange, &table, entrance, found, &asked) {
         return refused(found, exchange, &head, admitted.scheme);
     }
     let route = match found {
@@ -80,7 +80,10 @@ pub(crate) async fn handle(
         }
     };
     exchange.set_route(route);
-    let standing = match limits(&mut exchange, &table, route, &asked) {
+    let crossing =
+        route.cors.as_deref().map_or(CorsVerdict::Indifferent, |cors| cors.judge(asked.method, asked.headers));
+    let preflight = matches!(crossing, CorsVerdict::Preflight { .. });
+    let standing = match limits(&mut exchange, &table, route, &asked, preflight) {
         Ok(standing) => standing,
         Err(refusal) => return replied_for(route, exchange, &head, admitted.scheme, *refusal),
     };
@@ -89,7 +92,6 @@ pub(crate) async fn handle(
     {
         return told(standing, replied_for(route, exchange, &head, admitted.scheme, aborted));
     }
-    let crossing = crossing(route, &asked);
     if let CorsVerdict::Preflight { allowed } = crossing {
         exchange.details = Some("direct_response");
         let mut response = text_response(StatusCode::OK, Bytes::new());
@@ -131,6 +133,7 @@ fn limits(
     table: &WorkerTable,
     route: &Route,
     asked: &RequestHead<'_>,
+    preflight: bool,
 ) -> Result<Option<Box<Standing>>, Box<Response<Bytes>>> {
     let table = table.runtime();
     let service = match &route.action {
@@ -141,7 +144,7 @@ fn limits(
         Action::Redirect(_) | Action::Direct(_) => None,
     };
     // A preflight reaches no service.
-    let service = service.filter(|_| !matches!(crossing(route, asked), CorsVerdict::Preflight { .. }));
+    let service = service.filter(|_| !preflight);
     let of_route = route.limits.as_deref();
     if of_route.is_none() && service.is_none() {
         return Ok(None);
@@ -155,11 +158,6 @@ fn limits(
             Err(Box::new(refusal))
         }
     }
-}
-
-/// What a route's CORS policy says of a request.
-fn crossing(route: &Route, asked: &RequestHead<'_>) -> CorsVerdict {
-    route.cors.as_deref().map_or(CorsVerdict::Indifferent, |cors| cors.judge(asked.method, asked.headers))
 }
 
 /// The head as routes and policies look at it.
@@ -187,29 +185,20 @@ fn refused(found: Lookup<'_>, mut exchange: Box<Exchange>, head: &Parts, scheme:
     }
 }
 
-/// How many proxies before this one are trusted on the connection's port.
-fn trusted_hops(connection: &Connection, table: &WorkerTable) -> u32 {
-    let settings = &table.runtime().table.settings;
-    let entrance = connection.routes(table);
-    entrance.map_or(settings.num_trusted_proxies, |entrance| settings.trusted_hops(entrance.listener()))
-}
-
-/// What the table says about a request, and whether the authorization policies deny it; `None`: it is misdirected.
-fn look_up<'t>(
-    connection: &Connection,
-    table: &'t WorkerTable,
+/// Whether the authorization policies deny a request.
+fn denied(
     exchange: &mut Exchange,
+    table: &WorkerTable,
+    entrance: Routes<'_>,
+    found: Lookup<'_>,
     asked: &RequestHead<'_>,
-) -> Option<(Lookup<'t>, bool)> {
-    let entrance = connection.routes(table)?;
-    let found = entrance.for_authority(asked.authority)?.lookup(asked);
-    let Some(authorization) = &table.runtime().authorization else { return Some((found, false)) };
-    let Err(denied) = authorization.admits_request(connection, exchange.client.ip(), entrance, found, asked) else {
-        return Some((found, false));
-    };
+) -> bool {
+    let Some(authorization) = &table.runtime().authorization else { return false };
+    let verdict = authorization.admits_request(&exchange.connection, exchange.client.ip(), entrance, found, asked);
+    let Err(by) = verdict else { return false };
     exchange.details = Some(LocalReply::Denied.details());
-    exchange.denied_by = denied;
-    Some((found, true))
+    exchange.denied_by = by;
+    true
 }
 
 /// A response that says how its client stands with the rate limits.

@@ -10,13 +10,13 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::certificate::{TlsFault, certificates};
+use super::certificate::TlsFault;
 use super::names::is_for_one_of;
+use super::trust::{revoked, roots};
 
 /// PEM texts that client certificates are verified with.
 #[derive(Debug)]
@@ -39,22 +39,11 @@ pub(super) fn verifier(
     let Some(ca) = ca else {
         return Err(TlsFault::missing("there is no CA to verify client certificates with; its secret may be missing"));
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&ca.ca, &ca.from)? {
-        roots
-            .add(certificate)
-            .map_err(|error| TlsFault::invalid(format!("{}: a CA certificate cannot be used: {error}", ca.from)))?;
-    }
-    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let roots = roots(&ca.ca, &ca.from)?;
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
     if let Some(crl) = &ca.crl {
-        let lists = CertificateRevocationListDer::pem_slice_iter(crl)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| TlsFault::invalid(format!("{}: the CRL is no valid PEM: {error}", ca.from)))?;
-        if lists.is_empty() {
-            return Err(TlsFault::invalid(format!("{}: there is no PEM CRL in it", ca.from)));
-        }
         // As Envoy does: a list past its date proves nothing.
-        builder = builder.with_crls(lists).enforce_revocation_expiration();
+        builder = builder.with_crls(revoked(crl, &ca.from)?).enforce_revocation_expiration();
     }
     if terms.mode == TlsMode::OptionalMutual {
         builder = builder.allow_unauthenticated();
@@ -63,7 +52,7 @@ pub(super) fn verifier(
         .build()
         .map_err(|error| TlsFault::invalid(format!("{}: the CA or CRL cannot be used: {error}", ca.from)))?;
     let demands = Demands::new(terms)?;
-    Ok(if demands.is_empty() { chain } else { Arc::new(DemandingVerifier { chain, demands }) })
+    Ok(if demands.is_empty() { chain } else { Arc::new(Verifier { chain, check: Check::Demands(demands) }) })
 }
 
 /// What a client certificate must have beyond a valid chain.
@@ -117,66 +106,25 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 /// Asks for a certificate as `strict` does, and takes any that the client has the key of.
 pub(super) fn lenient(strict: Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier> {
-    Arc::new(LenientVerifier(strict))
+    Arc::new(Verifier { chain: strict, check: Check::Anybody })
+}
+
+/// What is asked of a certificate beside its key.
+#[derive(Debug)]
+enum Check {
+    /// Nothing, not even a valid chain.
+    Anybody,
+    /// A valid chain first, and these second.
+    Demands(Demands),
 }
 
 #[derive(Debug)]
-struct LenientVerifier(Arc<dyn ClientCertVerifier>);
-
-impl ClientCertVerifier for LenientVerifier {
-    fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
-    }
-
-    /// None: it does not matter whose certificate it is.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
-
-/// Asks for a valid chain first and the demands second.
-#[derive(Debug)]
-struct DemandingVerifier {
+struct Verifier {
     chain: Arc<dyn ClientCertVerifier>,
-    demands: Demands,
+    check: Check,
 }
 
-impl ClientCertVerifier for DemandingVerifier {
+impl ClientCertVerifier for Verifier {
     fn offer_client_auth(&self) -> bool {
         self.chain.offer_client_auth()
     }
@@ -186,7 +134,11 @@ impl ClientCertVerifier for DemandingVerifier {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        match self.check {
+            // It does not matter whose certificate it is.
+            Check::Anybody => &[],
+            Check::Demands(_) => self.chain.root_hint_subjects(),
+        }
     }
 
     fn verify_client_cert(
@@ -195,8 +147,9 @@ impl ClientCertVerifier for DemandingVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        let Check::Demands(demands) = &self.check else { return Ok(ClientCertVerified::assertion()) };
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        if self.demands.met_by(end_entity) {
+        if demands.met_by(end_entity) {
             Ok(verified)
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())

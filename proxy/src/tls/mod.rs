@@ -16,6 +16,7 @@ pub mod store;
 mod suites;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trust;
 pub(crate) mod upstream;
 
 pub use accept::{Accepted, HandshakeError, TlsAcceptor};

@@ -7,25 +7,25 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::certificate::{TlsFault, certificates, certified_key};
+use super::certificate::{TlsFault, certified_key};
 use super::config::read;
 use super::names::is_for_one_of;
-use super::upstream::{Session, SystemRoots};
+use super::trust::{revoked, roots, system_roots};
+use super::upstream::Session;
 
 /// Builds what handshakes are made with.
-pub(super) fn build(terms: &UpstreamTls, system: &SystemRoots) -> Result<Arc<Session>, TlsFault> {
+pub(super) fn build(terms: &UpstreamTls) -> Result<Arc<Session>, TlsFault> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let name = terms.sni.as_deref().map(|sni| {
         ServerName::try_from(sni.to_owned())
             .map_err(|_| TlsFault::invalid(format!("sni: {sni:?} is no name of a host")))
     });
     let name = name.transpose()?;
-    let verifier = verifier(terms, &provider, system)?;
+    let verifier = verifier(terms, &provider)?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsFault::invalid(error.to_string()))?
@@ -61,13 +61,9 @@ fn own_certificate(terms: &UpstreamTls, provider: &CryptoProvider) -> Result<Opt
     }
 }
 
-fn verifier(
-    terms: &UpstreamTls,
-    provider: &Arc<CryptoProvider>,
-    system: &SystemRoots,
-) -> Result<Arc<dyn ServerCertVerifier>, TlsFault> {
+fn verifier(terms: &UpstreamTls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsFault> {
     if !terms.verify {
-        return Ok(Arc::new(AnyServer(Arc::clone(provider))));
+        return Ok(Arc::new(Verifier { provider: Arc::clone(provider), check: Check::Anybody }));
     }
     let (roots, crl, from) = match &terms.source {
         TlsSource::Mesh => return Err(TlsFault::missing("ISTIO_MUTUAL: this proxy has no CA of the mesh")),
@@ -82,7 +78,12 @@ fn verifier(
         TlsSource::Files(files) => {
             let roots = match &files.ca {
                 Some(path) => roots(&read(path)?, path)?,
-                None => system.get()?,
+                None => system_roots().map_err(|none| {
+                    TlsFault::missing(format!(
+                        "{none}; install its ca-certificates package, point SSL_CERT_FILE to a bundle, or set \
+                         caCertificates or credentialName"
+                    ))
+                })?,
             };
             let from = [&files.ca, &files.crl].map(|path| path.as_deref().unwrap_or_default()).join(" ");
             (roots, files.crl.as_deref().map(read).transpose()?, from)
@@ -99,39 +100,27 @@ fn verifier(
     Ok(if terms.subject_alt_names.is_empty() && terms.sni.is_none() {
         chain
     } else {
-        Arc::new(NamedServer { chain, names: terms.subject_alt_names.clone() })
+        let check = Check::Named { chain, names: terms.subject_alt_names.clone() };
+        Arc::new(Verifier { provider: Arc::clone(provider), check })
     })
 }
 
-fn roots(pem: &[u8], from: &str) -> Result<Arc<RootCertStore>, TlsFault> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem, from)? {
-        roots
-            .add(certificate)
-            .map_err(|error| TlsFault::invalid(format!("{from}: a CA certificate cannot be used: {error}")))?;
-    }
-    Ok(Arc::new(roots))
-}
-
-fn revoked(pem: &[u8], from: &str) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsFault> {
-    let lists = CertificateRevocationListDer::pem_slice_iter(pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| TlsFault::invalid(format!("{from}: the CRL is no valid PEM: {error}")))?;
-    if lists.is_empty() {
-        return Err(TlsFault::invalid(format!("{from}: there is no PEM CRL in it")));
-    }
-    Ok(lists)
-}
-
-/// Asks for a valid chain, and that the certificate is for one of some names instead of the one that was asked for.
+/// What is asked of a server beside the key of its certificate.
 #[derive(Debug)]
-struct NamedServer {
-    chain: Arc<WebPkiServerVerifier>,
-    /// Empty: any.
-    names: Box<[String]>,
+enum Check {
+    /// Nothing (`insecureSkipVerify`).
+    Anybody,
+    /// A valid chain, and a certificate for one of some names instead of the one that was asked for; no names: for any.
+    Named { chain: Arc<WebPkiServerVerifier>, names: Box<[String]> },
 }
 
-impl ServerCertVerifier for NamedServer {
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    check: Check,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -140,7 +129,8 @@ impl ServerCertVerifier for NamedServer {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        let Check::Named { chain, names } = &self.check else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is looked at last, when all else is fine.
             Ok(_)
             | Err(Error::InvalidCertificate(
@@ -148,12 +138,12 @@ impl ServerCertVerifier for NamedServer {
             )) => {}
             Err(error) => return Err(error),
         }
-        let is_for_us = self.names.is_empty()
-            || X509Certificate::from_der(end_entity).is_ok_and(|(_, parsed)| is_for_one_of(&parsed, &self.names));
+        let is_for_us = names.is_empty()
+            || X509Certificate::from_der(end_entity).is_ok_and(|(_, parsed)| is_for_one_of(&parsed, names));
         if is_for_us {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(Error::General(format!("the certificate is for none of subjectAltNames {:?}", self.names)))
+            Err(Error::General(format!("the certificate is for none of subjectAltNames {names:?}")))
         }
     }
 
@@ -163,7 +153,7 @@ impl ServerCertVerifier for NamedServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -172,49 +162,10 @@ impl ServerCertVerifier for NamedServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-/// `insecureSkipVerify`: whoever holds the key of the certificate that it shows.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use route_model::table::upstream_tls::{TlsSource, UpstreamTls};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
 use super::certificate::TlsFault;
@@ -17,12 +17,7 @@ use super::store::{Seen, look_at};
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamTlsStore {
     contexts: Mutex<HashMap<Arc<UpstreamTls>, Weak<UpstreamContext>>>,
-    system: SystemRoots,
 }
-
-/// The certificate authorities of the operating system, read when they are first asked for.
-#[derive(Debug, Default)]
-pub(super) struct SystemRoots(Mutex<Option<Arc<RootCertStore>>>);
 
 /// Terms and the configuration made of them.
 #[derive(Debug)]
@@ -68,7 +63,7 @@ impl UpstreamTlsStore {
     ) -> (Arc<UpstreamContext>, Option<TlsFault>) {
         let known = self.contexts().get(terms).and_then(Weak::upgrade);
         let context = known.unwrap_or_else(|| {
-            let context = Arc::new(UpstreamContext::new(Arc::clone(terms), &self.system));
+            let context = Arc::new(UpstreamContext::new(Arc::clone(terms)));
             self.contexts().insert(Arc::clone(terms), Arc::downgrade(&context));
             context
         });
@@ -86,7 +81,7 @@ impl UpstreamTlsStore {
     pub(crate) fn look_at_files(&self) {
         let contexts: Vec<_> = self.contexts().values().filter_map(Weak::upgrade).collect();
         for context in contexts {
-            context.look_at_files(&self.system);
+            context.look_at_files();
         }
     }
 
@@ -95,31 +90,10 @@ impl UpstreamTlsStore {
     }
 }
 
-impl SystemRoots {
-    pub(super) fn get(&self) -> Result<Arc<RootCertStore>, TlsFault> {
-        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(roots) = &*loaded {
-            return Ok(Arc::clone(roots));
-        }
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        let (usable, _) = roots.add_parsable_certificates(found.certs);
-        if usable == 0 {
-            let why: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-            let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
-            return Err(TlsFault::missing(format!(
-                "this system has no certificate authorities{why}; install its ca-certificates package, point \
-                 SSL_CERT_FILE to a bundle, or set caCertificates or credentialName"
-            )));
-        }
-        Ok(Arc::clone(loaded.insert(Arc::new(roots))))
-    }
-}
-
 impl UpstreamContext {
-    fn new(terms: Arc<UpstreamTls>, system: &SystemRoots) -> Self {
+    fn new(terms: Arc<UpstreamTls>) -> Self {
         let seen = look(&terms);
-        let session = origination::build(&terms, system);
+        let session = origination::build(&terms);
         let generation = AtomicU64::new(if session.is_ok() { next_generation() } else { 0 });
         Self { terms, generation, current: Mutex::new(Current { session, seen }) }
     }
@@ -147,12 +121,12 @@ impl UpstreamContext {
         self.current().session.as_ref().err().cloned()
     }
 
-    fn look_at_files(&self, system: &SystemRoots) {
+    fn look_at_files(&self) {
         let seen = look(&self.terms);
         if self.current().seen == seen {
             return;
         }
-        let built = origination::build(&self.terms, system);
+        let built = origination::build(&self.terms);
         let mut current = self.current();
         current.seen = seen;
         let rule = &self.terms.rule;

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use route_model::table::cluster::WildcardNames;
 use route_model::table::upstream::OutlierDetection;
-use tokio::task::JoinHandle;
 
 use super::cluster_state::Discovered;
-use super::outlier::{self, Sweeping};
-use super::resolve::{Following, Resolver};
+use super::outlier;
+use super::resolve::Resolver;
+use crate::rt::Task;
 
 /// Names that one cluster knows at once (Envoy's `max_hosts`).
 const MAX_NAMES: usize = 1024;
@@ -34,7 +34,7 @@ pub(crate) struct DynamicNames {
     retry: Duration,
     resolver: Arc<Resolver>,
     known: Arc<Known>,
-    expiry: JoinHandle<()>,
+    _expiry: Task,
 }
 
 #[derive(Default)]
@@ -52,9 +52,9 @@ struct Names {
 struct Entry {
     name: Arc<DynamicName>,
     /// Keeps it up to date.
-    _following: Following,
+    _following: Task,
     /// Brings its endpoint back into rotation.
-    sweeping: Option<Sweeping>,
+    sweeping: Option<Task>,
 }
 
 /// One name and what is known of it.
@@ -81,14 +81,14 @@ impl DynamicNames {
         let known = Arc::<Known>::default();
         let expiry = {
             let known = Arc::clone(&known);
-            resolver.handle().spawn(async move {
+            Task(resolver.handle().spawn(async move {
                 loop {
                     tokio::time::sleep(TICK).await;
                     known.expire();
                 }
-            })
+            }))
         };
-        Self { wildcard: wildcard.clone(), retry, resolver: Arc::clone(resolver), known, expiry }
+        Self { wildcard: wildcard.clone(), retry, resolver: Arc::clone(resolver), known, _expiry: expiry }
     }
 
     /// What is known of a name, which is looked up if it is new. Names are compared in lower case.
@@ -148,12 +148,6 @@ impl DynamicNames {
             names.by_name.iter().map(|(name, entry)| (Arc::clone(name), Arc::clone(&entry.name.discovered))).collect();
         all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         all
-    }
-}
-
-impl Drop for DynamicNames {
-    fn drop(&mut self) {
-        self.expiry.abort();
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::Instant;
 use http::StatusCode;
 use route_model::table::upstream::OutlierDetection;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use super::cluster_state::{ClusterState, Discovered, EndpointState};
+use crate::rt::Task;
 use crate::telemetry::metrics::{Count, WorkerMetrics};
 
 /// How a try ended, as far as it says something of the endpoint.
@@ -162,20 +162,10 @@ impl Discovered {
     }
 }
 
-/// The sweep of one cluster; ends when dropped.
-#[derive(Debug)]
-pub(crate) struct Sweeping(JoinHandle<()>);
-
-impl Drop for Sweeping {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// Sweeps a cluster every `interval` of its rules.
-pub(crate) fn sweep(handle: &Handle, discovered: &Arc<Discovered>, rules: &OutlierDetection) -> Sweeping {
+pub(crate) fn sweep(handle: &Handle, discovered: &Arc<Discovered>, rules: &OutlierDetection) -> Task {
     let (discovered, interval) = (Arc::clone(discovered), rules.interval);
-    Sweeping(handle.spawn(async move {
+    Task(handle.spawn(async move {
         loop {
             tokio::time::sleep(interval).await;
             discovered.sweep(Instant::now());

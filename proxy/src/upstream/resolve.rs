@@ -22,9 +22,9 @@ use route_model::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddr
 use route_model::table::locality::Rank;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 use super::cluster_state::Discovered;
+use crate::rt::Task;
 
 /// When names are looked up again.
 #[derive(Clone, Copy, Debug)]
@@ -94,16 +94,6 @@ enum Answer {
     Failed(String),
 }
 
-/// Keeps a cluster's endpoints up to date until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Following(JoinHandle<()>);
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Resolver {
     /// A resolver by `/etc/hosts` and `/etc/resolv.conf`, which are read again when they change. `handle` is the
     /// runtime that look-ups run on.
@@ -125,7 +115,7 @@ impl Resolver {
         discovery: &Discovery,
         discovered: &Arc<Discovered>,
         retry: Duration,
-    ) -> Option<Following> {
+    ) -> Option<Task> {
         let (names, rule) = match discovery {
             Discovery::Dns(names) => (names.to_vec(), Rule::All),
             Discovery::LogicalDns(name) => (vec![name.clone()], Rule::OneAddress),
@@ -142,7 +132,7 @@ impl Resolver {
         port: u16,
         discovered: &Arc<Discovered>,
         retry: Duration,
-    ) -> Following {
+    ) -> Task {
         self.begin(vec![DnsEndpoint::new(name, port, 1)], Rule::Asked, discovered, retry)
     }
 
@@ -152,10 +142,10 @@ impl Resolver {
         rule: Rule,
         discovered: &Arc<Discovered>,
         retry: Duration,
-    ) -> Following {
+    ) -> Task {
         let names = names.into_iter().map(Followed::new).collect();
         let cluster = ClusterNames { resolver: Arc::clone(self), names, rule, retry, published: None };
-        Following(self.handle.spawn(cluster.run(Arc::clone(discovered))))
+        Task(self.handle.spawn(cluster.run(Arc::clone(discovered))))
     }
 
     /// The runtime that look-ups run on.

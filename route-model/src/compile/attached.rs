@@ -1,6 +1,7 @@
 //! Fairway's own policies by what they are attached to.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
@@ -11,7 +12,7 @@ use crate::kind::Kind;
 use crate::kinds::VirtualService;
 use crate::kinds::rate_limit_policy::{TargetKind, TargetRef};
 use crate::meta::ResourceKey;
-use crate::resource::ResourceSet;
+use crate::resource::{Resource, ResourceSet, SpecType};
 
 /// The policies of one kind, by their targets.
 #[derive(Debug, Default)]
@@ -28,15 +29,17 @@ pub(super) enum Level {
 }
 
 impl AttachedPolicies {
-    /// Takes a policy's targets over. Answers what has other policies now.
-    pub(super) fn change(
+    /// Takes over a policy's targets, which `refs` finds in it. Answers what has other policies now.
+    pub(super) fn change<T: SpecType>(
         &mut self,
         policy: &ResourceKey,
-        old: Option<&[TargetRef]>,
-        new: Option<&[TargetRef]>,
+        old: Option<&Arc<Resource>>,
+        new: Option<&Arc<Resource>>,
+        refs: impl Fn(&T) -> &[TargetRef],
     ) -> Vec<ResourceKey> {
-        let targets = |list: Option<&[TargetRef]>| -> Vec<ResourceKey> {
-            list.into_iter().flatten().map(|to| target(policy, to)).collect()
+        let targets = |resource: Option<&Arc<Resource>>| -> Vec<ResourceKey> {
+            let spec = resource.and_then(|resource| resource.spec::<T>());
+            spec.into_iter().flat_map(&refs).map(|to| target(policy, to)).collect()
         };
         let (old, new) = (targets(old), targets(new));
         for target in &old {

@@ -23,10 +23,7 @@ impl BackendPolicies {
         old: Option<&Arc<Resource>>,
         new: Option<&Arc<Resource>>,
     ) -> Vec<ResourceKey> {
-        let targets = |resource: Option<&Arc<Resource>>| {
-            resource.and_then(|resource| resource.spec::<BackendPolicy>()).map(|spec| spec.target_refs.to_vec())
-        };
-        self.attached.change(key, targets(old).as_deref(), targets(new).as_deref())
+        self.attached.change(key, old, new, |spec: &BackendPolicy| &spec.target_refs)
     }
 
     /// The longest body that a request of a rule may have. `None`: there is no limit.

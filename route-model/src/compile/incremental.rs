@@ -156,15 +156,8 @@ impl Compiler {
         }
         let mut routes_changed = self.build_groups();
         if dirty.plan || dirty.mesh || dirty.streams {
-            let default_export_to = self.mesh.virtual_service_export_to();
-            let context = Context {
-                proxy: &self.scope,
-                set: &self.set,
-                limits: &self.limits,
-                backend: &self.backend,
-                max_request_body: self.mesh.max_request_body(),
-                default_export_to,
-            };
+            let (proxy, mesh) = (&self.scope, &self.mesh);
+            let context = Context { proxy, mesh, set: &self.set, limits: &self.limits, backend: &self.backend };
             routes_changed |= self.streams.update(&self.plan, &context, &mut self.targets);
         }
         if dirty.plan || routes_changed {
@@ -443,16 +436,10 @@ impl Compiler {
     ) {
         let Some(resource) = self.set.get(key).cloned() else { return };
         let Some(spec) = resource.spec::<VirtualService>() else { return };
-        let context = Context {
-            proxy: &self.scope,
-            set: &self.set,
-            limits: &self.limits,
-            backend: &self.backend,
-            max_request_body: self.mesh.max_request_body(),
-            default_export_to: self.mesh.virtual_service_export_to(),
-        };
+        let (proxy, mesh) = (&self.scope, &self.mesh);
+        let context = Context { proxy, mesh, set: &self.set, limits: &self.limits, backend: &self.backend };
         if spec.hosts.is_empty()
-            || !is_visible(&spec.export_to, context.default_export_to, &key.namespace, &self.scope.namespace)
+            || !is_visible(&spec.export_to, mesh.virtual_service_export_to(), &key.namespace, &proxy.namespace)
         {
             return;
         }

@@ -36,10 +36,7 @@ impl Limits {
         old: Option<&Arc<Resource>>,
         new: Option<&Arc<Resource>>,
     ) -> Vec<ResourceKey> {
-        let targets = |resource: Option<&Arc<Resource>>| {
-            resource.and_then(|resource| resource.spec::<RateLimitPolicy>()).map(|spec| spec.target_refs.to_vec())
-        };
-        let affected = self.attached.change(key, targets(old).as_deref(), targets(new).as_deref());
+        let affected = self.attached.change(key, old, new, |spec: &RateLimitPolicy| &spec.target_refs);
         let before = self.policies.remove(key);
         let Some(spec) = new.and_then(|resource| resource.spec::<RateLimitPolicy>()) else {
             if let Some(before) = before {

@@ -108,7 +108,12 @@ impl<'a> Service<'a> {
     fn new(key: &'a ResourceKey, context: &Context<'a>) -> Option<Self> {
         let resource = context.set.get(key)?;
         let spec = resource.spec::<VirtualService>()?;
-        let visible = is_visible(&spec.export_to, context.default_export_to, &key.namespace, &context.proxy.namespace);
+        let visible = is_visible(
+            &spec.export_to,
+            context.mesh.virtual_service_export_to(),
+            &key.namespace,
+            &context.proxy.namespace,
+        );
         visible.then(|| Self {
             key,
             spec,

@@ -3,9 +3,8 @@
 
 use serde_json::Value;
 
-use super::finding::{Finding, Severity};
-use super::trusted_proxies::PROXY_CONFIG;
-use crate::field::FieldPath;
+use super::finding::Finding;
+use super::trusted_proxies::{PROXY_CONFIG, finding};
 use crate::resource::Resource;
 
 /// What the annotation says of those who connect.
@@ -27,7 +26,7 @@ pub(super) fn of(gateway: &Resource) -> Result<Topology, Finding> {
         Some(_) => {
             let message = "gatewayTopology.proxyProtocol is not used, because it is no object; write {} to have \
                            connections begin with a PROXY header";
-            Err(warning(gateway, "InvalidProxyConfig", message.to_owned()))
+            Err(finding(gateway, "InvalidProxyConfig", message.to_owned()))
         }
     }
 }
@@ -39,10 +38,5 @@ pub(super) fn overruled(gateway: &Resource, address: &str, older: &str, in_force
         "connections to {address} {begins} with a PROXY header, because Gateway {older}, which comes first, says so; \
          annotate both in the same way, or use another port"
     );
-    warning(gateway, "TopologyConflict", message)
-}
-
-fn warning(gateway: &Resource, reason: &'static str, message: String) -> Finding {
-    let path = FieldPath::new("metadata").field("annotations").key(PROXY_CONFIG);
-    Finding { resource: gateway.key.clone(), path, severity: Severity::Warning, reason, message }
+    finding(gateway, "TopologyConflict", message)
 }

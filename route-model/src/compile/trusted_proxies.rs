@@ -73,7 +73,8 @@ pub(super) fn of_listeners(plan: &Plan, mesh: u32) -> (Numbers, Vec<Finding>) {
     (numbers, findings)
 }
 
-fn finding(resource: &Resource, reason: &'static str, message: String) -> Finding {
+/// A warning about the annotation.
+pub(super) fn finding(resource: &Resource, reason: &'static str, message: String) -> Finding {
     let path = FieldPath::new("metadata").field("annotations").key(PROXY_CONFIG);
     Finding { resource: resource.key.clone(), path, severity: Severity::Warning, reason, message }
 }

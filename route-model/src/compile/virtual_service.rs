@@ -8,6 +8,7 @@ use super::delegate::{delegates, expand};
 use super::finding::Finding;
 use super::limits::Limits;
 use super::matches::MatchScope;
+use super::mesh::Mesh;
 use super::names::Seniority;
 use super::rule::{CompiledRoute, CompiledRule, RuleScope, TargetField, compile_rule};
 use super::targets::Targets;
@@ -62,11 +63,13 @@ impl CompiledVirtualService {
         let scope = RuleScope { matches, tls: binding.tls, gateway: &gateway, max_request_body: None };
         let mut rules: Vec<Arc<CompiledRule>> = Vec::with_capacity(spec.http.len());
         let mut places = Vec::new();
-        for (i, rule) in expand(key, spec, context.set, context.default_export_to).rules.into_iter().enumerate() {
+        let (default_export_to, default_body) =
+            (context.mesh.virtual_service_export_to(), context.mesh.max_request_body());
+        for (i, rule) in expand(key, spec, context.set, default_export_to).rules.into_iter().enumerate() {
             let unchanged = old_rules.and_then(|old| (*old.http).get(i)).is_some_and(|old| *old == *rule.http);
             let limits = context.limits.of_rule(&binding.gateway, key, &rule, context.set);
             let max_request_body =
-                context.backend.max_request_body(&binding.gateway, key, &rule, context.set, context.max_request_body);
+                context.backend.max_request_body(&binding.gateway, key, &rule, context.set, default_body);
             let known = before.filter(|_| unchanged).and_then(|before| before.rules.get(i));
             let known = known.filter(|known| known.limits == limits && known.max_request_body == max_request_body);
             let scope = RuleScope { max_request_body, ..scope };
@@ -146,10 +149,7 @@ pub(super) struct Context<'a> {
     pub(super) set: &'a ResourceSet,
     pub(super) limits: &'a Limits,
     pub(super) backend: &'a BackendPolicies,
-    /// MeshConfig `maxRequestBodyBytes`.
-    pub(super) max_request_body: Option<u64>,
-    /// MeshConfig `defaultVirtualServiceExportTo`.
-    pub(super) default_export_to: &'a [String],
+    pub(super) mesh: &'a Mesh,
 }
 
 impl std::fmt::Debug for Context<'_> {

@@ -7,11 +7,11 @@ use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
 use serde_json::json;
 
+use super::explain;
 use super::problem::Problem;
 use crate::api::call::Call;
 use crate::api::error::ApiError;
 use crate::api::state::ApiState;
-use crate::auth::Access;
 
 /// What is in force for the rules of a VirtualService.
 ///
@@ -44,10 +44,7 @@ async fn answer(call: &Call) -> Result<Response, ApiError> {
     let named =
         named.ok_or_else(|| ApiError::bad_request("the parameter virtualService is required: namespace/name"))?;
     let (namespace, name) = named.split_once('/').unwrap_or(("default", named));
-    let access = Access { verb: "get", group: "fairway.dev", resource: "explanations", namespace: "" };
-    if !call.state.authorizer().allows(&call.identity, &access) {
-        return Err(ApiError::forbidden_call(format!("{} may not ask for explanations", call.identity.name)));
-    }
+    explain::may_ask(call)?;
     let key = ResourceKey::new(Kind::VirtualService, namespace, name);
     let route = call.query.get("route").map(str::to_owned);
     let (compilation, view) = (call.state.compilation().clone(), call.state.snapshot().view());

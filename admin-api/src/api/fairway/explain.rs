@@ -137,11 +137,17 @@ fn from_query(call: &Call) -> Result<ExplainRequest, ApiError> {
     })
 }
 
-async fn answer(call: &Call, asked: ExplainRequest) -> Result<Response, ApiError> {
+/// Refuses who may not see what explanations show.
+pub(super) fn may_ask(call: &Call) -> Result<(), ApiError> {
     let access = Access { verb: "get", group: "fairway.dev", resource: "explanations", namespace: "" };
-    if !call.state.authorizer().allows(&call.identity, &access) {
-        return Err(ApiError::forbidden_call(format!("{} may not ask for explanations", call.identity.name)));
+    if call.state.authorizer().allows(&call.identity, &access) {
+        return Ok(());
     }
+    Err(ApiError::forbidden_call(format!("{} may not ask for explanations", call.identity.name)))
+}
+
+async fn answer(call: &Call, asked: ExplainRequest) -> Result<Response, ApiError> {
+    may_ask(call)?;
     let asked = asked.into_model();
     let (compilation, view) = (call.state.compilation().clone(), call.state.snapshot().view());
     let explanation = tokio::task::spawn_blocking(move || asked.explain(&compilation.of(&view).table))

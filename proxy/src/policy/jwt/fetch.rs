@@ -12,13 +12,15 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use route_model::verdict::authentication::jwks::MAX_BYTES;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+
+use crate::rt::Task;
+use crate::tls::trust::{NoSystemRoots, system_roots};
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 3;
@@ -31,16 +33,6 @@ pub(super) struct Fetched {
     pub(super) max_age: Option<Duration>,
 }
 
-/// A task that ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Task(pub(super) JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// Why nothing was.
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
@@ -50,8 +42,8 @@ pub(super) enum FetchError {
     Connect(#[source] io::Error),
     #[error("no TLS connection: {0}")]
     Tls(#[source] io::Error),
-    #[error("{0}")]
-    Roots(&'static str),
+    #[error("{0}; install its ca-certificates package or point SSL_CERT_FILE to a bundle")]
+    Roots(#[from] NoSystemRoots),
     #[error("the exchange broke: {0}")]
     Http(#[from] hyper::Error),
     #[error("the answer is {0}, not 200")]
@@ -153,25 +145,19 @@ where
     Ok((sender.send_request(request).await?, connection))
 }
 
-/// Trusts whom the operating system trusts, read once.
+/// Trusts whom the operating system trusts.
 fn client_config() -> Result<Arc<ClientConfig>, FetchError> {
-    static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if usable == 0 {
-            return None;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Some(Arc::new(config))
-    });
-    config.clone().ok_or(FetchError::Roots(
-        "this system has no certificate authorities; install its ca-certificates package or point SSL_CERT_FILE to a \
-         bundle",
-    ))
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(Arc::clone(config));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| FetchError::Tls(io::Error::other(error)))?;
+    let mut config = builder.with_root_certificates(system_roots()?).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::clone(CONFIG.get_or_init(|| Arc::new(config))))
 }
 
 fn max_age(headers: &HeaderMap) -> Option<Duration> {

@@ -16,8 +16,9 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::fetch::{self, FetchError, Task};
+use super::fetch::{self, FetchError};
 use super::verify::Keys;
+use crate::rt::Task;
 
 /// When keys are fetched.
 #[derive(Clone, Copy, Debug)]

@@ -113,7 +113,7 @@ pub(in super::super) async fn until(what: &str, mut holds: impl FnMut() -> bool)
     }
 }
 
-async fn follow(resolver: &Arc<Resolver>, discovery: &Discovery) -> (Arc<Discovered>, Following) {
+async fn follow(resolver: &Arc<Resolver>, discovery: &Discovery) -> (Arc<Discovered>, Task) {
     let discovered = Arc::new(Discovered::new());
     let following = resolver.follow(discovery, &discovered, RETRY).unwrap();
     tokio::time::timeout(Duration::from_secs(10), discovered.known()).await.expect("the first answer ends the wait");
