@@ -22,6 +22,7 @@ use super::headers::new_request_id;
 use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::validate::{Violation, authority};
 use crate::policy;
+use crate::policy::authorization::{Asked, Enforcement};
 use crate::policy::jwt;
 use crate::policy::rate_limit::{self, Standing};
 use crate::runtime_table::WorkerTable;
@@ -53,8 +54,16 @@ pub(crate) async fn handle(
     }
     let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_authority(authority(&head))?)));
     let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
-    let mut verified = None;
+    let (mut verified, mut judged) = (None, None);
     if let Some(rules) = routes.authentication.of_authority(authority(&head)) {
+        if table.runtime().authorization.as_ref().is_some_and(Enforcement::has_external) {
+            let asked = asked(&head, admitted.scheme, None);
+            let found = routes.lookup(&asked);
+            if denied_before_tokens(&mut exchange, &table, entrance, found, &asked) {
+                return refused(found, exchange, &head, admitted.scheme);
+            }
+            judged = Some(Asked::of(entrance, found));
+        }
         let verifiers = &table.runtime().verifiers;
         match jwt::authenticate(&connection.worker, verifiers, rules, &mut head, admitted.scheme).await {
             Ok(known) => verified = known,
@@ -68,7 +77,7 @@ pub(crate) async fn handle(
     }
     let asked = asked(&head, admitted.scheme, verified.as_deref().map(|verified| &verified.claims));
     let found = routes.lookup(&asked);
-    if denied(&mut exchange, &table, entrance, found, &asked) {
+    if denied(&mut exchange, &table, entrance, found, &asked, judged) {
         return refused(found, exchange, &head, admitted.scheme);
     }
     let route = match found {
@@ -185,8 +194,8 @@ fn refused(found: Lookup<'_>, mut exchange: Box<Exchange>, head: &Parts, scheme:
     }
 }
 
-/// Whether the authorization policies deny a request.
-fn denied(
+/// Whether the authorization policies that come before tokens deny a request.
+fn denied_before_tokens(
     exchange: &mut Exchange,
     table: &WorkerTable,
     entrance: Routes<'_>,
@@ -194,7 +203,26 @@ fn denied(
     asked: &RequestHead<'_>,
 ) -> bool {
     let Some(authorization) = &table.runtime().authorization else { return false };
-    let verdict = authorization.admits_request(&exchange.connection, exchange.client.ip(), entrance, found, asked);
+    let client = exchange.client.ip();
+    let verdict = authorization.admits_before_tokens(&exchange.connection, client, entrance, found, asked);
+    let Err(by) = verdict else { return false };
+    exchange.details = Some(LocalReply::Denied.details());
+    exchange.denied_by = Some(by);
+    true
+}
+
+/// Whether the authorization policies deny a request; `judged`: those that come before tokens were asked.
+fn denied(
+    exchange: &mut Exchange,
+    table: &WorkerTable,
+    entrance: Routes<'_>,
+    found: Lookup<'_>,
+    asked: &RequestHead<'_>,
+    judged: Option<Asked<'_>>,
+) -> bool {
+    let Some(authorization) = &table.runtime().authorization else { return false };
+    let client = exchange.client.ip();
+    let verdict = authorization.admits_request(&exchange.connection, client, entrance, found, asked, judged);
     let Err(by) = verdict else { return false };
     exchange.details = Some(LocalReply::Denied.details());
     exchange.denied_by = by;

@@ -76,7 +76,35 @@ fn results(policy: &Policy) -> [&'static str; 2] {
 }
 
 impl Enforcement {
-    /// Whether a request may pass.
+    /// Whether there is anything to ask before a request's tokens are looked at.
+    pub(crate) fn has_external(&self) -> bool {
+        self.policies.has_external()
+    }
+
+    /// Whether a request may pass the CUSTOM policies, which come before tokens.
+    ///
+    /// # Errors
+    /// It may not, and why: its response code details.
+    pub(crate) fn admits_before_tokens(
+        &self,
+        connection: &Connection,
+        client: IpAddr,
+        entrance: Routes<'_>,
+        found: Lookup<'_>,
+        head: &RequestHead<'_>,
+    ) -> Result<(), Arc<str>> {
+        let facts = facts(&connection.facts, client, entrance.listener(), Some(head));
+        let taking = match gateway(entrance, found) {
+            Some(gateway) => self.policies.judge_external(std::iter::once(gateway), &facts),
+            None => self.policies.judge_external(entrance.listener().gateways(), &facts),
+        };
+        taking.map_or(Ok(()), |found| {
+            self.counts[found.policy].in_force();
+            Err(Arc::clone(&found.rule.denial))
+        })
+    }
+
+    /// Whether a request may pass; `asked`: whose CUSTOM policies were asked before, if any were.
     ///
     /// # Errors
     /// It may not, and why, where a rule says so: its response code details.
@@ -87,16 +115,18 @@ impl Enforcement {
         entrance: Routes<'_>,
         found: Lookup<'_>,
         head: &RequestHead<'_>,
+        asked: Option<Asked<'_>>,
     ) -> Result<(), Option<Arc<str>>> {
-        let of_route = match found {
-            Lookup::Route(_, route) => route.gateway.as_deref(),
-            _ => None,
-        };
         let facts = facts(&connection.facts, client, entrance.listener(), Some(head));
-        let verdict = match of_route.or(entrance.gateway()) {
-            Some(gateway) => self.policies.judge(std::iter::once(gateway), &facts),
+        let gateway = gateway(entrance, found);
+        // What the token says may lead to a route of another Gateway on the port.
+        let known = asked.is_some_and(|asked| asked.0 == gateway);
+        let verdict = match (gateway, known) {
+            (Some(gateway), true) => self.policies.judge_own(std::iter::once(gateway), &facts),
+            (Some(gateway), false) => self.policies.judge(std::iter::once(gateway), &facts),
             // Where it could be any Gateway's of the port, the policies of all are asked.
-            None => self.policies.judge(entrance.listener().gateways(), &facts),
+            (None, true) => self.policies.judge_own(entrance.listener().gateways(), &facts),
+            (None, false) => self.policies.judge(entrance.listener().gateways(), &facts),
         };
         self.settle(&verdict, &connection.facts)
     }
@@ -142,6 +172,26 @@ impl Enforcement {
             Denial::NotAllowed => &self.unmatched,
         }
     }
+}
+
+/// Of which Gateway the policies were asked; `None`: of all that share the port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'t>(Option<&'t ResourceKey>);
+
+impl<'t> Asked<'t> {
+    /// Those for a request that is found this route.
+    pub(crate) fn of(entrance: Routes<'t>, found: Lookup<'t>) -> Self {
+        Self(gateway(entrance, found))
+    }
+}
+
+/// The Gateway that a request belongs to; `None`: it may be any of the port.
+fn gateway<'t>(entrance: Routes<'t>, found: Lookup<'t>) -> Option<&'t ResourceKey> {
+    let of_route = match found {
+        Lookup::Route(_, route) => route.gateway.as_deref(),
+        _ => None,
+    };
+    of_route.or(entrance.gateway())
 }
 
 fn by<'a>(denial: &'a Denial<'_>) -> &'a str {

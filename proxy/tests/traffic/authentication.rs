@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use http::HeaderName;
 use proxy::{Options, Proxy};
 use route_model::kind::Kind;
-use route_model::matching::{ClaimPredicate, Predicate, Predicates, StringMatch, UriMatch, ValueMatch};
+use route_model::matching::{ClaimPredicate, HeaderField, Predicate, Predicates, StringMatch, UriMatch, ValueMatch};
 use route_model::meta::ResourceKey;
 use route_model::request::claims::ClaimPath;
 use route_model::table::authentication::{Authentication, HostAuthentication, JwtRule, KeySource, TokenPlace};
 use route_model::table::{HttpRoutes, ListenerProtocol, Route, RouteTable};
+use route_model::verdict::authorization::{Action, Attribute, Authorization, Check, Policy, Rule, Term, TextSet};
 use serde_json::{Value, json};
 use testkit::eventually;
 use testkit::issuer::{Answer, Issuer, KeyServer, encoded, now};
@@ -380,4 +381,48 @@ async fn the_first_rule_that_is_content_speaks() {
         let unknown = two.token(&with(json!({"iss": "third"})));
         assert_eq!(with_token(&mut client, &unknown).await, fails("Jwt issuer is not configured"));
     }
+}
+
+#[tokio::test]
+async fn what_a_custom_policy_takes_is_denied_before_anybody_looks_at_tokens() {
+    let custom = |check| {
+        let denial = "rbac_access_denied_matched_policy[ns[istio-system]-policy[ask]-rule[0]]";
+        let to = Box::new([[Term { field: "field".into(), check, negated: false }].into()]);
+        let rule = Rule { number: 0, denial: denial.into(), from: Box::default(), to, when: Box::default() };
+        let rules: Box<[_]> = Box::new([Arc::new(rule)]);
+        let resource = ResourceKey::new(Kind::AuthorizationPolicy, "istio-system", "ask");
+        let policy = Policy {
+            resource,
+            action: Action::Custom,
+            dry_run: false,
+            gateways: Box::default(),
+            http: Box::clone(&rules),
+            tcp: rules,
+        };
+        Arc::new(Authorization::new(vec![Arc::new(policy)]))
+    };
+    let issuer = Issuer::p256("k");
+    let telling = JwtRule {
+        claim_headers: Box::new([(HeaderName::from_static("x-sub"), ClaimPath::dotted("sub"))]),
+        ..rule(inline(&issuer))
+    };
+    let good = format!("authorization: Bearer {}\r\n", issuer.token(&payload()));
+    let proxy = start_with(Options { workers: 1, ..Options::default() });
+    let table = under(vec![telling], ok());
+    let by_path = custom(Check::Text(Attribute::Path, TextSet::paths(["/admin"])));
+    apply(&proxy, RouteTable { authorization: by_path, ..table.clone() }).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let bad = "authorization: Bearer x.y\r\n";
+    for (path, fields, status) in
+        [("/admin", bad, 403), ("/admin", &*good, 403), ("/admin", "", 403), ("/", bad, 401), ("/", &*good, 200)]
+    {
+        assert_eq!(get(&mut client, path, fields).await.status, status, "{path} {fields}");
+    }
+    // It sees what the client sent, and not what the token says; nor is it asked again after that.
+    let header = |name| Attribute::Header(HeaderField::parse(name));
+    let by_claim = custom(Check::Text(header("x-sub"), TextSet::new(["ann"])));
+    apply(&proxy, RouteTable { authorization: by_claim, ..table }).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    assert_eq!(get(&mut client, "/", &good).await.status, 200);
+    assert_eq!(get(&mut client, "/", "x-sub: ann\r\n").await.status, 403);
 }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{HOST, HeaderName, HeaderValue};
 
+use super::authentication;
+use super::authorization::{self, Stage};
 use super::request::Sent;
 use super::stream::{self, Handling};
 use super::{
     ChangedHeader, ExplainedDestination, ExplainedLimit, ExplainedMirror, ExplainedRetries, Explanation,
     HeaderOperation, NormalisedPath, Operation, Outcome, RuleVerdict,
 };
-use super::{authentication, authorization};
 use crate::matching::quoted;
 use crate::request::admission::Peer;
 use crate::request::claims::Claims;
@@ -81,9 +82,24 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
             ),
         )
     })?;
-    let mut claims = None;
+    let judge = |head: &RequestHead<'_>, client: IpAddr, stage: Stage, explanation: &mut Explanation| {
+        let facts = Facts { head: Some(head), client, ..facts_of_connection(sent, entrance.listener().bind) };
+        let of_route = match routes.lookup(head) {
+            Lookup::Route(_, route) => route.gateway.as_deref(),
+            _ => None,
+        };
+        let of_servers = entrance.servers().iter().map(|server| &server.gateway).filter(|_| of_route.is_none());
+        authorization::explain(table, of_route.into_iter().chain(of_servers), &facts, stage, explanation)
+    };
+    let (mut claims, mut stage) = (None, Stage::All);
     if let Some(rules) = routes.authentication.of_authority(&received.authority) {
-        let authenticated = authentication::explain(rules, &received.head(sent, None), explanation)?;
+        let asked = received.head(sent, None);
+        if let Some(denied) = judge(&asked, received.client, Stage::BeforeTokens, explanation) {
+            look_up(table, routes, &asked, received.client, explanation);
+            return Ok(refused_early(denied, explanation));
+        }
+        stage = Stage::AfterTokens;
+        let authenticated = authentication::explain(rules, &asked, explanation)?;
         let path = received.target.split('?').next().unwrap_or_default();
         received.target = match authenticated.query {
             Some(query) => format!("{path}?{query}"),
@@ -95,22 +111,18 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
     }
     let head = received.head(sent, claims.as_ref());
     let outcome = look_up(table, routes, &head, received.client, explanation);
-    let facts =
-        Facts { head: Some(&head), client: received.client, ..facts_of_connection(sent, entrance.listener().bind) };
-    let of_route = match routes.lookup(&head) {
-        Lookup::Route(_, route) => route.gateway.as_deref(),
-        _ => None,
-    };
-    let of_servers = entrance.servers().iter().map(|server| &server.gateway).filter(|_| of_route.is_none());
-    let Some(denied) = authorization::explain(table, of_route.into_iter().chain(of_servers), &facts, explanation)
-    else {
-        return Ok(outcome);
-    };
-    // It ends before any of these.
+    Ok(match judge(&head, received.client, stage, explanation) {
+        Some(denied) => refused_early(denied, explanation),
+        None => outcome,
+    })
+}
+
+/// A request that a policy denies ends before any of these.
+fn refused_early(denied: Outcome, explanation: &mut Explanation) -> Outcome {
     explanation.limits.clear();
     explanation.faults.clear();
     explanation.cors = None;
-    Ok(denied)
+    denied
 }
 
 /// What a connection shows. The address connected to is the listener's, or 127.0.0.1 where it has none.

@@ -1,6 +1,6 @@
 //! The steps of a connection that is not HTTP to the gateway.
 
-use super::authorization;
+use super::authorization::{self, Stage};
 use super::request::Sent;
 use super::steps::{MAX_LISTED, facts_of_connection};
 use super::{ExplainedDestination, Explanation, Outcome, RuleVerdict};
@@ -43,7 +43,7 @@ pub(super) fn explain(
         Handling::PassThrough | Handling::Terminate => std::slice::from_ref(server),
     };
     let gateways = gateways.iter().map(|server| &server.gateway);
-    if let Some(denied) = authorization::explain(table, gateways, &shown, explanation) {
+    if let Some(denied) = authorization::explain(table, gateways, &shown, Stage::All, explanation) {
         return denied;
     }
     let facts = StreamFacts { sni: shown.sni, destination: shown.destination, source: shown.peer };

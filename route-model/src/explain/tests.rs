@@ -666,3 +666,43 @@ direct   200 with 0 bytes
     let none = get(&table, "http://shop.test/", &[("x-sub", "forged")]);
     assert!(none.contains("header   x-sub is dropped\n"), "{none}");
 }
+
+#[test]
+fn custom_policies_are_asked_before_tokens_and_the_others_after_them() {
+    let yaml = virtual_service("reviews", 0, "[shop.test]", "[{directResponse: {status: 204}}]")
+        + "
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: istio-system}
+spec: {jwtRules: [{issuer: 'https://i.test'}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: istio-system}
+spec: {action: CUSTOM, provider: {name: x}, rules: [{to: [{operation: {paths: [/admin]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: all, namespace: istio-system}
+spec: {action: DENY, rules: [{to: [{operation: {paths: [/closed]}}]}]}
+";
+    let table = edge(&yaml).table;
+    let bad = [("authorization", "Bearer x.y.z")];
+    assert_eq!(
+        get(&table, "http://shop.test/admin", &bad),
+        "server   Gateway default/edge servers[0]
+host     shop.test
+  match  VirtualService default/reviews spec.http[0]
+policy   AuthorizationPolicy istio-system/ask (CUSTOM): rules[0] takes it
+refused  403: AuthorizationPolicy istio-system/ask spec.rules[0] denies it (no external provider is asked yet)
+"
+    );
+    assert!(fate(&get(&table, "http://shop.test/", &bad)).starts_with("refused  401: "));
+    let passed = get(&table, "http://shop.test/", &[]);
+    assert!(
+        passed.contains("ask (CUSTOM): no rule takes it") && passed.contains("all (DENY): no rule takes it"),
+        "{passed}"
+    );
+    assert_eq!(fate(&passed), "direct   204 with 0 bytes");
+}

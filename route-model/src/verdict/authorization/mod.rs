@@ -1,7 +1,8 @@
 //! Authorization: who may do what, by the AuthorizationPolicies of a proxy.
 //!
-//! In Istio's order: what a CUSTOM rule takes is denied (external authorization is not in force yet), then what a DENY
-//! rule takes; where there is an ALLOW policy, what none of its rules takes. AUDIT and dry-run policies decide nothing.
+//! In Istio's order: what a CUSTOM rule takes is denied (external authorization is not in force yet), before anybody looks
+//! at tokens; then what a DENY rule takes; where there is an ALLOW policy, what none of its rules takes. AUDIT and dry-run
+//! policies decide nothing.
 //! A rule is met through an `index`, so that a request is held against few of thousands.
 
 mod addresses;
@@ -32,6 +33,8 @@ pub struct Authorization {
     policies: Box<[Arc<Policy>]>,
     http: Scopes,
     tcp: Scopes,
+    /// There are CUSTOM policies in force.
+    external: bool,
 }
 
 /// An AuthorizationPolicy, ready to run.
@@ -121,7 +124,8 @@ impl Authorization {
         policies.sort_by(|a, b| a.resource.cmp(&b.resource));
         let http = Scopes::new(&policies, |policy| &policy.http);
         let tcp = Scopes::new(&policies, |policy| &policy.tcp);
-        Self { policies: policies.into(), http, tcp }
+        let external = policies.iter().any(|policy| policy.action == Action::Custom && !policy.dry_run);
+        Self { policies: policies.into(), http, tcp, external }
     }
 
     pub fn policies(&self) -> &[Arc<Policy>] {
@@ -132,19 +136,43 @@ impl Authorization {
         self.policies.is_empty()
     }
 
-    /// What the policies say about a request, or about a connection where the facts have no head. `gateways` are those
+    /// Whether there is a CUSTOM policy, be it for one Gateway.
+    pub fn has_external(&self) -> bool {
+        self.external
+    }
+
+    /// What all policies say about a request, or about a connection where the facts have no head. `gateways` are those
     /// whose server took it, each once. Allocates nothing.
+    ///
+    /// For a request whose tokens are looked at, ask [`judge_external`](Self::judge_external) before and
+    /// [`judge_own`](Self::judge_own) after that.
     pub fn judge<'t, 'g>(
         &'t self,
         gateways: impl Iterator<Item = &'g ResourceKey> + Clone,
         facts: &Facts<'_>,
     ) -> Verdict<'t> {
-        let scopes = if facts.head.is_some() { &self.http } else { &self.tcp };
-        let sets = || {
-            let of_gateways = gateways.clone().filter_map(|gateway| scopes.gateways.get(gateway));
-            let targeted = (!scopes.gateways.is_empty()).then_some(of_gateways);
-            std::iter::once(&scopes.whole).chain(targeted.into_iter().flatten())
-        };
+        match self.judge_external(gateways.clone(), facts) {
+            Some(found) => Verdict { denied: Some(Denial::By(found)), ..Verdict::default() },
+            None => self.judge_own(gateways, facts),
+        }
+    }
+
+    /// The CUSTOM rule that takes a request or connection, which is denied then and shown to no other policy.
+    pub fn judge_external<'t, 'g>(
+        &'t self,
+        gateways: impl Iterator<Item = &'g ResourceKey> + Clone,
+        facts: &Facts<'_>,
+    ) -> Option<Match<'t>> {
+        self.sets(gateways, facts).find_map(|indexes| indexes.custom.find(facts))
+    }
+
+    /// What the policies of all other actions say.
+    pub fn judge_own<'t, 'g>(
+        &'t self,
+        gateways: impl Iterator<Item = &'g ResourceKey> + Clone,
+        facts: &Facts<'_>,
+    ) -> Verdict<'t> {
+        let sets = || self.sets(gateways.clone(), facts);
         let first = |pick: fn(&Indexes) -> &Index| sets().find_map(|indexes| pick(indexes).find(facts));
         let mut verdict = Verdict {
             audited: first(|indexes| &indexes.audit),
@@ -155,13 +183,24 @@ impl Authorization {
             verdict.trial_allowed = first(|indexes| &indexes.trial_allow);
             verdict.trial_denied = verdict.trial_allowed.is_none().then_some(Denial::NotAllowed);
         }
-        let denied = first(|indexes| &indexes.custom).or_else(|| first(|indexes| &indexes.deny));
-        verdict.denied = denied.map(Denial::By);
-        if denied.is_none() && sets().any(|indexes| indexes.allows) {
+        verdict.denied = first(|indexes| &indexes.deny).map(Denial::By);
+        if verdict.denied.is_none() && sets().any(|indexes| indexes.allows) {
             verdict.allowed = first(|indexes| &indexes.allow);
             verdict.denied = verdict.allowed.is_none().then_some(Denial::NotAllowed);
         }
         verdict
+    }
+
+    /// The policies of the whole proxy, and those of these Gateways.
+    fn sets<'t, 'g>(
+        &'t self,
+        gateways: impl Iterator<Item = &'g ResourceKey>,
+        facts: &Facts<'_>,
+    ) -> impl Iterator<Item = &'t Indexes> {
+        let scopes = if facts.head.is_some() { &self.http } else { &self.tcp };
+        let of_gateways = gateways.filter_map(|gateway| scopes.gateways.get(gateway));
+        let targeted = (!scopes.gateways.is_empty()).then_some(of_gateways);
+        std::iter::once(&scopes.whole).chain(targeted.into_iter().flatten())
     }
 }
 
