@@ -109,6 +109,7 @@ impl TableBuilder {
         let authorization = self.authorization.enforcement(&table);
         self.metrics.authorized_by(self.authorization.series(&table));
         let verifiers = Verifiers::new(&table, &self.previous.verifiers, &mut self.keys);
+        self.metrics.keys_from(self.keys.series());
         let listeners = listeners.into();
         self.previous =
             Arc::new(RuntimeTable { table, sequence, listeners, clusters, limits, authorization, verifiers });

@@ -11,7 +11,7 @@ use super::connections::ConnectionValue;
 use super::metrics::{COUNTS, Count, LAG_BOUNDS, Metrics};
 use super::requests::{DestinationLabels, Outcome, RequestProtocol, SeriesValue};
 use super::stat_prefixes::{self, PrefixValue};
-use super::{authorization, rate_limits};
+use super::{authorization, keys, rate_limits};
 
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -156,6 +156,29 @@ const FAMILIES: &[Family] = &[
         "Faults made on purpose.",
         &[sample("{fault=\"delay\"}", Count::FaultDelays), sample("{fault=\"abort\"}", Count::FaultAborts)],
     ),
+    counter(
+        "fairway_jwt_accepted_total",
+        "Tokens accepted, by whether their signature was verified now or is remembered.",
+        &[
+            sample("{result=\"verified\"}", Count::TokensVerified),
+            sample("{result=\"remembered\"}", Count::TokensRemembered),
+        ],
+    ),
+    counter(
+        "fairway_jwt_refused_total",
+        "Requests refused for a token of theirs.",
+        &[
+            sample("{reason=\"malformed\"}", Count::TokenMalformed),
+            sample("{reason=\"algorithm\"}", Count::TokenAlgorithm),
+            sample("{reason=\"issuer\"}", Count::TokenIssuer),
+            sample("{reason=\"audience\"}", Count::TokenAudience),
+            sample("{reason=\"not_yet_valid\"}", Count::TokenTooEarly),
+            sample("{reason=\"expired\"}", Count::TokenExpired),
+            sample("{reason=\"signature\"}", Count::TokenSignature),
+            sample("{reason=\"unknown_key\"}", Count::TokenUnknownKey),
+            sample("{reason=\"no_keys\"}", Count::TokenNoKeys),
+        ],
+    ),
 ];
 
 impl Metrics {
@@ -167,6 +190,7 @@ impl Metrics {
         self.render_counts(out)?;
         rate_limits::render(&self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner), out)?;
         authorization::render(&self.authorization.lock().unwrap_or_else(PoisonError::into_inner), out)?;
+        keys::render(&self.keys.lock().unwrap_or_else(PoisonError::into_inner), out)?;
         self.render_lag(out)?;
         self.render_process(out)
     }
@@ -284,7 +308,7 @@ impl Metrics {
     fn render_counts(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         let mut sums = [0_u64; COUNTS];
         for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            for (sum, cell) in sums.iter_mut().zip(&worker.counts) {
+            for (sum, cell) in sums.iter_mut().zip(&worker.counts.0) {
                 *sum = sum.wrapping_add(cell.get());
             }
         }

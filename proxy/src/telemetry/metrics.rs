@@ -13,6 +13,7 @@ use super::authorization::AuthorizationSeries;
 use super::cells::Cell;
 use super::connections::{ConnectionRegistry, ConnectionSeries};
 use super::flags::ResponseFlags;
+use super::keys::KeySeries;
 use super::rate_limits::{self, LimitSeries};
 use super::requests::{DestinationLabels, RequestRegistry, RequestSeries};
 use super::stat_prefixes::{PrefixRegistry, PrefixSeries};
@@ -74,10 +75,32 @@ pub enum Count {
     FaultDelays,
     /// Requests aborted on purpose.
     FaultAborts,
+    /// Tokens whose signature was found true.
+    TokensVerified,
+    /// Tokens that were verified before.
+    TokensRemembered,
+    /// Requests refused because a token is none, or says something in a form that it must not have.
+    TokenMalformed,
+    /// … because it is signed in a way that is not taken.
+    TokenAlgorithm,
+    /// … because no rule is for its issuer.
+    TokenIssuer,
+    /// … because it is for others.
+    TokenAudience,
+    /// … because it is not valid yet.
+    TokenTooEarly,
+    /// … because it is valid no more.
+    TokenExpired,
+    /// … because its signature is not true.
+    TokenSignature,
+    /// … because its issuer has no key of that name and type.
+    TokenUnknownKey,
+    /// … because its issuer's keys are not known.
+    TokenNoKeys,
 }
 
 /// The number of [`Count`]s.
-pub(super) const COUNTS: usize = Count::FaultAborts as usize + 1;
+pub(super) const COUNTS: usize = Count::TokenNoKeys as usize + 1;
 
 /// Upper bounds of the poll lag histogram, in milliseconds.
 pub(super) const LAG_BOUNDS: [u64; 8] = [1, 5, 10, 50, 100, 250, 500, 1000];
@@ -85,13 +108,23 @@ pub(super) const LAG_BOUNDS: [u64; 8] = [1, 5, 10, 50, 100, 250, 500, 1000];
 /// The cells of one worker.
 #[derive(Debug, Default)]
 pub(super) struct WorkerCells {
-    pub(super) counts: [Cell; COUNTS],
+    pub(super) counts: CountCells,
     pub(super) requests: Arc<RequestRegistry>,
     pub(super) connections: ConnectionRegistry,
     pub(super) prefixes: PrefixRegistry,
     /// Not cumulative; the last one has no bound.
     pub(super) lag: [Cell; LAG_BOUNDS.len() + 1],
     pub(super) lag_sum_micros: Cell,
+}
+
+/// One cell for each [`Count`].
+#[derive(Debug)]
+pub(super) struct CountCells(pub(super) [Cell; COUNTS]);
+
+impl Default for CountCells {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Cell::default()))
+    }
 }
 
 /// Everything a process counts; shared by its threads.
@@ -108,6 +141,7 @@ pub struct Metrics {
     pub(super) log_dropped: Arc<AtomicU64>,
     pub(super) rate_limits: Mutex<Vec<LimitSeries>>,
     pub(super) authorization: Mutex<Vec<AuthorizationSeries>>,
+    pub(super) keys: Mutex<Vec<KeySeries>>,
 }
 
 /// The connections of one listener, over all workers.
@@ -171,6 +205,7 @@ impl Metrics {
             log_dropped: Arc::default(),
             rate_limits: Mutex::default(),
             authorization: Mutex::default(),
+            keys: Mutex::default(),
         })
     }
 
@@ -212,6 +247,11 @@ impl Metrics {
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = series;
     }
 
+    /// Says which issuers' keys are fetched.
+    pub(crate) fn keys_from(&self, series: Vec<KeySeries>) {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = series;
+    }
+
     /// The rate limits as they stand, for operators.
     pub(crate) fn rate_limits(&self) -> serde_json::Value {
         rate_limits::dump(&self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner))
@@ -232,7 +272,7 @@ pub struct WorkerMetrics {
 
 impl WorkerMetrics {
     pub fn count(&self, what: Count) {
-        self.cells.counts[what as usize].add(1);
+        self.cells.counts.0[what as usize].add(1);
     }
 
     /// Counts a connection of a client until the guard is dropped.

@@ -8,6 +8,7 @@ pub mod cells;
 pub mod connections;
 pub mod exposition;
 pub mod flags;
+pub(crate) mod keys;
 pub mod log_line;
 pub mod metrics;
 pub(crate) mod rate_limits;

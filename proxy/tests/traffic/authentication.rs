@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderName;
-use proxy::{Options, Proxy};
+use proxy::{ListenAddr, Options, Proxy};
 use route_model::kind::Kind;
 use route_model::matching::{ClaimPredicate, HeaderField, Predicate, Predicates, StringMatch, UriMatch, ValueMatch};
 use route_model::meta::ResourceKey;
@@ -19,7 +19,7 @@ use testkit::issuer::{Answer, Issuer, KeyServer, encoded, now};
 use crate::client::{Http1, Reply};
 use crate::origin::{OK, Scripted};
 use crate::table::{cluster, direct, everything_to, listener, route, table};
-use crate::{addr, apply, start_with};
+use crate::{addr, apply, metrics, start_with};
 
 const ISSUER: &str = "https://issuer.test";
 
@@ -425,4 +425,59 @@ async fn what_a_custom_policy_takes_is_denied_before_anybody_looks_at_tokens() {
     let mut client = Http1::connect(addr(&proxy, 80)).await;
     assert_eq!(get(&mut client, "/", &good).await.status, 200);
     assert_eq!(get(&mut client, "/", "x-sub: ann\r\n").await.status, 403);
+}
+
+#[tokio::test]
+async fn tokens_and_fetches_of_keys_are_counted() {
+    let issuer = Issuer::p256("k");
+    let server = KeyServer::start(Answer::With(200, issuer.jwks())).await;
+    let strict = JwtRule { audiences: Box::new(["shop".into()]), ..rule(KeySource::Url(server.url().into())) };
+    let silent = JwtRule { issuer: Some("silent".into()), ..rule(KeySource::Url("http://127.0.0.1:9/".into())) };
+    let metrics_addr = Some(ListenAddr { addr: ([127, 0, 0, 1], 0).into(), explicit: true });
+    let proxy = start_with(Options { workers: 1, metrics_addr, ..Options::default() });
+    apply(&proxy, under(vec![strict, silent], ok())).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    let shop = |more: Value| {
+        let mut all = with(json!({"aud": "shop"}));
+        all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        all
+    };
+    let good = issuer.token(&shop(json!({})));
+    for (token, status) in [
+        (good.clone(), 200),
+        (good.clone(), 200),
+        (good, 200),
+        ("x.y".to_owned(), 401),
+        (issuer.signed(&json!({"alg": "HS256"}), &shop(json!({}))), 401),
+        (issuer.token(&shop(json!({"iss": "silent"}))), 401),
+        (issuer.token(&shop(json!({"iss": "third"}))), 401),
+        (issuer.token(&payload()), 403),
+        (issuer.token(&shop(json!({"exp": 1}))), 401),
+        (issuer.token(&shop(json!({"nbf": now() + 600}))), 401),
+        (Issuer::p256("k").token(&shop(json!({}))), 401),
+    ] {
+        assert_eq!(with_token(&mut client, &token).await.0, status, "{token}");
+    }
+    let text = metrics(&proxy).await;
+    let value = |series: &str| -> Option<f64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        Some(value.parse().expect("a number"))
+    };
+    let count = |series: &str| value(series).unwrap_or_else(|| panic!("no {series} in {text}")).round() as u64;
+    assert_eq!(count("fairway_jwt_accepted_total{result=\"verified\"}"), 1);
+    assert_eq!(count("fairway_jwt_accepted_total{result=\"remembered\"}"), 2);
+    for reason in ["malformed", "algorithm", "issuer", "audience", "not_yet_valid", "expired", "signature", "no_keys"] {
+        assert_eq!(count(&format!("fairway_jwt_refused_total{{reason=\"{reason}\"}}")), 1, "{reason}");
+    }
+    assert_eq!(count("fairway_jwt_refused_total{reason=\"unknown_key\"}"), 0);
+    let url = server.url();
+    assert_eq!(count(&format!("fairway_jwks_fetches_total{{url=\"{url}\",result=\"fetched\"}}")), 1);
+    assert_eq!(count(&format!("fairway_jwks_fetches_total{{url=\"{url}\",result=\"failed\"}}")), 0);
+    assert!(value(&format!("fairway_jwks_age_seconds{{url=\"{url}\"}}")).is_some_and(|age| age < 60.0), "{text}");
+    let silent = "url=\"http://127.0.0.1:9/\"";
+    assert!(count(&format!("fairway_jwks_fetches_total{{{silent},result=\"failed\"}}")) >= 1);
+    assert_eq!(value(&format!("fairway_jwks_age_seconds{{{silent}}}")), None);
+    // What no rule names is counted no more.
+    apply(&proxy, ok()).await;
+    assert!(!metrics(&proxy).await.contains("fairway_jwks_fetches_total{"));
 }

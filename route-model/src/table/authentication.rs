@@ -59,6 +59,14 @@ pub enum KeySource {
 }
 
 impl KeySource {
+    /// Where something is fetched, if anything is.
+    pub fn url(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Url(url) | Self::Discovery(url) => Some(url),
+            Self::Inline(_) | Self::None => None,
+        }
+    }
+
     /// Whether something can be fetched there.
     pub fn is_url(text: &str) -> bool {
         text.parse::<Uri>().is_ok_and(|url| {

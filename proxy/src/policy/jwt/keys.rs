@@ -4,7 +4,7 @@
 //! ever waits for keys that are known: they are fetched again before they are too old, and go on being used while that
 //! fails. A request only waits while nothing is known yet, or when its token names a key that is not known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::fetch::{self, FetchError};
 use super::verify::Keys;
 use crate::rt::Task;
+use crate::telemetry::keys::{KeyFetches, KeySeries};
 
 /// When keys are fetched.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,8 @@ pub(crate) struct KeyStore {
     schedule: Schedule,
     slots: Arc<Semaphore>,
     known: HashMap<(KeySource, Duration), Followed, foldhash::fast::RandomState>,
+    /// By URL.
+    fetches: BTreeMap<Arc<str>, Arc<KeyFetches>>,
 }
 
 #[derive(Debug)]
@@ -110,7 +113,13 @@ enum KeysError {
 
 impl KeyStore {
     pub(crate) fn new(handle: Handle, schedule: Schedule) -> Self {
-        Self { handle, schedule, slots: Arc::new(Semaphore::new(CONCURRENT)), known: HashMap::default() }
+        Self {
+            handle,
+            schedule,
+            slots: Arc::new(Semaphore::new(CONCURRENT)),
+            known: HashMap::default(),
+            fetches: BTreeMap::new(),
+        }
     }
 
     /// The keys of a source; they are being fetched when this returns. `timeout` bounds one fetch.
@@ -134,9 +143,10 @@ impl KeyStore {
                 keys.publish(Some(KeySet::default()));
                 None
             }
-            KeySource::Url(_) | KeySource::Discovery(_) => {
+            KeySource::Url(url) | KeySource::Discovery(url) => {
+                let fetches = Arc::clone(self.fetches.entry(Arc::clone(url)).or_default());
                 let (schedule, slots) = (self.schedule, Arc::clone(&self.slots));
-                let follow = follow(Arc::clone(&keys), source.clone(), timeout, schedule, slots);
+                let follow = follow(Arc::clone(&keys), source.clone(), timeout, schedule, slots, fetches);
                 Some(Task(self.handle.spawn(follow)))
             }
         };
@@ -147,6 +157,14 @@ impl KeyStore {
     /// Forgets what is not among these.
     pub(super) fn retain(&mut self, used: &HashSet<*const IssuerKeys>) {
         self.known.retain(|_, known| used.contains(&Arc::as_ptr(&known.keys)));
+        let known = &self.known;
+        self.fetches.retain(|url, _| known.keys().any(|(source, _)| source.url() == Some(url)));
+    }
+
+    /// What there is to count.
+    pub(crate) fn series(&self) -> Vec<KeySeries> {
+        let series = self.fetches.iter();
+        series.map(|(url, fetches)| KeySeries { url: Arc::clone(url), fetches: Arc::clone(fetches) }).collect()
     }
 }
 
@@ -233,11 +251,9 @@ async fn follow(
     timeout: Duration,
     schedule: Schedule,
     slots: Arc<Semaphore>,
+    fetches: Arc<KeyFetches>,
 ) {
-    let url = match &source {
-        KeySource::Url(url) | KeySource::Discovery(url) => Arc::clone(url),
-        KeySource::Inline(_) | KeySource::None => return,
-    };
+    let Some(url) = source.url() else { return };
     let mut failures = 0u32;
     let mut good: Option<Instant> = None;
     loop {
@@ -254,6 +270,7 @@ async fn follow(
                 }
                 failures = 0;
                 good = Some(Instant::now());
+                fetches.fetched();
                 keys.publish(Some(set));
                 max_age.unwrap_or(schedule.refresh).clamp(schedule.shortest, schedule.refresh)
             }
@@ -261,6 +278,7 @@ async fn follow(
                 failures += 1;
                 let stale = good.is_some_and(|good| good.elapsed() < schedule.stale);
                 tracing::warn!(%url, %error, failures, using_old_keys = stale, "keys cannot be fetched");
+                fetches.failed(stale);
                 if stale {
                     keys.state.send_modify(|state| state.fetches += 1);
                 } else {

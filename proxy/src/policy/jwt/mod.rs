@@ -29,6 +29,7 @@ pub(crate) use self::keys::{KeyStore, Schedule};
 use self::keys::{IssuerKeys, Miss};
 use crate::http::local_reply::text_response;
 use crate::http::request::{asked, replace_target};
+use crate::telemetry::metrics::{Count, WorkerMetrics};
 use crate::worker::Worker;
 
 /// The longest path that `www-authenticate` repeats, in bytes; as in Envoy.
@@ -101,6 +102,20 @@ pub(crate) async fn authenticate(
     head: &mut Parts,
     scheme: &str,
 ) -> Result<Option<Rc<Verified>>, TokenFault> {
+    let outcome = identify(worker, verifiers, authentication, head, scheme).await;
+    if let Err(fault) = &outcome {
+        worker.metrics.count(reason(*fault));
+    }
+    outcome
+}
+
+async fn identify(
+    worker: &Worker,
+    verifiers: &Verifiers,
+    authentication: &Arc<Authentication>,
+    head: &mut Parts,
+    scheme: &str,
+) -> Result<Option<Rc<Verified>>, TokenFault> {
     authentication.sanitise(&mut head.headers);
     if is_preflight(head.method.as_str(), &head.headers) {
         return Ok(None);
@@ -113,7 +128,7 @@ pub(crate) async fn authenticate(
         let verdict = {
             let mut tokens = worker.tokens.borrow_mut();
             authentication.judge(&asked(head, scheme, None), |_, rule, token| {
-                verifier.verify(&mut tokens, rule, token).map_err(|miss| match miss {
+                verifier.verify(&mut tokens, &worker.metrics, rule, token).map_err(|miss| match miss {
                     Miss::Fault(fault) => fault,
                     Miss::Later(fetches, fault) => {
                         awaited.get_or_insert((rule, fetches));
@@ -152,7 +167,13 @@ pub(crate) async fn authenticate(
 
 impl Verifier {
     /// Verifies a token by a rule, or finds that it was verified before.
-    fn verify(&self, tokens: &mut TokenCache, rule: usize, text: &str) -> Result<Rc<Verified>, Miss> {
+    fn verify(
+        &self,
+        tokens: &mut TokenCache,
+        metrics: &WorkerMetrics,
+        rule: usize,
+        text: &str,
+    ) -> Result<Rc<Verified>, Miss> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let keys = &self.keys[rule];
         let generation = keys.generation();
@@ -163,6 +184,7 @@ impl Verifier {
             }
             if let Some(verified) = known.verified.filter(|verified| verified.keys == generation) {
                 timely(verified.not_before, verified.expires, now).map_err(Miss::Fault)?;
+                metrics.count(Count::TokensRemembered);
                 return Ok(Rc::clone(verified));
             }
         }
@@ -170,6 +192,7 @@ impl Verifier {
         let token = Token::parse(text).map_err(Miss::Fault)?;
         token.check(rule_of_token, Some(now)).map_err(Miss::Fault)?;
         keys.verify(&token)?;
+        metrics.count(Count::TokensVerified);
         let verified = Rc::new(Verified {
             headers: token.headers(rule_of_token),
             expires: token.expires,
@@ -179,6 +202,34 @@ impl Verifier {
         });
         tokens.insert(self.serial, rule, text, &verified);
         Ok(verified)
+    }
+}
+
+/// What a refusal is counted as.
+fn reason(fault: TokenFault) -> Count {
+    match fault {
+        TokenFault::Alg | TokenFault::AlgMissing | TokenFault::Es512 => Count::TokenAlgorithm,
+        TokenFault::UnknownIssuer => Count::TokenIssuer,
+        TokenFault::Audience => Count::TokenAudience,
+        TokenFault::NotYetValid => Count::TokenTooEarly,
+        TokenFault::Expired => Count::TokenExpired,
+        TokenFault::Signature => Count::TokenSignature,
+        TokenFault::NoKey => Count::TokenUnknownKey,
+        TokenFault::NoKeys | TokenFault::Fetch => Count::TokenNoKeys,
+        TokenFault::Form
+        | TokenFault::HeaderBase64
+        | TokenFault::HeaderJson
+        | TokenFault::Kid
+        | TokenFault::PayloadBase64
+        | TokenFault::PayloadJson
+        | TokenFault::Iss
+        | TokenFault::Sub
+        | TokenFault::Iat
+        | TokenFault::Nbf
+        | TokenFault::Exp
+        | TokenFault::Jti
+        | TokenFault::Aud
+        | TokenFault::SignatureBase64 => Count::TokenMalformed,
     }
 }
 
@@ -222,6 +273,8 @@ mod tests {
     use testkit::Issuer;
 
     use super::*;
+    use crate::options::ProxyIdentity;
+    use crate::telemetry::metrics::Metrics;
 
     /// Run alone: `cargo test --release -p proxy --lib repeated_tokens -- --ignored --nocapture`.
     #[test]
@@ -252,9 +305,10 @@ mod tests {
         let (head, ()) =
             Request::get("/").header(HOST, "h").header(AUTHORIZATION, &bearer).body(()).unwrap().into_parts();
         let mut tokens = TokenCache::default();
+        let metrics = Metrics::new(ProxyIdentity::default()).worker();
         let mut judge = || {
             let verdict = authentication.judge(&asked(&head, "http", None), |_, rule, token| {
-                verifier.verify(&mut tokens, rule, token).map_err(|_| TokenFault::Signature)
+                verifier.verify(&mut tokens, &metrics, rule, token).map_err(|_| TokenFault::Signature)
             });
             assert!(matches!(verdict, TokenVerdict::Accepted { .. }));
         };
