@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `serve`, `exchange` | a downstream connection: heads, the service, responses, drain, upgrade |
 //! | `client`, `response` | an upstream connection: sending, the response and its body |
+//! | `tunnel` | an upstream connection that carries bytes of another protocol |
 //! | `head`, `fields`, `status` | request heads, header lines, response heads |
 //! | `body`, `chunked` | request bodies; decoding what is framed by length, by chunks, by close |
 //! | `encode`, `output`, `date` | writing heads and bodies |
@@ -34,6 +35,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod tunnel;
 
 pub use body::{BodyError, Request, RequestBody};
 pub use client::{Connection, ProtocolError, SendError, SendErrorKind};
@@ -42,5 +44,6 @@ pub use limits::{ClientOptions, Options};
 pub use response::{Reclaim, ResponseBody};
 pub use serve::{Closed, Outcome, Upgraded, serve};
 pub use spare::recycle;
+pub use tunnel::{Tunnel, TunnelError};
 
 pub use crate::http::validate::Violation;

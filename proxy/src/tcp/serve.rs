@@ -5,14 +5,17 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use http::{Method, StatusCode};
 use route_model::meta::ResourceKey;
-use route_model::table::cluster::LoadBalancer;
+use route_model::table::cluster::{Discovery, LoadBalancer};
+use route_model::table::upstream::{Tunnel, TunnelMethod};
 use route_model::table::{StreamFacts, StreamRoutes};
 use route_model::verdict::authorization::NOT_ALLOWED;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::relay::{End, Lifetime, relay};
 use crate::drain::Member;
+use crate::h1;
 use crate::http::facts::ConnectionFacts;
 use crate::listener::ListenerId;
 use crate::runtime_table::{WorkerCluster, WorkerTable};
@@ -23,7 +26,7 @@ use crate::telemetry::metrics::Count;
 use crate::tls::upstream::Inside;
 use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::{ActiveRequest, EndpointState};
-use crate::upstream::connect::{ConnectionPermit, Stream, connect};
+use crate::upstream::connect::{ConnectError, ConnectionPermit, Stream, connect};
 use crate::upstream::dynamic::NoName;
 use crate::upstream::outlier::{self, TryOutcome};
 use crate::upstream::peer::{Client, Peer};
@@ -57,25 +60,23 @@ pub(crate) async fn serve<I>(
         Ok(cluster) => session.open(cluster).await,
         Err(flag) => Err(flag),
     };
-    let (mut upstream, _active) = match opened {
-        Ok(opened) => opened,
-        Err(flag) => {
-            session.flags.insert(flag);
-            return;
+    match opened {
+        Ok((Opened::Directly(mut upstream), _active)) => {
+            session.upstream_local = upstream.local_addr();
+            session.carry(&mut client, &mut upstream, &member).await;
         }
-    };
-    session.upstream_local = upstream.local_addr();
-    let lifetime = session.lifetime();
-    let series = session.begin();
-    let worker = Rc::clone(&session.worker);
-    let (received, sent) = (&mut session.received, &mut session.sent);
-    let end = relay(&mut client, &mut upstream, lifetime, &worker.tcp_buffers, &member, |up, down| {
-        *received += up;
-        *sent += down;
-        series.moved(up, down);
-    })
-    .await;
-    session.ended(end);
+        Ok((Opened::Tunnel(mut upstream), _active)) => {
+            session.upstream_local = upstream.io().local_addr();
+            Box::pin(session.carry(&mut client, &mut *upstream, &member)).await;
+        }
+        Err(flag) => session.flags.insert(flag),
+    }
+}
+
+/// The way to an upstream.
+enum Opened {
+    Directly(Stream),
+    Tunnel(Box<h1::Tunnel<Stream>>),
 }
 
 /// What metrics and the access log say of a connection, once it is dropped.
@@ -151,7 +152,7 @@ impl Session {
     }
 
     /// Connects to an endpoint of the cluster, within its limits.
-    async fn open(&mut self, cluster: Rc<WorkerCluster>) -> Result<(Stream, ActiveRequest), ResponseFlags> {
+    async fn open(&mut self, cluster: Rc<WorkerCluster>) -> Result<(Opened, ActiveRequest), ResponseFlags> {
         let state = &cluster.state;
         state.known().await;
         let hash = match &state.cluster.load_balancer {
@@ -168,19 +169,28 @@ impl Session {
         let active = ActiveRequest::connection(&endpoint);
         let facts = &self.facts;
         let client = || Some(Client { source: facts.peer, destination: facts.local, presence: Weak::<()>::new() });
-        let peer = Peer::new(state, endpoint, None, client, &self.worker.pool).map_err(|error| {
+        // Of a wildcard it is the name that the client asks for; any other service is asked for itself.
+        let wildcard = matches!(state.cluster.discovery, Discovery::Dynamic(_));
+        let name = facts.server_name().filter(|_| wildcard);
+        let peer = Peer::new(state, endpoint, name, client, &self.worker.pool).map_err(|error| {
             self.failure = Some(error.to_string());
             ResponseFlags::UPSTREAM_CONNECTION_FAILURE
         })?;
         let permit = ConnectionPermit::new(permit, self.worker.pool.open(&peer));
+        let until = tokio::time::Instant::now() + state.cluster.connect_timeout;
         let connected = connect(&peer, Inside::Tcp, &state.cluster, permit, &self.worker.metrics).await;
+        let connected = match (connected, &state.cluster.policy.tunnel) {
+            (Ok(stream), Some(tunnel)) => Box::pin(dig(stream, tunnel, until)).await.map_err(Failure::Tunnel),
+            (Ok(stream), None) => Ok(Opened::Directly(stream)),
+            (Err(error), _) => Err(Failure::Connect(error)),
+        };
         let outcome = match &connected {
-            Ok(_) => TryOutcome::Answered(http::StatusCode::OK),
-            Err(error) => error.outcome(),
+            Ok(_) => TryOutcome::Answered(StatusCode::OK),
+            Err(failure) => failure.outcome(),
         };
         outlier::note(state, &peer.endpoint, outcome, &self.worker.metrics);
         match connected {
-            Ok(stream) => Ok((stream, active)),
+            Ok(opened) => Ok((opened, active)),
             Err(error) => {
                 // Its address may be out of date.
                 state.discovered.suspect();
@@ -189,6 +199,25 @@ impl Session {
                 Err(ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
             }
         }
+    }
+
+    /// Carries bytes both ways to the end.
+    async fn carry<C, U>(&mut self, client: &mut C, upstream: &mut U, member: &Member)
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let lifetime = self.lifetime();
+        let series = self.begin();
+        let worker = Rc::clone(&self.worker);
+        let (received, sent) = (&mut self.received, &mut self.sent);
+        let end = relay(client, upstream, lifetime, &worker.tcp_buffers, member, |up, down| {
+            *received += up;
+            *sent += down;
+            series.moved(up, down);
+        })
+        .await;
+        self.ended(end);
     }
 
     fn lifetime(&self) -> Lifetime {
@@ -226,6 +255,49 @@ impl Session {
         };
         self.flags.insert(flag);
         self.termination = termination;
+    }
+}
+
+/// Why an upstream was not reached.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Connect(ConnectError),
+    #[error("no tunnel: {0}")]
+    Tunnel(Undug),
+}
+
+/// Why a proxy that was reached leads no further.
+#[derive(Debug, thiserror::Error)]
+enum Undug {
+    #[error("the proxy took too long")]
+    TimedOut,
+    #[error(transparent)]
+    Failed(h1::TunnelError),
+}
+
+impl Failure {
+    /// What it says of the endpoint.
+    fn outcome(&self) -> TryOutcome {
+        match self {
+            Self::Connect(error) => error.outcome(),
+            Self::Tunnel(Undug::TimedOut) => TryOutcome::TimedOut,
+            Self::Tunnel(Undug::Failed(h1::TunnelError::Refused(status))) => TryOutcome::Answered(*status),
+            Self::Tunnel(Undug::Failed(_)) => TryOutcome::Failed,
+        }
+    }
+}
+
+/// Asks the proxy at the other end for a tunnel.
+async fn dig(stream: Stream, tunnel: &Tunnel, until: tokio::time::Instant) -> Result<Opened, Undug> {
+    let method = match tunnel.method {
+        TunnelMethod::Connect => Method::CONNECT,
+        TunnelMethod::Post => Method::POST,
+    };
+    let opening = h1::Tunnel::open(stream, &method, &tunnel.authority);
+    match tokio::time::timeout_at(until, opening).await {
+        Ok(opened) => opened.map(|tunnel| Opened::Tunnel(Box::new(tunnel))).map_err(Undug::Failed),
+        Err(_) => Err(Undug::TimedOut),
     }
 }
 

@@ -18,6 +18,7 @@ mod streaming;
 mod table;
 mod tcp;
 mod tls;
+mod tunnel;
 mod upgrades;
 mod upstream_tls;
 mod upstreams;

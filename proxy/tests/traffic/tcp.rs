@@ -92,7 +92,7 @@ pub(crate) async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, te
 }
 
 /// Whether the other end is closed without a byte.
-async fn is_closed(mut stream: TcpStream) -> bool {
+pub(crate) async fn is_closed(mut stream: TcpStream) -> bool {
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0])).await.expect("an end in time");
     matches!(read, Ok(0) | Err(_))
 }
@@ -202,7 +202,7 @@ pub(crate) fn counting() -> Proxy {
 }
 
 /// Waits until a connection with this flag is counted as opened and closed.
-async fn flagged(proxy: &Proxy, flag: &str) {
+pub(crate) async fn flagged(proxy: &Proxy, flag: &str) {
     let wanted = format!("response_flags=\"{flag}\"");
     for name in ["istio_tcp_connections_opened_total{", "istio_tcp_connections_closed_total{"] {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
@@ -275,8 +275,21 @@ fn mixed(identity: &Identity, clusters: Vec<Cluster>) -> RouteTable {
     table(vec![listener(443, ListenerProtocol::Tls(Arc::new(tls)))], clusters)
 }
 
+/// Port 443: TCP inside TLS for any name goes to a cluster.
+pub(crate) fn terminated(identity: &Identity, cluster: Cluster) -> RouteTable {
+    let inside = StreamRoutes::tcp("tls".into(), vec![rule(&[], &[(0, 1)])]);
+    let terms = route_model::table::tls::TlsTerms { http: false, ..identity.terms() };
+    let server = TlsServer { server: server(0), terms: Arc::new(terms), routes: TlsRoutes::Tcp(Arc::new(inside)) };
+    let tls = TlsListener {
+        servers: vec![Arc::new(server)],
+        passthrough: vec![],
+        by_sni: HostIndex::new([(HostPattern::new("*"), TlsChoice::Terminate(0))]),
+    };
+    table(vec![listener(443, ListenerProtocol::Tls(Arc::new(tls)))], vec![cluster])
+}
+
 /// A TLS client that trusts one certificate.
-async fn secure(
+pub(crate) async fn secure(
     proxy: &Proxy,
     trusted: &Identity,
     name: &str,

@@ -17,7 +17,7 @@ use rcgen::{
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
 use route_model::table::Cluster;
-use route_model::table::cluster::UpstreamProtocol;
+use route_model::table::cluster::{Discovery, UpstreamProtocol, WildcardNames};
 use route_model::table::tls::Credential;
 use route_model::table::upstream::UpstreamPolicy;
 use route_model::table::upstream_tls::{SecretMaterial, SecretMissing, TlsFiles, TlsSource, UpstreamTls};
@@ -31,6 +31,7 @@ use crate::client::{Http1, connect_http2};
 use crate::origin::{Origin, Scripted, echo};
 use crate::table::{cluster, everything_to};
 use crate::tcp::counting;
+use crate::tls::Identity;
 use crate::{addr, apply, eventually, metrics, start, tcp};
 
 /// A certificate authority.
@@ -503,4 +504,25 @@ async fn bytes_go_over_tls_too() {
     apply(&proxy, tcp::raw(vec![over(mutual(&ca, &own), cluster("other.test", &[origin.addr]))])).await;
     assert_eq!(tcp::exchange(tcp::connect(&proxy, 80).await, b"").await, b"");
     assert_eq!(origin.met().len(), 1);
+}
+
+#[tokio::test]
+async fn bytes_for_a_wildcard_ask_for_the_server_that_the_client_asks_for() {
+    let (ca, edge) = (Authority::new(), Identity::new("a.localhost"));
+    let proxy = start(1);
+    for name in ["a.localhost", "b.localhost"] {
+        let origin = SecureOrigin::with(&ca.leaf(name), None, Speaks::Bytes).await;
+        let names = WildcardNames { suffix: ".localhost".into(), port: origin.addr.port() };
+        let wildcard = Cluster { discovery: Discovery::Dynamic(names), ..cluster("*.localhost", &[]) };
+        apply(&proxy, tcp::terminated(&edge, over(simple(&ca), wildcard))).await;
+        let mut client = tcp::secure(&proxy, &edge, "a.localhost").await.unwrap();
+        if name == "a.localhost" {
+            assert_eq!(tcp::exchange(client, b"text").await, b"text");
+            assert_eq!(origin.met()[0].sni.as_deref(), Some(name));
+        } else {
+            // The server has another name, and is told nothing.
+            assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
+            assert_eq!(origin.met(), []);
+        }
+    }
 }

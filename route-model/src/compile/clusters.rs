@@ -92,6 +92,14 @@ impl Clusters {
         self.findings.values().flatten()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Cluster> {
+        self.by_id.iter().flatten().map(|cluster| &**cluster)
+    }
+
+    pub(super) fn get(&self, id: ClusterId) -> Option<&Cluster> {
+        self.by_id.get(id.index())?.as_deref()
+    }
+
     pub(super) fn problem(&self, id: ClusterId) -> Option<&Problem> {
         self.problems.get(&id)
     }

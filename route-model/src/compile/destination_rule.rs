@@ -13,7 +13,7 @@ use super::names::{Seniority, is_visible, qualify_host};
 use crate::field::FieldPath;
 use crate::kinds::destination_rule::{
     ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, PortTrafficPolicy, ProxyProtocol,
-    RetryBudget, Subset, TrafficPolicy,
+    RetryBudget, Subset, TrafficPolicy, Tunnel,
 };
 use crate::meta::ResourceKey;
 use crate::resource::Resource;
@@ -70,6 +70,7 @@ pub(super) struct PortPolicy<'a> {
     pub(super) retry_budget: Option<&'a RetryBudget>,
     pub(super) tls: Option<TlsBlock<'a>>,
     pub(super) proxy_protocol: Option<&'a ProxyProtocol>,
+    pub(super) tunnel: Option<&'a Tunnel>,
 }
 
 /// A `tls` block and where it stands.
@@ -317,6 +318,7 @@ impl PortPolicy<'_> {
             retry_budget: self.retry_budget.or(other.retry_budget),
             tls: self.tls.or(other.tls),
             proxy_protocol: self.proxy_protocol.or(other.proxy_protocol),
+            tunnel: self.tunnel.or(other.tunnel),
         }
     }
 }
@@ -330,6 +332,7 @@ fn blocks(policy: &TrafficPolicy) -> PortPolicy<'_> {
         retry_budget: policy.retry_budget.as_ref(),
         tls: None,
         proxy_protocol: policy.proxy_protocol.as_ref(),
+        tunnel: policy.tunnel.as_ref(),
     }
 }
 
@@ -343,5 +346,6 @@ fn port_blocks(entry: &PortTrafficPolicy) -> PortPolicy<'_> {
         retry_budget: None,
         tls: None,
         proxy_protocol: None,
+        tunnel: None,
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct StreamUse {
     pub(super) id: ClusterId,
     pub(super) resource: ResourceKey,
     pub(super) path: FieldPath,
+    /// Its connections ask for a server by name.
+    pub(super) named: bool,
 }
 
 impl Streams {
@@ -269,7 +271,8 @@ impl Builder<'_, '_> {
         for (index, target, weight) in planned {
             let id = self.targets.intern(target);
             let path = place.path().field(&TargetField::Route(index).to_string());
-            self.uses.push(StreamUse { id, resource: place.service.key.clone(), path });
+            let named = self.server.kind != ServerKind::Tcp;
+            self.uses.push(StreamUse { id, resource: place.service.key.clone(), path, named });
             destinations.push(StreamDestination { cluster: id, weight });
         }
         Some(destinations)

@@ -12,8 +12,8 @@ use crate::kinds::value::{Double, Written};
 use crate::table::cluster::LoadBalancer;
 use crate::table::hash::{self, HashAlgorithm, HashCookie, HashKey};
 use crate::table::upstream::{
-    CircuitBreakers, ConnectionSettings, OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpKeepalive,
-    UpstreamPolicy, Warmup,
+    CircuitBreakers, ConnectionSettings, OutlierDetection, ProxyProtocolVersion, RetryBudget, TcpKeepalive, Tunnel,
+    TunnelMethod, UpstreamPolicy, Warmup,
 };
 
 /// Envoy's default of `minimum_ring_size`.
@@ -109,7 +109,13 @@ pub(super) fn policy(policy: &PortPolicy<'_>) -> UpstreamPolicy {
             kinds::ProxyProtocolVersion::V1 => ProxyProtocolVersion::V1,
             kinds::ProxyProtocolVersion::V2 => ProxyProtocolVersion::V2,
         }),
+        tunnel: policy.tunnel.map(tunnel),
     }
+}
+
+fn tunnel(block: &kinds::Tunnel) -> Tunnel {
+    let method = if *block.protocol == "POST" { TunnelMethod::Post } else { TunnelMethod::Connect };
+    Tunnel { method, authority: format!("{}:{}", *block.target_host, *block.target_port).into() }
 }
 
 /// Only for the two that go by weights; a hash would move with them.

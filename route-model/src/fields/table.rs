@@ -25,6 +25,9 @@ const BACKEND_UTILIZATION: State =
     Never("endpoints would have to report their load with every answer; LEAST_REQUEST, used instead, sees who is slow");
 const ZONE_AWARE: State =
     Never("it divides by how many callers run in each zone, which a gateway does not know; use localityLbSetting");
+const ISTIO_MUTUAL: State = Sidecar(
+    "both ends show the mesh's certificates, and a server without a sidecar has none; a gateway answers 503, use MUTUAL",
+);
 const SERVICE_ACCOUNT: State = Sidecar("it is the identity that calls inside the mesh are authenticated by");
 
 pub(super) fn of(kind: Kind) -> &'static [Entry] {
@@ -70,8 +73,8 @@ static GATEWAY: &[Entry] = table! {
     "spec.servers[].defaultEndpoint" => Never("gateways have no default endpoint; Istio's ignore it too"),
     "spec.servers[].tls.httpsRedirect" => V0_1,
     "spec.servers[].tls.mode" => V0_1,
-    "spec.servers[].tls.mode=AUTO_PASSTHROUGH" => NotYet,
-    "spec.servers[].tls.mode=ISTIO_MUTUAL" => NotYet,
+    "spec.servers[].tls.mode=AUTO_PASSTHROUGH" => Sidecar("it takes what sidecars of another network send, with the service in the server name; use PASSTHROUGH and `tls` rules"),
+    "spec.servers[].tls.mode=ISTIO_MUTUAL" => Sidecar("its clients show the mesh's certificates, which sidecars have; use MUTUAL with a CA of yours"),
     "spec.servers[].tls.serverCertificate" => V0_1,
     "spec.servers[].tls.privateKey" => V0_1,
     "spec.servers[].tls.caCertificates" => V0_1,
@@ -98,7 +101,7 @@ static GATEWAY: &[Entry] = table! {
 static VIRTUAL_SERVICE: &[Entry] = table! {
     "spec.hosts" => V0_1,
     "spec.gateways" => V0_1,
-    "spec.gateways[]=mesh" => NotYet,
+    "spec.gateways[]=mesh" => Sidecar("such rules are for the calls that workloads make; a VirtualService that names Gateways too is in force at these"),
     "spec.exportTo" => V0_1,
     "spec.http[].name" => V0_1,
     "spec.http[].match[].name" => V0_1,
@@ -153,7 +156,7 @@ macro_rules! policy_blocks {
             entry(concat!($at, ".loadBalancer.warmupDurationSecs"), V0_1),
             entry(concat!($at, ".outlierDetection"), V0_1),
             entry(concat!($at, ".tls"), V0_1),
-            entry(concat!($at, ".tls.mode=ISTIO_MUTUAL"), NotYet),
+            entry(concat!($at, ".tls.mode=ISTIO_MUTUAL"), ISTIO_MUTUAL),
         )
     };
 }
@@ -187,11 +190,11 @@ static DESTINATION_RULE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         "spec.workloadSelector" => V0_1,
         "spec.subsets[].name" => V0_1,
         "spec.subsets[].labels" => V0_1,
-        "spec.trafficPolicy.tunnel" => NotYet,
+        "spec.trafficPolicy.tunnel" => V0_1,
         "spec.trafficPolicy.proxyProtocol" => V0_1,
         "spec.trafficPolicy.retryBudget" => V0_1,
         "spec.trafficPolicy.portLevelSettings[].port" => V0_1,
-        "spec.subsets[].trafficPolicy.tunnel" => NotYet,
+        "spec.subsets[].trafficPolicy.tunnel" => V0_1,
         "spec.subsets[].trafficPolicy.proxyProtocol" => V0_1,
         "spec.subsets[].trafficPolicy.retryBudget" => V0_1,
         "spec.subsets[].trafficPolicy.portLevelSettings[].port" => V0_1,

@@ -21,6 +21,25 @@ pub struct UpstreamPolicy {
     pub tls: Option<Arc<UpstreamTls>>,
     /// The header that says whose a connection is, before TLS. `None`: there is none.
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// The endpoints are forward proxies that carry TCP on. Of effect for connections of `tcp` and `tls` rules alone.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// A tunnel that is asked for over HTTP/1.1 (`trafficPolicy.tunnel`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub method: TunnelMethod,
+    /// Where it leads: `host:port`.
+    pub authority: Box<str>,
+}
+
+/// How a tunnel is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelMethod {
+    /// RFC 9110 section 9.3.6.
+    Connect,
+    /// The bytes are the bodies of a POST and of its answer, both sent as they come.
+    Post,
 }
 
 /// The text or the binary form of the PROXY protocol.

@@ -13,6 +13,7 @@ use crate::kind::Kind;
 use crate::kinds::VirtualService;
 use crate::meta::ResourceKey;
 use crate::table::HostPattern;
+use crate::table::cluster::Discovery;
 
 impl Compiler {
     /// Finds out what there is to say about a VirtualService.
@@ -37,6 +38,7 @@ impl Compiler {
         all.extend(self.policies.findings(&self.set, &self.scope, &self.mesh, serves_streams));
         all.extend_from_slice(self.authentications.findings());
         all.extend(self.stream_findings());
+        all.extend(self.untunnelled());
         all.extend(self.clusters.findings().cloned());
         all.sort();
         all.dedup();
@@ -55,7 +57,22 @@ impl Compiler {
                 message: problem.message.clone(),
             })
         });
-        self.streams.findings().iter().cloned().chain(problems)
+        let nameless = self.streams.uses().iter().filter(|used| !used.named).filter_map(|used| {
+            let cluster = self.clusters.get(used.id)?;
+            matches!(cluster.discovery, Discovery::Dynamic(_)).then(|| Finding {
+                resource: used.resource.clone(),
+                path: used.path.field("host"),
+                severity: Severity::Warning,
+                reason: "NameUnknown",
+                message: format!(
+                    "which host of `{}` a connection is for is told by the server name of its TLS handshake, and \
+                     connections of a server with protocol TCP have none, so they are closed; use a server with \
+                     protocol TLS, or name one host",
+                    cluster.key.host
+                ),
+            })
+        });
+        self.streams.findings().iter().cloned().chain(problems).chain(nameless)
     }
 
     fn virtual_service_findings(&self, key: &ResourceKey) -> Vec<Finding> {
@@ -186,5 +203,29 @@ impl Compiler {
                 message: problem.message.clone(),
             })
             .collect()
+    }
+
+    /// `http` rules that lead to a service behind a tunnel.
+    fn untunnelled(&self) -> Vec<Finding> {
+        if !self.clusters.iter().any(|cluster| cluster.policy.tunnel.is_some()) {
+            return Vec::new();
+        }
+        let compiled = self.virtual_services.values().flat_map(|attached| &attached.compiled);
+        let uses = compiled.flat_map(|compiled| compiled.targets());
+        let untunnelled = uses.filter_map(|(id, place)| {
+            let cluster = self.clusters.get(id).filter(|cluster| cluster.policy.tunnel.is_some())?;
+            Some(Finding {
+                resource: place.resource.clone(),
+                path: place.path().field("host"),
+                severity: Severity::Warning,
+                reason: "NotTunnelled",
+                message: format!(
+                    "the DestinationRule of `{}` has a tunnel, which is for `tcp` and `tls` rules; requests of `http` \
+                     rules go to its endpoints without",
+                    cluster.key.host
+                ),
+            })
+        });
+        untunnelled.collect()
     }
 }

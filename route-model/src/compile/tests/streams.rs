@@ -179,3 +179,22 @@ spec: {undeclaredHosts: Refuse}
     let lines = edge.finding_lines();
     assert!(lines[0].contains("VirtualService default/s spec.tcp[0].route[0].destination.host"), "{lines:?}");
 }
+
+#[test]
+fn connections_that_ask_for_no_name_lead_to_no_host_of_a_wildcard() {
+    let wildcard = "
+---
+kind: ServiceEntry
+metadata: {name: w, namespace: default}
+spec: {hosts: ['*.w.test'], resolution: DYNAMIC_DNS, ports: [{number: 9, name: tcp, protocol: TCP}]}
+";
+    let to = "{route: [{destination: {host: '*.w.test', port: {number: 9}}}]}";
+    for (protocol, tls, told) in [("TCP", "", true), ("TLS", FILES, false)] {
+        let tls = if tls.is_empty() { String::new() } else { format!("mode: SIMPLE, {tls}") };
+        let yaml =
+            gateway(&[(9000, protocol, "['*']", &tls)]) + &service("s", 0, "['*']", &format!("tcp: [{to}]")) + wildcard;
+        let lines = bare(&yaml).told();
+        let line = "Warning NameUnknown VirtualService default/s spec.tcp[0].route[0].destination.host";
+        assert_eq!(lines.iter().any(|found| found == line), told, "{lines:?}");
+    }
+}

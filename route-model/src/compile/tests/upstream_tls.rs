@@ -3,6 +3,7 @@
 use super::clusters::{cluster, destination, entry, rule};
 use super::tls::{CERTIFICATE, KEY, secret};
 use super::*;
+use crate::table::upstream::TunnelMethod;
 use crate::table::upstream_tls::{TlsFiles, TlsSource, UpstreamTls};
 
 const SERVICE: &str = "hosts: [s.test], resolution: STATIC, endpoints: [{address: 10.0.0.1}], \
@@ -134,6 +135,33 @@ fn the_header_that_names_the_client_is_part_of_the_policy() {
         let service = entry("default", "s", 0, SERVICE);
         let edge = edge(&(destination(&format!("{{host: s.test, {to}}}")) + &service + &policies));
         assert_eq!(cluster(&edge).expect("a cluster").policy.proxy_protocol, want, "{to}");
+    }
+}
+
+#[test]
+fn a_tunnel_is_part_of_the_policy_and_nothing_for_requests() {
+    let policies = rule(
+        "default",
+        "s",
+        0,
+        "host: s.test,
+         trafficPolicy: {tunnel: {targetHost: a.test, targetPort: 5432},
+           portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]},
+         subsets: [{name: own, trafficPolicy: {tunnel: {protocol: POST, targetHost: b.test, targetPort: 1}}}]",
+    );
+    for (to, want) in [
+        ("port: {number: 443}", Some((TunnelMethod::Connect, "a.test:5432"))),
+        ("port: {number: 80}", None),
+        ("port: {number: 443}, subset: own", Some((TunnelMethod::Post, "b.test:1"))),
+    ] {
+        let service = entry("default", "s", 0, SERVICE);
+        let edge = edge(&(destination(&format!("{{host: s.test, {to}}}")) + &service + &policies));
+        let tunnel = cluster(&edge).expect("a cluster").policy.tunnel.clone();
+        let found = tunnel.as_ref().map(|tunnel| (tunnel.method, &*tunnel.authority));
+        assert_eq!(found, want, "{to}");
+        let told =
+            edge.finding_lines().iter().filter(|line| line.contains("Warning NotTunnelled VirtualService")).count();
+        assert_eq!(told, usize::from(want.is_some()), "{to}: {:?}", edge.finding_lines());
     }
 }
 
