@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: Fairway processes, origin servers, and waiting for conditions.
 
 pub mod api;
+pub mod certificates;
 pub mod kubectl;
 pub mod origin;
 pub mod process;
@@ -8,6 +9,7 @@ pub mod python;
 pub mod resources;
 
 pub use api::Api;
+pub use certificates::Authority;
 pub use kubectl::Kubectl;
 pub use origin::Origin;
 pub use process::{Fairway, Start};

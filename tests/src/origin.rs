@@ -1,6 +1,7 @@
-//! An origin server: answers with what it is and what it got.
+//! An origin server: answers with what it is and what it got, or with pages.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,30 +32,39 @@ impl Origin {
     }
 
     pub async fn bind(name: &str, address: SocketAddr) -> Self {
-        Self::listen(name, address, None).await
+        Self::listen(Answer::Echo(name.to_owned()), address, None).await
     }
 
     /// The same behind TLS.
     pub async fn secure(name: &str, tls: rustls::ServerConfig) -> Self {
         let acceptor = TlsAcceptor::from(Arc::new(tls));
-        Self::listen(name, "127.0.0.1:0".parse().expect("an address"), Some(acceptor)).await
+        Self::listen(Answer::Echo(name.to_owned()), LOOPBACK, Some(acceptor)).await
     }
 
-    async fn listen(name: &str, address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
+    /// Answers with these pages: path, media type, body; behind TLS if there are terms. Anything else is 404.
+    pub async fn pages(pages: &[(&str, &str, &[u8])], tls: Option<rustls::ServerConfig>) -> Self {
+        let page = |&(path, media_type, body): &(&str, &str, &[u8])| {
+            (path.to_owned(), (media_type.to_owned(), Bytes::copy_from_slice(body)))
+        };
+        let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
+        Self::listen(Answer::Pages(pages.iter().map(page).collect()), LOOPBACK, acceptor).await
+    }
+
+    async fn listen(answer: Answer, address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let requests = Arc::new(AtomicU64::new(0));
-        let (name, counter): (Arc<str>, _) = (name.into(), requests.clone());
+        let (answer, counter) = (Arc::new(answer), requests.clone());
         let task = tokio::spawn(async move {
             // The connections end with the set, and so with the origin.
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let (name, counter, tls) = (name.clone(), counter.clone(), tls.clone());
+                let (answer, counter, tls) = (answer.clone(), counter.clone(), tls.clone());
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
                         counter.fetch_add(1, Ordering::Relaxed);
-                        echo(name.clone(), request)
+                        self::answer(answer.clone(), request)
                     });
                     let builder = auto::Builder::new(TokioExecutor::new());
                     match tls {
@@ -87,7 +97,33 @@ impl Drop for Origin {
     }
 }
 
-async fn echo(name: Arc<str>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// What an origin answers.
+#[derive(Debug)]
+enum Answer {
+    /// The origin's name, and what it got.
+    Echo(String),
+    /// Media types and bodies, by path.
+    Pages(HashMap<String, (String, Bytes)>),
+}
+
+async fn answer(answer: Arc<Answer>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    match &*answer {
+        Answer::Echo(name) => echo(name, request).await,
+        Answer::Pages(pages) => {
+            let response = match pages.get(request.uri().path()) {
+                Some((media_type, body)) => {
+                    Response::builder().header("content-type", media_type).body(Full::from(body.clone()))
+                }
+                None => Response::builder().status(404).body(Full::default()),
+            };
+            Ok(response.expect("a response"))
+        }
+    }
+}
+
+async fn echo(name: &str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let headers: Vec<(String, String)> = head
@@ -96,7 +132,7 @@ async fn echo(name: Arc<str>, request: Request<Incoming>) -> Result<Response<Ful
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
         .collect();
     let answer = json!({
-        "origin": &*name,
+        "origin": name,
         "method": head.method.as_str(),
         "target": head.uri.path_and_query().map_or("", |target| target.as_str()),
         "authority": head.uri.authority().map(ToString::to_string),
@@ -104,6 +140,6 @@ async fn echo(name: Arc<str>, request: Request<Incoming>) -> Result<Response<Ful
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
-    let response = Response::builder().header("content-type", "application/json").header("x-origin", &*name);
+    let response = Response::builder().header("content-type", "application/json").header("x-origin", name);
     Ok(response.body(Full::from(answer.to_string())).expect("a response"))
 }

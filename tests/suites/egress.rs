@@ -2,49 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
-
 use e2e::resources::to;
-use e2e::{Api, Fairway, Origin, Resources, Start, eventually};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use e2e::{Api, Authority, Fairway, Origin, Resources, Start, eventually};
+use rcgen::KeyPair;
 use reqwest::StatusCode;
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
-
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority() -> Authority {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "authority of the tests");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-fn certificate(ca: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, ca).unwrap();
-    (certificate, key)
-}
-
-/// A server of that name; with `clients` it wants a certificate of that authority.
-fn server(ca: &Authority, name: &str, clients: Option<&Authority>) -> ServerConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-    let verifier = match clients {
-        None => WebPkiClientVerifier::no_client_auth(),
-        Some(ca) => {
-            let mut roots = rustls::RootCertStore::empty();
-            roots.add(ca.der().clone()).unwrap();
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()
-        }
-    };
-    let (certificate, key) = certificate(ca, name);
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    builder.with_client_cert_verifier(verifier).with_single_cert(vec![certificate.der().clone()], key).unwrap()
-}
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
 async fn get(base: &str, host: &str) -> (StatusCode, String) {
     let response = reqwest::Client::new().get(base).header("host", host).send().await.unwrap();
@@ -71,8 +35,8 @@ async fn logged(fairway: &Fairway, what: &str) {
 
 #[tokio::test]
 async fn istios_sample_reaches_google_by_https() {
-    let ca = authority();
-    let google = Origin::secure("google", server(&ca, "www.googleapis.com", None)).await;
+    let ca = Authority::default();
+    let google = Origin::secure("google", ca.server("www.googleapis.com", None)).await;
     let folder = tempfile::tempdir().unwrap();
     let roots = folder.path().join("roots.pem");
     std::fs::write(&roots, ca.pem()).unwrap();
@@ -109,8 +73,8 @@ fn secret(ca: &Authority, own: &(rcgen::Certificate, KeyPair)) -> Value {
 
 #[tokio::test]
 async fn a_server_that_asks_who_comes_is_shown_what_the_secret_holds() {
-    let (ca, other) = (authority(), authority());
-    let origin = Origin::secure("partner", server(&ca, "partner.test", Some(&ca))).await;
+    let (ca, other) = (Authority::default(), Authority::default());
+    let origin = Origin::secure("partner", ca.server("partner.test", Some(&ca))).await;
     let fairway = Start::serve(&[8080]).run().await;
     let api = fairway.api();
     api.apply(&partner(&origin)).await;
@@ -129,7 +93,7 @@ async fn a_server_that_asks_who_comes_is_shown_what_the_secret_holds() {
     .await;
 
     // A certificate that the server does not believe, then the right one.
-    for (own, status) in [(certificate(&other, "edge"), 503), (certificate(&ca, "edge"), 200)] {
+    for (own, status) in [(other.certificate("edge"), 503), (ca.certificate("edge"), 200)] {
         let (answer, body) = api
             .post(
                 "/api/fairway/v1/changes?fieldManager=tests&force=true",
@@ -145,4 +109,67 @@ async fn a_server_that_asks_who_comes_is_shown_what_the_secret_holds() {
     assert_eq!(condition(&api, "partner", "ResolvedRefs").await.0, "True");
     assert_eq!(condition(&api, "partner", "Programmed").await.0, "True");
     assert_eq!(origin.requests(), 1);
+}
+
+/// A forward proxy that leads every CONNECT to this port of loopback; what it was asked for is in the list.
+async fn forward_proxy(port: u16) -> (u16, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let asked = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
+    let log = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let mut client = BufReader::new(stream);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    client.read_line(&mut head).await.unwrap();
+                }
+                log.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
+                let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut far).await;
+            });
+        }
+    });
+    (own, asked)
+}
+
+#[tokio::test]
+async fn an_https_client_is_passed_through_a_forward_proxy() {
+    let ca = Authority::default();
+    let google = Origin::secure("google", ca.server("www.googleapis.com", None)).await;
+    let (proxy, asked) = forward_proxy(google.port()).await;
+    let fairway = Start::serve(&[8443]).run().await;
+    let server = json!({
+        "port": {"number": 8443, "name": "tls", "protocol": "TLS"}, "hosts": ["www.googleapis.com"],
+        "tls": {"mode": "PASSTHROUGH"},
+    });
+    let route = json!({
+        "match": [{"sniHosts": ["www.googleapis.com"]}],
+        "route": [{"destination": {"host": "proxy.test", "subset": "google", "port": {"number": 80}}}],
+    });
+    let tunnel = json!({"protocol": "CONNECT", "targetHost": "www.googleapis.com", "targetPort": 443});
+    let rule = json!({"host": "proxy.test", "subsets": [{"name": "google", "trafficPolicy": {"tunnel": tunnel}}]});
+    let resources = Resources::default()
+        .service_of("proxy", proxy, "TCP")
+        .resource("Gateway", "out", json!({"selector": {"istio": "ingressgateway"}, "servers": [server]}))
+        .resource("DestinationRule", "proxy", rule)
+        .resource(
+            "VirtualService",
+            "out",
+            json!({"hosts": ["www.googleapis.com"], "gateways": ["out"], "tls": [route]}),
+        );
+    fairway.api().apply(&resources).await;
+    let gateway: std::net::SocketAddr = fairway.listener(8443).await.parse().unwrap();
+    let client = reqwest::Client::builder()
+        .resolve("www.googleapis.com", gateway)
+        .tls_certs_only([reqwest::Certificate::from_pem(ca.pem().as_bytes()).unwrap()])
+        .build()
+        .unwrap();
+    let url = format!("https://www.googleapis.com:{}/books/v1", gateway.port());
+    let seen: Value = client.get(url).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&seen["origin"], &seen["target"]), (&json!("google"), &json!("/books/v1")));
+    assert_eq!(*asked.lock().unwrap(), ["CONNECT www.googleapis.com:443 HTTP/1.1"]);
 }
