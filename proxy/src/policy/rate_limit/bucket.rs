@@ -2,6 +2,11 @@
 //!
 //! A bucket is the moment at which it will be full again, in nanoseconds. Taking from it moves the moment on; where
 //! that would put it further away than an empty bucket's, nothing is taken.
+//!
+//! The crate `governor` has the same algorithm before a `StateStore` of one's own, and does not fit: its limiters read the
+//! clock before the state, so that of threads that meet at a bucket one can be refused although there is room; they count
+//! time from their own making, so that a state does not outlive an edit of its limit, nor is it cut down to an empty
+//! bucket of the new one; and they do not say when a bucket is full again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
