@@ -254,14 +254,14 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Out
     let labels = subset.map_or(&no_labels, |subset| &*subset.labels);
     let preference = Preference::of(&policy, sources.mesh, sources.proxy);
     let (discovery, problem) = discovery(host, &workloads, port, labels, target.subset.as_deref(), &preference);
-    let problem = problem.or_else(|| notice(host, &policy, &preference));
+    let http2 = Protocol::parse(&port.port.protocol).is_some_and(Protocol::is_http2);
+    let problem = problem.or_else(|| notice(host, &policy, http2, &preference));
     let key = ClusterKey {
         host: host.clone(),
         port: port.number,
         subset: target.subset.clone(),
         namespace: service.namespace.clone(),
     };
-    let http2 = Protocol::parse(&port.port.protocol).is_some_and(Protocol::is_http2);
     let limits = sources.limits.of_service(service.declared_by(), host, port.number);
     let names = &port.entry.subject_alt_names;
     let mut resolved = cluster(key, discovery, policy, http2, service.namespace.clone(), names, sources);
@@ -357,7 +357,7 @@ fn discovery(
 }
 
 /// What is worth knowing of a cluster that works.
-fn notice(host: &str, policy: &PortPolicy<'_>, preference: &Preference<'_>) -> Option<Problem> {
+fn notice(host: &str, policy: &PortPolicy<'_>, http2: bool, preference: &Preference<'_>) -> Option<Problem> {
     let warn = |reason, message| Some(problem("host", Severity::Warning, reason, message));
     if policy.load_balancer.is_some_and(|block| *block.simple == SimpleLoadBalancer::Passthrough) {
         let message = format!(
@@ -372,6 +372,13 @@ fn notice(host: &str, policy: &PortPolicy<'_>, preference: &Preference<'_>) -> O
              all are the same to it; start it with --gateway-locality region/zone/subzone"
         );
         return warn("LocalityUnknown", message);
+    }
+    if policy.tunnel.is_some() && http2 {
+        let message = format!(
+            "the port of `{host}` speaks HTTP/2, and the tunnel of its DestinationRule is asked for over HTTP/1.1; give the \
+             port the protocol TCP if the proxy knows that too"
+        );
+        return warn("TunnelOverHttp1", message);
     }
     None
 }

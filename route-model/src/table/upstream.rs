@@ -1,6 +1,7 @@
 //! What a DestinationRule says of connections to an upstream: their limits, their life, and when an endpoint is taken
 //! out of rotation.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,16 @@ pub struct Tunnel {
     pub method: TunnelMethod,
     /// Where it leads: `host:port`.
     pub authority: Box<str>,
+}
+
+impl fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.method {
+            TunnelMethod::Connect => "CONNECT",
+            TunnelMethod::Post => "POST",
+        };
+        write!(f, "{method} {}", self.authority)
+    }
 }
 
 /// How a tunnel is asked for.

@@ -163,6 +163,14 @@ fn a_tunnel_is_part_of_the_policy_and_nothing_for_requests() {
             edge.finding_lines().iter().filter(|line| line.contains("Warning NotTunnelled VirtualService")).count();
         assert_eq!(told, usize::from(want.is_some()), "{to}: {:?}", edge.finding_lines());
     }
+    // A proxy is asked over HTTP/1.1, whatever its port says.
+    let http2 = entry("default", "s", 0, &SERVICE.replace("protocol: HTTPS", "protocol: HTTP2"));
+    let edge = edge(&(destination("{host: s.test, port: {number: 443}}") + &http2 + &policies));
+    assert!(
+        edge.finding_lines().iter().any(|line| line.contains("Warning TunnelOverHttp1")),
+        "{:?}",
+        edge.finding_lines()
+    );
 }
 
 /// The secrets that a certificate and a CA come from, or why there are none.
