@@ -212,6 +212,9 @@ pub struct ExplainedDestination {
     /// What replaces Host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
+    /// What the service, a forward proxy, is asked for on behalf of a connection: `CONNECT db.example:5432`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
     pub request_headers: Vec<HeaderOperation>,
     pub response_headers: Vec<HeaderOperation>,
 }

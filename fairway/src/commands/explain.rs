@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// The address that the request comes from (default: 127.0.0.1)
     #[arg(long, value_name = "IP")]
     client: Option<IpAddr>,
+    /// A name in the client's certificate, taken for verified: a URI (spiffe://…), a DNS name or a subject
+    #[arg(long, value_name = "NAME")]
+    client_identity: Option<String>,
     /// Ask these files instead of a server: files, folders, or - for standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -57,6 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         bind: args.bind,
         sni: args.sni,
         client: args.client,
+        client_identity: args.client_identity,
     };
     for header in &args.headers {
         let (name, value) =

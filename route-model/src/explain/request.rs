@@ -12,8 +12,7 @@ use super::steps::explain;
 use crate::table::RouteTable;
 use crate::table::host::without_port;
 
-/// A request that nobody has to send. It is taken as a client would send it over HTTP/1.1, without a body and without
-/// a client certificate.
+/// A request that nobody has to send. It is taken as a client would send it over HTTP/1.1, without a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExplainRequest {
@@ -35,6 +34,10 @@ pub struct ExplainRequest {
     /// The address that the connection comes from. `None`: 127.0.0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
+    /// A name in the client's certificate, which is taken for verified: a URI (`spiffe://cluster.local/ns/shop/sa/web`), a
+    /// DNS name or a subject. Servers that ask for no certificate do not see it. `None`: the client has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_identity: Option<String>,
 }
 
 /// More headers than this are not taken.
@@ -55,6 +58,8 @@ pub enum RequestError {
     Header(String),
     #[error("{0} headers are too many; at most 200 are taken")]
     TooManyHeaders(usize),
+    #[error("a client shows its certificate over https:// only")]
+    IdentityWithoutTls,
 }
 
 impl ExplainRequest {
@@ -78,6 +83,9 @@ impl ExplainRequest {
         let count = self.headers.values().map(Vec::len).sum();
         if count > MAX_HEADERS {
             return Err(RequestError::TooManyHeaders(count));
+        }
+        if self.client_identity.is_some() && !url.tls {
+            return Err(RequestError::IdentityWithoutTls);
         }
         let mut headers = HeaderMap::new();
         for (name, values) in &self.headers {
@@ -106,6 +114,7 @@ impl ExplainRequest {
             // An address is never sent as a server name (RFC 6066 section 3).
             sni: if name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() { "" } else { name },
             client: self.client.unwrap_or(Ipv4Addr::LOCALHOST.into()),
+            identity: self.client_identity.as_deref().map(Box::from),
             method: &self.method,
             target: url.target,
             headers,
@@ -125,6 +134,8 @@ pub(super) struct Sent<'a> {
     /// Empty for none.
     pub(super) sni: &'a str,
     pub(super) client: IpAddr,
+    /// The name in the client's certificate.
+    pub(super) identity: Option<Box<str>>,
     pub(super) method: &'a str,
     /// Path and query in their raw form.
     pub(super) target: String,
@@ -179,6 +190,9 @@ mod tests {
         assert_eq!(error(with("a", vec!["x\ny"])), Some(RequestError::Header("a".to_owned())));
         assert_eq!(error(with("a", vec!["x"; 201])), Some(RequestError::TooManyHeaders(201)));
         assert_eq!(error(with("a", vec!["x"; 200])), None);
+        let showing = |url: &str| ExplainRequest { client_identity: Some("a".to_owned()), ..get(url) };
+        assert_eq!(error(showing("http://a/")), Some(RequestError::IdentityWithoutTls));
+        assert_eq!(error(showing("https://a/")), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::table::headers::HeaderOps;
 use crate::table::redirect::https_location;
 use crate::table::retry::RetryPolicy;
 use crate::table::route::{Action, Destination, Forward, Mirror};
+use crate::table::tls::TlsMode;
 use crate::table::{
     HttpRoutes, Listener, ListenerProtocol, Lookup, PassthroughServer, RequestHead, Route, RouteTable, ServerRef,
     StreamRoutes, TlsChoice, TlsListener, TlsRoutes, VirtualHost,
@@ -83,7 +84,8 @@ fn walk(table: &RouteTable, sent: &Sent<'_>, explanation: &mut Explanation) -> R
         )
     })?;
     let judge = |head: &RequestHead<'_>, client: IpAddr, stage: Stage, explanation: &mut Explanation| {
-        let facts = Facts { head: Some(head), client, ..facts_of_connection(sent, entrance.listener().bind) };
+        let shown = facts_of_connection(sent, entrance.listener().bind, entrance.asks_for_certificates());
+        let facts = Facts { head: Some(head), client, ..shown };
         let of_route = match routes.lookup(head) {
             Lookup::Route(_, route) => route.gateway.as_deref(),
             _ => None,
@@ -125,8 +127,9 @@ fn refused_early(denied: Outcome, explanation: &mut Explanation) -> Outcome {
     denied
 }
 
-/// What a connection shows. The address connected to is the listener's, or 127.0.0.1 where it has none.
-pub(super) fn facts_of_connection<'a>(sent: &'a Sent<'_>, bind: Option<IpAddr>) -> Facts<'a> {
+/// What a connection shows, its certificate to a server that `asks` for one. The address connected to is the listener's,
+/// or 127.0.0.1 where it has none.
+pub(super) fn facts_of_connection<'a>(sent: &'a Sent<'_>, bind: Option<IpAddr>, asks: bool) -> Facts<'a> {
     Facts {
         head: None,
         peer: sent.client,
@@ -134,7 +137,7 @@ pub(super) fn facts_of_connection<'a>(sent: &'a Sent<'_>, bind: Option<IpAddr>) 
         destination: bind.unwrap_or(Ipv4Addr::LOCALHOST.into()),
         port: sent.port,
         sni: Some(sent.sni).filter(|sni| sent.tls && !sni.is_empty()),
-        principals: &[],
+        principals: if asks { sent.identity.as_slice() } else { &[] },
     }
 }
 
@@ -204,8 +207,24 @@ impl<'t> Entrance<'t> {
             let ServerRef { gateway, index } = &server.server;
             return Err(no_answer(format!("{gateway} servers[{index}] has no certificate, so the handshake fails")));
         }
+        let asks = server.terms.mode != TlsMode::Simple;
+        let wanted = &server.terms.subject_alt_names;
+        if let Some(identity) = sent.identity.as_deref().filter(|_| asks && !wanted.is_empty())
+            && !wanted.iter().any(|name| name == identity)
+        {
+            let ServerRef { gateway, index } = &server.server;
+            return Err(no_answer(format!(
+                "{gateway} servers[{index}] takes certificates of subjectAltNames {} only, so the handshake fails",
+                wanted.join(", ")
+            )));
+        }
         if let TlsRoutes::Tcp(routes) = &server.routes {
-            return Ok(Self::Stream { listener, server: &server.server, routes, handling: Handling::Terminate });
+            return Ok(Self::Stream {
+                listener,
+                server: &server.server,
+                routes,
+                handling: Handling::Terminate { asks },
+            });
         }
         Ok(Self::Tls(tls, index, listener))
     }
@@ -221,6 +240,14 @@ impl<'t> Entrance<'t> {
     fn listener(&self) -> &'t Listener {
         match self {
             Self::Plain(_, listener) | Self::Tls(_, _, listener) | Self::Stream { listener, .. } => listener,
+        }
+    }
+
+    fn asks_for_certificates(&self) -> bool {
+        match self {
+            Self::Plain(..) => false,
+            Self::Tls(tls, index, _) => tls.servers[*index].terms.mode != TlsMode::Simple,
+            Self::Stream { handling, .. } => handling.asks_for_certificates(),
         }
     }
 
@@ -494,6 +521,7 @@ fn destination(table: &RouteTable, forward: &Forward, destination: &Destination)
     ExplainedDestination {
         cluster: table.cluster(destination.cluster).map(|cluster| cluster.name.to_string()),
         percent,
+        tunnel: None,
         authority: destination.authority.as_ref().map(ToString::to_string),
         request_headers: operations(&destination.request_headers),
         response_headers: operations(&destination.response_headers),

@@ -12,15 +12,22 @@ use crate::table::{Listener, RouteTable, ServerRef, StreamFacts, StreamRoutes};
 pub(super) enum Handling {
     Raw,
     PassThrough,
-    Terminate,
+    /// It may ask clients for certificates.
+    Terminate {
+        asks: bool,
+    },
 }
 
 impl Handling {
+    pub(super) fn asks_for_certificates(self) -> bool {
+        matches!(self, Self::Terminate { asks: true })
+    }
+
     fn in_words(self) -> &'static str {
         match self {
             Self::Raw => "the bytes are passed on as they come, HTTP or not",
             Self::PassThrough => "TLS is passed on as it comes and never decrypted",
-            Self::Terminate => "TLS ends here, and the bytes inside are passed on, HTTP or not",
+            Self::Terminate { .. } => "TLS ends here, and the bytes inside are passed on, HTTP or not",
         }
     }
 }
@@ -37,10 +44,10 @@ pub(super) fn explain(
 ) -> Outcome {
     explanation.routes = Some(routes.name.to_string());
     explanation.servers = vec![format!("{} servers[{}]", server.gateway, server.index)];
-    let shown = facts_of_connection(sent, listener.bind);
+    let shown = facts_of_connection(sent, listener.bind, handling.asks_for_certificates());
     let gateways = match handling {
         Handling::Raw => &listener.servers[..],
-        Handling::PassThrough | Handling::Terminate => std::slice::from_ref(server),
+        Handling::PassThrough | Handling::Terminate { .. } => std::slice::from_ref(server),
     };
     let gateways = gateways.iter().map(|server| &server.gateway);
     if let Some(denied) = authorization::explain(table, gateways, &shown, Stage::All, explanation) {
@@ -83,6 +90,9 @@ pub(super) fn explain(
         cluster: table.cluster(destination.cluster).map(|cluster| cluster.name.to_string()),
         percent: f64::from(destination.weight) * 100.0 / rule.total_weight as f64,
         authority: None,
+        tunnel: table
+            .cluster(destination.cluster)
+            .and_then(|cluster| Some(cluster.policy.tunnel.as_ref()?.to_string())),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
     });

@@ -706,3 +706,81 @@ refused  403: AuthorizationPolicy istio-system/ask spec.rules[0] denies it (no e
     );
     assert_eq!(fate(&passed), "direct   204 with 0 bytes");
 }
+
+#[test]
+fn policies_see_the_certificate_that_a_server_asks_for() {
+    let files = "serverCertificate: /c, privateKey: /k, caCertificates: /ca";
+    let yaml = format!(
+        "
+kind: Gateway
+metadata: {{name: edge, namespace: default}}
+spec:
+  servers:
+  - {{port: {{number: 443, name: a, protocol: HTTPS}}, hosts: [a.test], tls: {{mode: MUTUAL, {files}}}}}
+  - {{port: {{number: 443, name: b, protocol: HTTPS}}, hosts: [b.test], tls: {{mode: SIMPLE, {files}}}}}
+  - {{port: {{number: 443, name: c, protocol: TLS}}, hosts: [c.test], tls: {{mode: OPTIONAL_MUTUAL, {files}}}}}
+  - {{port: {{number: 443, name: d, protocol: HTTPS}}, hosts: [d.test],
+      tls: {{mode: MUTUAL, {files}, subjectAltNames: ['spiffe://td/ns/shop/sa/web']}}}}
+---
+kind: AuthorizationPolicy
+metadata: {{name: p, namespace: istio-system}}
+spec: {{rules: [{{from: [{{source: {{principals: [td/ns/shop/sa/web]}}}}]}}]}}
+"
+    );
+    let table = bare(&(yaml + &virtual_service("v", 0, "['*.test']", "[{directResponse: {status: 200}}]"))).table;
+    let (web, other) = ("spiffe://td/ns/shop/sa/web", "spiffe://td/ns/bank/sa/web");
+    let denied = "refused  403: no rule of the ALLOW policies takes it";
+    for (host, identity, ends) in [
+        ("a", Some(web), "direct   200 with 0 bytes"),
+        ("a", Some(other), denied),
+        ("a", None, denied),
+        ("b", Some(web), denied),
+        // It passes, and there is no `tcp` rule.
+        (
+            "c",
+            Some(web),
+            "refused  without an answer: no VirtualService has a rule for this server, so the connection is closed",
+        ),
+        (
+            "c",
+            Some(other),
+            "refused  without an answer: no rule of the ALLOW policies takes it, so the connection is closed",
+        ),
+        ("d", Some(web), "direct   200 with 0 bytes"),
+        (
+            "d",
+            Some(other),
+            "refused  without an answer: Gateway default/edge servers[3] takes certificates of subjectAltNames \
+             spiffe://td/ns/shop/sa/web only, so the handshake fails",
+        ),
+    ] {
+        let client_identity = identity.map(str::to_owned);
+        let request = ExplainRequest { client_identity, ..request("GET", &format!("https://{host}.test/"), &[]) };
+        assert_eq!(fate(&explain(&table, &request).to_string()), ends, "{host} {identity:?}");
+    }
+}
+
+#[test]
+fn a_connection_through_a_forward_proxy_says_what_that_is_asked() {
+    let yaml = "
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec: {servers: [{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}
+---
+kind: DestinationRule
+metadata: {name: p, namespace: default}
+spec: {host: p.test, trafficPolicy: {tunnel: {protocol: POST, targetHost: db.test, targetPort: 5432}}}
+---
+kind: VirtualService
+metadata: {name: v, namespace: default}
+spec: {hosts: ['*'], gateways: [edge], tcp: [{route: [{destination: {host: p.test, port: {number: 3128}}}]}]}
+";
+    assert_eq!(
+        get(&bare(yaml).table, "http://any:9000/", &[]),
+        "server   Gateway default/edge servers[0]
+  match  VirtualService default/v spec.tcp[0]
+connect  100.0% to outbound|3128||p.test, by POST db.test:5432
+         the bytes are passed on as they come, HTTP or not
+"
+    );
+}

@@ -140,7 +140,9 @@ impl Display for Outcome {
             Self::Connection { handling, destinations } => {
                 for to in destinations {
                     let nowhere = "nowhere: closed, the service, port or subset does not exist";
-                    writeln!(f, "connect  {:.1}% to {}", to.percent, to.cluster.as_deref().unwrap_or(nowhere))?;
+                    write!(f, "connect  {:.1}% to {}", to.percent, to.cluster.as_deref().unwrap_or(nowhere))?;
+                    let through = to.tunnel.as_ref().map_or_else(String::new, |asked| format!(", by {asked}"));
+                    writeln!(f, "{through}")?;
                 }
                 writeln!(f, "         {handling}")
             }

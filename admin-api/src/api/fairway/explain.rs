@@ -38,6 +38,9 @@ pub(crate) struct ExplainRequest {
     /// The address that the connection comes from. Default: 127.0.0.1.
     #[schema(value_type = Option<String>)]
     client: Option<IpAddr>,
+    /// A name in the client's certificate, which is taken for verified: a URI such as
+    /// `spiffe://cluster.local/ns/shop/sa/web`, a DNS name or a subject. Default: the client has none.
+    client_identity: Option<String>,
 }
 
 /// The values of a header.
@@ -50,13 +53,13 @@ pub(crate) enum HeaderValues {
 
 impl ExplainRequest {
     fn into_model(self) -> explain::ExplainRequest {
-        let Self { url, method, headers, port, bind, sni, client } = self;
+        let Self { url, method, headers, port, bind, sni, client, client_identity } = self;
         let values = |values| match values {
             HeaderValues::One(value) => vec![value],
             HeaderValues::Several(values) => values,
         };
         let headers = headers.into_iter().map(|(name, of)| (name, values(of))).collect();
-        explain::ExplainRequest { method, url, headers, port, bind, sni, client }
+        explain::ExplainRequest { method, url, headers, port, bind, sni, client, client_identity }
     }
 }
 
@@ -102,6 +105,7 @@ pub(crate) async fn explain_body(State(state): State<ApiState>, request: Request
         ("port" = Option<u16>, Query, description = "The port of the Gateway's server; default: the one of the URL"),
         ("sni" = Option<String>, Query, description = "The server name of the TLS connection; default: the host"),
         ("client" = Option<String>, Query, description = "The address that the connection comes from; default: 127.0.0.1"),
+        ("clientIdentity" = Option<String>, Query, description = "A name in the client's certificate; default: it has none"),
     ),
     responses(
         (status = 200, description = "The explanation", body = Object),
@@ -134,6 +138,7 @@ fn from_query(call: &Call) -> Result<ExplainRequest, ApiError> {
         bind: None,
         sni: query.get("sni").map(str::to_owned),
         client: client.map_err(|_| ApiError::bad_request("the client is an IP address"))?,
+        client_identity: query.get("clientIdentity").map(str::to_owned),
     })
 }
 

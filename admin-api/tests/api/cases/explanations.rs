@@ -46,8 +46,38 @@ async fn a_request_is_explained_on_the_live_table() {
         "?url=http://a.example/&client=x",
         "?url=http://a.example/&port=70000",
         "?url=http://a.example/&header=x",
+        "?url=http://a.example/&clientIdentity=spiffe://td/ns/a/sa/b",
     ] {
         api.get(&format!("/api/fairway/v1/explain{wrong}")).await.expect(400);
+    }
+}
+
+#[tokio::test]
+async fn a_request_may_be_one_of_a_client_with_a_certificate() {
+    let api = Api::start().await;
+    let tls = json!({"mode": "MUTUAL", "serverCertificate": "/c", "privateKey": "/k", "caCertificates": "/ca"});
+    let gateway = json!({
+        "metadata": {"name": "edge"},
+        "spec": {"selector": {"istio": "ingressgateway"}, "servers": [
+            {"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"], "tls": tls},
+        ]},
+    });
+    api.post("/apis/networking.istio.io/v1/namespaces/default/gateways", &gateway).await.expect(201);
+    let routes = json!({
+        "metadata": {"name": "a"},
+        "spec": {"hosts": ["a.example"], "gateways": ["edge"], "http": [{"directResponse": {"status": 201}}]},
+    });
+    api.post(VS, &routes).await.expect(201);
+    let rules = json!([{"from": [{"source": {"namespaces": ["shop"]}}]}]);
+    let policy = json!({"metadata": {"name": "shop"}, "spec": {"rules": rules}});
+    let policies = "/apis/security.istio.io/v1/namespaces/istio-system/authorizationpolicies";
+    api.post(policies, &policy).await.expect(201);
+    for (identity, status) in [("spiffe://td/ns/shop/sa/web", 201), ("spiffe://td/ns/bank/sa/web", 403)] {
+        let asked = json!({"url": "https://a.example/", "clientIdentity": identity});
+        let answer = api.post("/api/fairway/v1/explain", &asked).await.expect(200);
+        assert_eq!(answer["outcome"]["status"], status, "{answer}");
+        let query = format!("/api/fairway/v1/explain?url=https://a.example/&clientIdentity={identity}");
+        assert_eq!(api.get(&query).await.expect(200)["outcome"], answer["outcome"]);
     }
 }
 
