@@ -165,6 +165,7 @@ impl Proxy {
         let access_log = AccessLog::start(process.options.access_log, Box::new(std::io::stdout()), &process.metrics)
             .map_err(|source| StartError::Thread { what: "access log", source })?;
         let control = Control::start(buried)?;
+        process.metrics.runs("control", control.handle().metrics());
         let resolver = Resolver::system(control.handle().clone());
         let tls = Arc::<TlsStore>::default();
         control.handle().spawn(Arc::clone(&tls).watch_files());

@@ -84,6 +84,7 @@ pub(crate) fn spawn(
                 return;
             }
         };
+        process.metrics.runs("worker", runtime.metrics());
         let _ = started.send(Ok(()));
         runtime.block_on(async move {
             let worker = Rc::new(Worker::new(index, process, empty, access_log));

@@ -55,6 +55,7 @@ fn cluster_state(state: &ClusterState) -> Value {
     let mut shown = cluster(&state.cluster);
     shown["resolved"] = json!(state.is_known());
     shown["endpoints"] = endpoints(&state.discovered);
+    shown["under_way"] = state.load.dump();
     if let Some(fault) = &state.tls_fault {
         shown["tls"]["fault"] = json!(fault.message);
     }

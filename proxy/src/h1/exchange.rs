@@ -161,7 +161,11 @@ impl Exchange {
                     let output = &mut connection.output;
                     let encoded = match frame {
                         None => encoder.end(None, output),
-                        Some(Err(_)) => return Poll::Ready(Err(Closed::ResponseFailed)),
+                        Some(Err(_)) => {
+                            // What came before is the client's, as far as it takes it at once.
+                            let _ = connection.poll_flush(cx);
+                            return Poll::Ready(Err(Closed::ResponseFailed));
+                        }
                         Some(Ok(frame)) => match frame.into_data() {
                             Ok(data) => encoder.data(data, body.is_end_stream(), output),
                             Err(frame) => encoder.end(frame.trailers_ref(), output),

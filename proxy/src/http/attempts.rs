@@ -141,6 +141,8 @@ async fn one_try(
             }
             Some(Err(SendFailure::Failed { reply, sent, reason })) => {
                 exchange.transport_failure = reason;
+                // Whatever became of the try then, the client is why.
+                let reply = exchange.progress.as_ref().and_then(|progress| progress.failed()).unwrap_or(reply);
                 if reply.try_failure() == Some(TryFailure::Connect) {
                     // Its address may be out of date.
                     cluster.state.discovered.suspect();

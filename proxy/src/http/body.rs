@@ -13,7 +13,7 @@ use super::local_reply::LocalReply;
 use crate::h1;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
-use crate::upstream::connection::{Http1Body, Http2Body};
+use crate::upstream::connection::{Http1Body, Http2Body, http2_failure};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,8 @@ pub(crate) enum Source {
     Local(Bytes),
     Http1(Http1Body),
     Http2(Http2Body),
+    /// What came before has to reach the client first.
+    Broken(Option<BodyError>),
 }
 
 impl Body for Source {
@@ -107,6 +109,7 @@ impl Body for Source {
             Self::Local(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http1),
             Self::Http2(body) => Pin::new(&mut body.body).poll_frame(cx).map_err(BodyError::Http2),
+            Self::Broken(error) => Poll::Ready(error.take().map(Err)),
         }
     }
 
@@ -115,6 +118,7 @@ impl Body for Source {
             Self::Local(data) => data.is_empty(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.body.is_end_stream(),
+            Self::Broken(_) => false,
         }
     }
 
@@ -123,6 +127,7 @@ impl Body for Source {
             Self::Local(data) => SizeHint::with_exact(data.len() as u64),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.body.size_hint(),
+            Self::Broken(_) => SizeHint::default(),
         }
     }
 }
@@ -150,31 +155,50 @@ impl ResponseBody {
         self.exchange.as_deref()
     }
 
+    /// Notes why the response ends before its end.
     fn failed(&mut self, error: &BodyError) {
         let Some(exchange) = &mut self.exchange else { return };
-        match error {
+        let of_request = exchange.progress.as_ref().and_then(|progress| progress.failed());
+        let reply = match error {
             // The client's own body broke, which it is told by the connection's end.
-            BodyError::Http1(h1::BodyError::Request(error)) => {
-                let reply = BodyError::of_request(&**error);
-                exchange.flag(reply.flags());
-                if reply == LocalReply::PayloadTooLarge {
-                    // The answer had begun, so that nothing else can tell.
-                    exchange.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-                    exchange.details = Some(reply.details());
-                }
-                if reply == LocalReply::RequestBody {
-                    exchange.worker().metrics.count(Count::ProtocolViolationsDownstream);
-                }
-            }
-            BodyError::Http1(h1::BodyError::Violation(_)) => {
-                exchange.flag(ResponseFlags::UPSTREAM_PROTOCOL_ERROR | ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
-            }
-            BodyError::Http1(_) => exchange.flag(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
-            BodyError::Http2(_) => exchange.flag(ResponseFlags::UPSTREAM_REMOTE_RESET),
-            BodyError::Timeout => exchange.flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+            BodyError::Http1(h1::BodyError::Request(error)) => BodyError::of_request(&**error),
+            BodyError::Http1(h1::BodyError::Violation(_)) => LocalReply::UpstreamProtocol,
+            BodyError::Http1(_) => LocalReply::UpstreamClosed,
+            BodyError::Http2(error) => of_request.unwrap_or_else(|| http2_failure(error)),
+            BodyError::Timeout => exchange.deadline.as_ref().map_or(LocalReply::Timeout, |deadline| deadline.reply),
             // A request's body alone can be one of these.
-            BodyError::CopyLost | BodyError::TooLarge => {}
+            BodyError::CopyLost | BodyError::TooLarge => return,
+        };
+        exchange.flag(reply.flags());
+        match reply {
+            // That the client went away is noted at the end of the exchange.
+            LocalReply::RequestAborted => return,
+            // The answer had begun, so that nothing else can tell.
+            LocalReply::PayloadTooLarge => exchange.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR),
+            LocalReply::RequestBody => exchange.worker().metrics.count(Count::ProtocolViolationsDownstream),
+            LocalReply::UpstreamProtocol => exchange.worker().metrics.count(Count::ProtocolViolationsUpstream),
+            _ => {}
         }
+        exchange.details = Some(reply.late_details());
+    }
+
+    /// A stream of HTTP/2 that is reset loses what was not sent yet, head included: that goes first.
+    fn broken(
+        &mut self,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(Some(Err(error))) = polled else { return polled };
+        if matches!(self.source, Source::Broken(_)) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.failed(&error);
+        if self.exchange.as_ref().is_none_or(|exchange| exchange.version != Version::HTTP_2) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.source = Source::Broken(Some(error));
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// What follows the part of the response that the client has when its time is over. A gRPC call ends with a status,
@@ -207,7 +231,7 @@ impl Body for ResponseBody {
                 Some(data) => exchange.sent += data.len() as u64,
                 None => frame.trailers_ref().into_iter().for_each(|trailers| exchange.note_grpc_status(trailers)),
             },
-            (Poll::Ready(Some(Err(error))), _) => this.failed(error),
+            (Poll::Ready(Some(Err(_))), _) => return this.broken(polled, cx),
             (Poll::Ready(None), Some(exchange)) => exchange.complete = true,
             (Poll::Pending, exchange) => {
                 let deadline = exchange.as_mut().and_then(|exchange| exchange.deadline.as_mut());

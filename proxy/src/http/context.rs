@@ -16,11 +16,11 @@ use route_model::table::tls::TlsTerms;
 use route_model::table::{HttpRoutes, Listener, Route, TlsChoice, TlsListener};
 use tokio::time::Instant;
 
-use super::body::RequestBody;
+use super::body::{BodyError, RequestBody};
 use super::deadline::Deadline;
 use super::facts::ConnectionFacts;
 use super::headers::GRPC_STATUS;
-use super::local_reply::is_grpc;
+use super::local_reply::{LocalReply, is_grpc};
 use super::upgrade::Tunnel;
 use super::validate::authority;
 use crate::drain::{Member, Phase};
@@ -36,8 +36,9 @@ use crate::upstream::peer::Client;
 use crate::worker::Worker;
 
 /// A response cut short with one of these was not cut by the client.
-const CUT_BY_US: [ResponseFlags; 4] = [
+const CUT_BY_US: [ResponseFlags; 5] = [
     ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+    ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
     ResponseFlags::UPSTREAM_REMOTE_RESET,
     ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
     ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
@@ -239,6 +240,8 @@ pub(crate) struct Progress {
     /// More than so many bytes are too much.
     most: Cell<Option<u64>>,
     completed: Cell<Option<Instant>>,
+    /// What its request comes to, for want of the rest of it.
+    failed: Cell<Option<LocalReply>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -267,6 +270,15 @@ impl Progress {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// The client did not send it to its end.
+    pub(crate) fn fail(&self, error: &BodyError) {
+        self.failed.set(Some(BodyError::of_request(error)));
+    }
+
+    pub(crate) fn failed(&self) -> Option<LocalReply> {
+        self.failed.get()
     }
 
     pub(crate) fn is_complete(&self) -> bool {
@@ -396,6 +408,10 @@ impl Exchange {
     }
 
     fn finish(&mut self) {
+        if self.details == Some(LocalReply::RequestAborted.details()) {
+            // Nobody was there any more to get the answer.
+            self.status = None;
+        }
         if !self.complete && !CUT_BY_US.iter().any(|flag| self.flags.contains(*flag)) {
             self.flag(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
             self.details = Some("downstream_remote_disconnect");

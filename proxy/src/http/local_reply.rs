@@ -127,6 +127,16 @@ impl LocalReply {
         }
     }
 
+    /// The same where the response had begun.
+    pub(crate) fn late_details(self) -> &'static str {
+        match self {
+            Self::UpstreamClosed => "upstream_reset_after_response_started{connection_termination}",
+            Self::UpstreamReset | Self::UpstreamRefusedStream => "upstream_reset_after_response_started{remote_reset}",
+            Self::UpstreamProtocol => "upstream_reset_after_response_started{protocol_error}",
+            other => other.details(),
+        }
+    }
+
     /// Empty where Envoy sends no body.
     pub(crate) fn body(self) -> &'static str {
         match self {

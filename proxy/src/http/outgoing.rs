@@ -175,6 +175,7 @@ impl Counted {
                     if let Some(data) = frame.data_ref() {
                         progress.add(data.len() as u64);
                         if progress.is_too_much() {
+                            progress.fail(&BodyError::TooLarge);
                             return Poll::Ready(Some(Err(BodyError::TooLarge)));
                         }
                     }
@@ -183,7 +184,8 @@ impl Counted {
                     }
                 }
                 Poll::Ready(None) => progress.finish(),
-                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+                Poll::Ready(Some(Err(error))) => progress.fail(error),
+                Poll::Pending => {}
             }
         }
         polled

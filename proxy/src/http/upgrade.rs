@@ -52,7 +52,7 @@ impl fmt::Debug for Tunnel {
 pub(crate) fn is_agreed(asked: bool, response: &Response<Source>) -> bool {
     match response.body() {
         Source::Http2(_) => asked && response.status().is_success(),
-        Source::Http1(_) | Source::Local(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
+        Source::Http1(_) | Source::Local(_) | Source::Broken(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
     }
 }
 

@@ -355,6 +355,14 @@ impl Metrics {
         for (port, connections) in &listeners {
             writeln!(out, "fairway_listener_connections_active{{port=\"{port}\"}} {}", connections.active())?;
         }
+        let mut tasks = BTreeMap::new();
+        for (thread, runtime) in self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *tasks.entry(*thread).or_insert(0) += runtime.num_alive_tasks();
+        }
+        head(out, "fairway_tasks_active", "gauge", "Tasks under way, by the kind of thread that they run on.")?;
+        for (thread, tasks) in tasks {
+            writeln!(out, "fairway_tasks_active{{thread=\"{thread}\"}} {tasks}")?;
+        }
         let plain = [
             ("fairway_config_revision", "gauge", "The revision in force.", &self.revision),
             ("fairway_config_applied_total", "counter", "Tables put in force.", &self.applied),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use route_model::table::Cluster;
+use tokio::runtime::RuntimeMetrics;
 
 use super::authorization::AuthorizationSeries;
 use super::cells::Cell;
@@ -142,6 +143,7 @@ pub struct Metrics {
     pub(super) rate_limits: Mutex<Vec<LimitSeries>>,
     pub(super) authorization: Mutex<Vec<AuthorizationSeries>>,
     pub(super) keys: Mutex<Vec<KeySeries>>,
+    pub(super) runtimes: Mutex<Vec<(&'static str, RuntimeMetrics)>>,
 }
 
 /// The connections of one listener, over all workers.
@@ -206,6 +208,7 @@ impl Metrics {
             rate_limits: Mutex::default(),
             authorization: Mutex::default(),
             keys: Mutex::default(),
+            runtimes: Mutex::default(),
         })
     }
 
@@ -250,6 +253,11 @@ impl Metrics {
     /// Says which issuers' keys are fetched.
     pub(crate) fn keys_from(&self, series: Vec<KeySeries>) {
         *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = series;
+    }
+
+    /// Shows the tasks of a thread's runtime under this name; threads of one name are added up.
+    pub(crate) fn runs(&self, thread: &'static str, runtime: RuntimeMetrics) {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner).push((thread, runtime));
     }
 
     /// The rate limits as they stand, for operators.

@@ -329,7 +329,11 @@ async fn send_http2(
             Some(request) if reused => Err(SendFailure::Stale(request.into_body())),
             // What was not taken up was not sent.
             message => {
-                Err(SendFailure::Failed { reply: http2_failure(error.error()), sent: message.is_none(), reason: None })
+                let reply = http2_failure(error.error());
+                if reply == LocalReply::UpstreamProtocol {
+                    worker.metrics.count(Count::ProtocolViolationsUpstream);
+                }
+                Err(SendFailure::Failed { reply, sent: message.is_none(), reason: None })
             }
         },
     }
@@ -410,11 +414,13 @@ fn http2_request(head: &Parts, body: OutgoingBody, secure: bool) -> Option<Reque
     Some(request)
 }
 
-fn http2_failure(error: &hyper::Error) -> LocalReply {
-    tracing::debug!(%error, "a request to an upstream failed");
+/// What a request comes to whose stream has failed.
+pub(crate) fn http2_failure(error: &hyper::Error) -> LocalReply {
     match h2_error(error) {
         Some(error) => match error.reason() {
             Some(h2::Reason::REFUSED_STREAM) => LocalReply::UpstreamRefusedStream,
+            // This end found that the other one breaks the protocol.
+            _ if error.is_library() => LocalReply::UpstreamProtocol,
             _ if error.is_reset() => LocalReply::UpstreamReset,
             _ => LocalReply::UpstreamClosed,
         },

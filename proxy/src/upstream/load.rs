@@ -87,6 +87,17 @@ impl ClusterLoad {
         self.permit(Gauge::Pending, limits.pending)
     }
 
+    /// What is under way, by the names of Envoy's circuit breakers. Requests are counted only where there is a ceiling.
+    pub(crate) fn dump(&self) -> serde_json::Value {
+        let read = |gauge| self.gauge(gauge).load(Ordering::Relaxed);
+        serde_json::json!({
+            "requests": read(Gauge::Request),
+            "retries": read(Gauge::Retry),
+            "pending_requests": read(Gauge::Pending),
+            "connections": read(Gauge::Connection),
+        })
+    }
+
     /// A connection has come free: those who wait look again.
     pub(crate) fn freed(&self) {
         if self.pending.load(Ordering::Relaxed) > 0 {

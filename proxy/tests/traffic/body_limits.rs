@@ -6,7 +6,7 @@ use route_model::table::retry::RetryPolicy;
 
 use crate::client::{Http1, connect_http2};
 use crate::origin::Scripted;
-use crate::table::{cluster, forward, listener, route, table, to};
+use crate::table::{cluster, forward, http2, listener, route, table, to};
 use crate::{addr, apply, start};
 
 /// Ten bytes may come.
@@ -86,6 +86,32 @@ async fn an_answer_that_began_ends_with_the_body() {
     let reading = tokio::io::AsyncReadExt::read_to_end(&mut client.io, &mut rest);
     let _ = tokio::time::timeout(std::time::Duration::from_secs(10), reading).await.expect("an end in time");
     assert!(b"begun".starts_with(&rest), "{rest:?}");
+}
+
+#[tokio::test]
+async fn http2_upstreams_change_nothing() {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let origin = socket.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let (stream, _) = socket.accept().await.expect("accepts");
+        let mut connection = h2::server::handshake(stream).await.expect("a handshake");
+        let mut unanswered = Vec::new();
+        while let Some(Ok(request)) = connection.accept().await {
+            unanswered.push(request);
+        }
+    });
+    let proxy = start(1);
+    let action = forward(Forward { max_request_body: Some(10), ..to(&[(0, 1)]) });
+    apply(
+        &proxy,
+        table(vec![listener(80, vec![("*", vec![route("/", action)])])], vec![http2(cluster("o", &[origin]))]),
+    )
+    .await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    client.send("6\r\n012345\r\n5\r\n67890\r\n0\r\n\r\n").await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.text()), (413, "Payload Too Large"));
 }
 
 #[tokio::test]

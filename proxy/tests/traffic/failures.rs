@@ -121,6 +121,20 @@ async fn a_broken_response_is_not_passed_on() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_response_broke_off_reaches_the_client() {
+    let (origin, _proxy, mut client) = scripted().await;
+    client.ask("h", "/").await;
+    let mut upstream = origin.accept_request().await;
+    // All at once: the proxy learns of the end when it takes up the beginning.
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
+    drop(upstream);
+    assert_eq!(client.head().await.expect("a head").status, 200);
+    let mut rest = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut client.io, &mut rest).await;
+    assert_eq!(rest, b"half");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_releases_the_upstream() {
     let (origin, proxy, mut client) = scripted().await;
     // While the response is awaited.

@@ -7,6 +7,7 @@ mod client;
 mod connections;
 mod dynamic_dns;
 mod failures;
+mod faults;
 mod locality;
 mod origin;
 mod policies;

@@ -35,15 +35,15 @@ use crate::tls::Identity;
 use crate::{addr, apply, eventually, metrics, start, tcp};
 
 /// A certificate authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-struct Leaf {
+pub(crate) struct Leaf {
     pem: String,
     key: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -53,6 +53,11 @@ impl Authority {
 
     fn leaf(&self, name: &str) -> Leaf {
         self.leaf_with(name, |_| {})
+    }
+
+    /// One whose time is over.
+    pub(crate) fn expired(&self, name: &str) -> Leaf {
+        self.leaf_with(name, |params| params.not_after = date_time_ymd(2020, 1, 1))
     }
 
     fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
@@ -104,7 +109,7 @@ fn credential(name: &str, certificate: &str, private_key: &str, ca: &str) -> Arc
 
 /// What an origin saw of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Met {
+pub(crate) struct Met {
     sni: Option<String>,
     alpn: Option<String>,
     /// The client's certificate.
@@ -112,8 +117,8 @@ struct Met {
 }
 
 /// An origin behind TLS that answers as [`echo`] does.
-struct SecureOrigin {
-    addr: SocketAddr,
+pub(crate) struct SecureOrigin {
+    pub(crate) addr: SocketAddr,
     met: Arc<Mutex<Vec<Met>>>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -132,7 +137,7 @@ enum Speaks {
 }
 
 impl SecureOrigin {
-    async fn start(leaf: &Leaf) -> Self {
+    pub(crate) async fn start(leaf: &Leaf) -> Self {
         Self::with(leaf, None, Speaks::Http).await
     }
 
@@ -192,7 +197,7 @@ impl SecureOrigin {
         Self { addr, met, server }
     }
 
-    fn met(&self) -> Vec<Met> {
+    pub(crate) fn met(&self) -> Vec<Met> {
         self.met.lock().unwrap().clone()
     }
 }
@@ -202,7 +207,7 @@ fn rule() -> ResourceKey {
 }
 
 /// SIMPLE with a CA from a secret.
-fn simple(ca: &Authority) -> UpstreamTls {
+pub(crate) fn simple(ca: &Authority) -> UpstreamTls {
     UpstreamTls {
         rule: rule(),
         sni: None,
@@ -222,7 +227,7 @@ fn secret(certificate: Option<Arc<Credential>>, ca: Option<Arc<Credential>>) -> 
     TlsSource::Secret { name: "c".into(), found: Ok(SecretMaterial { certificate, ca }) }
 }
 
-fn over(tls: UpstreamTls, cluster: Cluster) -> Cluster {
+pub(crate) fn over(tls: UpstreamTls, cluster: Cluster) -> Cluster {
     Cluster { policy: UpstreamPolicy { tls: Some(Arc::new(tls)), ..cluster.policy }, ..cluster }
 }
 
@@ -295,7 +300,7 @@ async fn each_host_has_connections_of_its_own() {
 async fn a_server_that_is_not_believed_gets_no_request() {
     let (ca, other) = (Authority::new(), Authority::new());
     let good = ca.leaf("a.test");
-    let expired = ca.leaf_with("a.test", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let expired = ca.expired("a.test");
     let stranger = other.leaf("a.test");
     let service = ca.leaf_with("x.test", |params| {
         params.subject_alt_names.push(SanType::URI("spiffe://td/ns/a/sa/b".try_into().unwrap()));
