@@ -127,7 +127,7 @@ impl<'a> Reached<'a> {
         let http = service.http.iter().flat_map(|rule| {
             let routes = rule.route.iter().filter_map(|route| route.destination.as_ref());
             let mirrors = rule.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
-            routes.chain(mirrors).chain(&rule.mirror)
+            routes.chain(mirrors).chain(rule.mirror.as_deref())
         });
         let tls = service.tls.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
         let tcp = service.tcp.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());

@@ -209,7 +209,7 @@ fn action(
     uses: &mut SmallVec<[TargetUse; 1]>,
 ) -> Result<Action, Refused> {
     let http = &*rule.http;
-    let level = Level::new(http.headers.as_ref()).map_err(|bad| Refused::operation("", bad))?;
+    let level = Level::new(http.headers.as_deref()).map_err(|bad| Refused::operation("", bad))?;
     if let Some(redirect) = &http.redirect {
         return self::redirect(redirect, scope, level.response).map(|redirect| Action::Redirect(Arc::new(redirect)));
     }
@@ -249,7 +249,7 @@ fn forward(
     let mut planned = SmallVec::<[(usize, Target, Level, u32); 2]>::new();
     for (index, route) in routes.iter().enumerate().filter(|(_, route)| live(route)) {
         let inner =
-            Level::new(route.headers.as_ref()).map_err(|bad| Refused::operation(&format!("route[{index}]."), bad))?;
+            Level::new(route.headers.as_deref()).map_err(|bad| Refused::operation(&format!("route[{index}]."), bad))?;
         let target = target(route.destination.as_ref(), TargetField::Route(index), namespace, scope)?;
         planned.push((index, target, inner, (*route.weight).max(0) as u32));
     }

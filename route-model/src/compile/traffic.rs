@@ -116,7 +116,7 @@ pub(super) fn planned_mirrors(
     namespace: &str,
     scope: &RuleScope<'_>,
 ) -> Result<SmallVec<[PlannedMirror; 1]>, Refused> {
-    let single = http.mirror.as_ref().map(|to| {
+    let single = http.mirror.as_deref().map(|to| {
         let share = if let Some(percentage) = &http.mirror_percentage {
             fraction(percentage)
         } else {

@@ -19,21 +19,21 @@ message! {
         pub export_to: Written<Vec<String>>,
     }
 
-    /// A rule for HTTP.
+    /// A rule for HTTP. What few rules have is boxed: gateways hold many thousands of them.
     pub struct HttpRoute {
         pub name: Written<String>,
         /// Alternatives; none: every request.
         pub r#match: Written<Vec<HttpMatch>>,
         pub route: Written<Vec<HttpDestination>>,
-        pub redirect: Option<Redirect>,
-        pub direct_response: Option<DirectResponse>,
-        pub delegate: Option<Delegate>,
-        pub rewrite: Option<Rewrite>,
+        pub redirect: Option<Box<Redirect>>,
+        pub direct_response: Option<Box<DirectResponse>>,
+        pub delegate: Option<Box<Delegate>>,
+        pub rewrite: Option<Box<Rewrite>>,
         /// From the end of the request to the end of the response, retries included; absent: no limit.
         pub timeout: Option<TextDuration>,
-        pub retries: Option<Retries>,
-        pub fault: Option<Fault>,
-        pub mirror: Option<Destination>,
+        pub retries: Option<Box<Retries>>,
+        pub fault: Option<Box<Fault>>,
+        pub mirror: Option<Box<Destination>>,
         pub mirrors: Written<Vec<Mirror>>,
         /// Deprecated forms of `mirrorPercentage`.
         #[serde(rename = "mirror_percent")]
@@ -41,8 +41,8 @@ message! {
         pub mirror_percent: Written<u32>,
         /// Absent: 100.
         pub mirror_percentage: Option<Percent>,
-        pub cors_policy: Option<CorsPolicy>,
-        pub headers: Option<Headers>,
+        pub cors_policy: Option<Box<CorsPolicy>>,
+        pub headers: Option<Box<Headers>>,
     }
 
     /// Conditions that must all hold.
@@ -74,7 +74,7 @@ message! {
         pub destination: Option<Destination>,
         /// Relative; ignored when there is one destination.
         pub weight: Written<i32>,
-        pub headers: Option<Headers>,
+        pub headers: Option<Box<Headers>>,
     }
 
     /// A service, or a subset of one.

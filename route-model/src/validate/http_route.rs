@@ -33,7 +33,7 @@ pub(super) fn check(route: &HttpRoute, role: Role, mesh: bool, at: &Place<'_>, r
     }
     if let Some(rewrite) = &route.rewrite {
         check_rewrite(rewrite, &at.field("rewrite"), report);
-        if !rewrite.authority.is_empty() && http_headers::sets_authority(route.headers.as_ref()) {
+        if !rewrite.authority.is_empty() && http_headers::sets_authority(route.headers.as_deref()) {
             let detail = "the authority may be set in one place only: here or in headers.request";
             report.forbidden(&at.field("rewrite").field("authority"), detail);
         }
