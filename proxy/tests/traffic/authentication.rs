@@ -383,24 +383,45 @@ async fn the_first_rule_that_is_content_speaks() {
     }
 }
 
+/// A CUSTOM policy of one rule, for these Gateways.
+fn custom(check: Check, gateways: Box<[ResourceKey]>) -> Arc<Authorization> {
+    let denial = "rbac_access_denied_matched_policy[ns[istio-system]-policy[ask]-rule[0]]";
+    let to = Box::new([[Term { field: "field".into(), check, negated: false }].into()]);
+    let rule = Rule { number: 0, denial: denial.into(), from: Box::default(), to, when: Box::default() };
+    let rules: Box<[_]> = Box::new([Arc::new(rule)]);
+    let resource = ResourceKey::new(Kind::AuthorizationPolicy, "istio-system", "ask");
+    let policy =
+        Policy { resource, action: Action::Custom, dry_run: false, gateways, http: Box::clone(&rules), tcp: rules };
+    Arc::new(Authorization::new(vec![Arc::new(policy)]))
+}
+
+#[tokio::test]
+async fn a_claim_leads_past_no_policy_of_another_gateway() {
+    let issuer = Issuer::p256("k");
+    let of = |gateway: &str| ResourceKey::new(Kind::Gateway, "default", gateway);
+    let value = ValueMatch::Text(StringMatch::Exact("admin".into()));
+    let claim = Predicate::Claim(ClaimPredicate { path: ClaimPath::parse("groups"), value, inverted: false });
+    let placed = |gateway: &str, predicates| {
+        let Route { name, origin, action, .. } = Arc::unwrap_or_clone(route("/", direct(200, gateway)));
+        let mut route = Route::new(name, *origin, UriMatch::everything(), Predicates::new(predicates), action);
+        route.gateway = Some(Arc::new(of(gateway)));
+        Arc::new(route)
+    };
+    let routes = vec![placed("inner", vec![claim]), placed("outer", vec![])];
+    let all = Check::Text(Attribute::Path, TextSet::paths(["/*"]));
+    let authorization = custom(all, Box::new([of("inner")]));
+    let table = under(vec![rule(inline(&issuer))], table(vec![listener(80, vec![("*", routes)])], Vec::new()));
+    let proxy = start_with(Options { workers: 1, ..Options::default() });
+    apply(&proxy, RouteTable { authorization, ..table }).await;
+    let mut client = Http1::connect(addr(&proxy, 80)).await;
+    assert_eq!(with_token(&mut client, &issuer.token(&payload())).await, (200, "outer".to_owned()));
+    let admin = issuer.token(&with(json!({"groups": "admin"})));
+    assert_eq!(with_token(&mut client, &admin).await, (403, "RBAC: access denied".to_owned()));
+}
+
 #[tokio::test]
 async fn what_a_custom_policy_takes_is_denied_before_anybody_looks_at_tokens() {
-    let custom = |check| {
-        let denial = "rbac_access_denied_matched_policy[ns[istio-system]-policy[ask]-rule[0]]";
-        let to = Box::new([[Term { field: "field".into(), check, negated: false }].into()]);
-        let rule = Rule { number: 0, denial: denial.into(), from: Box::default(), to, when: Box::default() };
-        let rules: Box<[_]> = Box::new([Arc::new(rule)]);
-        let resource = ResourceKey::new(Kind::AuthorizationPolicy, "istio-system", "ask");
-        let policy = Policy {
-            resource,
-            action: Action::Custom,
-            dry_run: false,
-            gateways: Box::default(),
-            http: Box::clone(&rules),
-            tcp: rules,
-        };
-        Arc::new(Authorization::new(vec![Arc::new(policy)]))
-    };
+    let custom = |check| custom(check, Box::default());
     let issuer = Issuer::p256("k");
     let telling = JwtRule {
         claim_headers: Box::new([(HeaderName::from_static("x-sub"), ClaimPath::dotted("sub"))]),
