@@ -93,6 +93,10 @@ pub struct ProxyArgs {
     #[arg(long, env = "FAIRWAY_METRICS_ADDR", value_name = "IP:PORT")]
     pub metrics_addr: Option<SocketAddr>,
 
+    /// Name servers for the hosts of services, in place of those in /etc/resolv.conf: 127.0.0.1:8600
+    #[arg(long, env = "FAIRWAY_DNS_SERVERS", value_name = "IP:PORT", value_delimiter = ',')]
+    pub dns_servers: Vec<SocketAddr>,
+
     /// How long requests under way may take to finish when the gateway is told to end, or a listener is removed
     #[arg(long, env = "FAIRWAY_DRAIN_TIME", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub drain_time: Duration,
@@ -153,6 +157,7 @@ impl ProxyArgs {
             admin_addr: Some(listen(self.proxy_admin_addr, DEFAULT_ADMIN)),
             metrics_addr: Some(listen(self.metrics_addr, DEFAULT_METRICS)),
             drain_time: self.drain_time,
+            name_servers: self.dns_servers,
             ..proxy::Options::default()
         };
         if let Some(workers) = self.gateway_workers {

@@ -23,6 +23,8 @@ pub struct Options {
     pub admin_addr: Option<ListenAddr>,
     /// How long a drain waits for requests under way before it ends them.
     pub drain_time: Duration,
+    /// Asked for the hosts of upstreams in place of those in `/etc/resolv.conf`, unless empty.
+    pub name_servers: Vec<SocketAddr>,
     pub identity: ProxyIdentity,
     pub limits: Limits,
 }
@@ -37,6 +39,7 @@ impl Default for Options {
             metrics_addr: None,
             admin_addr: None,
             drain_time: Duration::from_secs(30),
+            name_servers: Vec::new(),
             identity: ProxyIdentity::default(),
             limits: Limits::default(),
         }

@@ -166,7 +166,7 @@ impl Proxy {
             .map_err(|source| StartError::Thread { what: "access log", source })?;
         let control = Control::start(buried)?;
         process.metrics.runs("control", control.handle().metrics());
-        let resolver = Resolver::system(control.handle().clone());
+        let resolver = Resolver::system(control.handle().clone(), &process.options.name_servers);
         let tls = Arc::<TlsStore>::default();
         control.handle().spawn(Arc::clone(&tls).watch_files());
         let empty = Arc::new(RuntimeTable::default());

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
@@ -74,6 +76,8 @@ struct System {
 struct Files {
     looked: Instant,
     seen: [Option<SystemTime>; 2],
+    /// In place of those in the file.
+    servers: Box<[SocketAddr]>,
 }
 
 /// The hosts file, and name servers for what it does not have.
@@ -95,11 +99,11 @@ enum Answer {
 }
 
 impl Resolver {
-    /// A resolver by `/etc/hosts` and `/etc/resolv.conf`, which are read again when they change. `handle` is the
-    /// runtime that look-ups run on.
-    pub(crate) fn system(handle: Handle) -> Arc<Self> {
-        let files = Files { looked: Instant::now(), seen: Files::look() };
-        let system = System { current: Arc::new(Names::of_system(&handle)), files: Some(files) };
+    /// A resolver by `/etc/hosts` and `/etc/resolv.conf`, which are read again when they change. Where there are
+    /// `servers`, they stand in for the latter. `handle` is the runtime that look-ups run on.
+    pub(crate) fn system(handle: Handle, servers: &[SocketAddr]) -> Arc<Self> {
+        let files = Files { looked: Instant::now(), seen: Files::look(), servers: servers.into() };
+        let system = System { current: Arc::new(Names::of_system(&handle, servers)), files: Some(files) };
         Self::new(handle, Schedule::default(), system)
     }
 
@@ -181,7 +185,7 @@ impl Resolver {
             let seen = Files::look();
             if files.seen != seen {
                 files.seen = seen;
-                system.current = Arc::new(Names::of_system(&self.handle));
+                system.current = Arc::new(Names::of_system(&self.handle, &files.servers));
             }
         }
         Arc::clone(&system.current)
@@ -201,11 +205,14 @@ impl Files {
 }
 
 impl Names {
-    fn of_system(handle: &Handle) -> Self {
+    fn of_system(handle: &Handle, servers: &[SocketAddr]) -> Self {
         let hosts = Hosts::from_system().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read {HOSTS}");
             Hosts::default()
         });
+        if !servers.is_empty() {
+            return Self { hosts, servers: build(handle, asking(servers), ResolverOpts::default()) };
+        }
         let configuration = system_conf::read_system_conf()
             .inspect_err(|error| tracing::warn!(%error, "cannot read {RESOLV_CONF}; only {HOSTS} resolves names"));
         Self { hosts, servers: configuration.ok().and_then(|(config, options)| build(handle, config, options)) }
@@ -235,6 +242,18 @@ impl Names {
             Err(error) => Answer::Failed(error.to_string()),
         }
     }
+}
+
+/// By UDP, and by TCP where an answer is too long for that.
+fn asking(servers: &[SocketAddr]) -> ResolverConfig {
+    let server = |server: &SocketAddr| {
+        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        for connection in &mut connections {
+            connection.port = server.port();
+        }
+        NameServerConfig::new(server.ip(), true, connections)
+    };
+    ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect())
 }
 
 fn build(handle: &Handle, config: ResolverConfig, mut options: ResolverOpts) -> Option<TokioResolver> {

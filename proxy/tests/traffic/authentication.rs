@@ -485,8 +485,10 @@ async fn tokens_and_fetches_of_keys_are_counted() {
         Some(value.parse().expect("a number"))
     };
     let count = |series: &str| value(series).unwrap_or_else(|| panic!("no {series} in {text}")).round() as u64;
-    assert_eq!(count("fairway_jwt_accepted_total{result=\"verified\"}"), 1);
-    assert_eq!(count("fairway_jwt_accepted_total{result=\"remembered\"}"), 2);
+    // A token that is verified while its keys are being published is verified once more.
+    let accepted =
+        ["verified", "remembered"].map(|result| count(&format!("fairway_jwt_accepted_total{{result=\"{result}\"}}")));
+    assert!([[1, 2], [2, 1]].contains(&accepted), "{accepted:?}");
     for reason in ["malformed", "algorithm", "issuer", "audience", "not_yet_valid", "expired", "signature", "no_keys"] {
         assert_eq!(count(&format!("fairway_jwt_refused_total{{reason=\"{reason}\"}}")), 1, "{reason}");
     }

@@ -60,6 +60,7 @@ async fn an_upstream_that_refuses() {
     let (addr, _socket) = refusing();
     let rig = Rig::new(to_origin(addr)).await;
     asking(&rig, 20, Got::Whole(503), (503, "UF")).await;
+    assert!(rig.sample("fairway_upstream_connect_failures_total").await >= rig::TIMES);
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{RData, Record};
 
@@ -81,11 +80,8 @@ pub(in super::super) const RETRY: Duration = Duration::from_millis(60);
 
 pub(in super::super) async fn resolver(zone: &Zone, schedule: Schedule, hosts: &str, search: &[&str]) -> Arc<Resolver> {
     let server = zone.clone().serve().await;
-    let mut connection = ConnectionConfig::udp();
-    connection.port = server.port();
-    let server = NameServerConfig::new(server.ip(), true, vec![connection]);
     let search = search.iter().map(|domain| Name::from_ascii(domain).unwrap()).collect();
-    let config = ResolverConfig::from_parts(None, search, vec![server]);
+    let config = ResolverConfig::from_parts(None, search, asking(&[server]).name_servers().to_vec());
     let mut options = ResolverOpts::default();
     options.timeout = Duration::from_millis(100);
     options.attempts = 1;
