@@ -180,10 +180,10 @@ impl WorkerCluster {
 
     /// What serves a host, be it with a port and in any case: the cluster itself, except where requests name their
     /// host.
-    pub(crate) fn of_host(self: Rc<Self>, host: &str) -> Result<Rc<Self>, NoName> {
+    pub(crate) fn of_host<'h>(self: Rc<Self>, host: impl FnOnce() -> &'h str) -> Result<Rc<Self>, NoName> {
         let Some(names) = &self.state.names else { return Ok(self) };
         let mut lower = [0; MAX_HOST];
-        let host = host_name(host, &mut lower).ok_or(NoName::Foreign)?;
+        let host = host_name(host(), &mut lower).ok_or(NoName::Foreign)?;
         if let Some(known) = self.named.borrow().get(host)
             && names.touch(&known.name)
         {

@@ -7,6 +7,7 @@ use http::header::{
 };
 use http::{Method, StatusCode, request, response};
 use http_body::SizeHint;
+use route_model::request::hop::lists;
 use thiserror::Error;
 
 use super::chunked::Length;
@@ -95,12 +96,13 @@ impl Encoder {
     }
 }
 
-/// Writes a response head. Of Connection only `close` is kept; `keep_alive` says whether the connection goes on.
+/// Writes a response head. Of Connection only `close` is kept; `keep_alive` says whether the connection may go on, and
+/// then whether it does.
 pub(super) fn response_head(
     head: &response::Parts,
     method: &Method,
     body: &SizeHint,
-    keep_alive: bool,
+    keep_alive: &mut bool,
     output: &mut Output,
 ) -> Encoder {
     let out = output.small();
@@ -110,6 +112,8 @@ pub(super) fn response_head(
         if !is_framing(name) && name != UPGRADE {
             dated |= name == DATE;
             push_field(name, value, out);
+        } else if name == CONNECTION {
+            *keep_alive &= !lists(value, "close");
         }
     }
     if !dated {
@@ -117,21 +121,21 @@ pub(super) fn response_head(
         date::append(out);
         out.extend_from_slice(b"\r\n");
     }
-    let declared = validate::content_length(&head.headers).ok().flatten();
+    let declared = || validate::content_length(&head.headers).ok().flatten();
     let (announced, length) = if *method == Method::HEAD {
-        (declared.or(body.exact().filter(|&length| length > 0)), Length::Exact(0))
+        (declared().or(body.exact().filter(|&length| length > 0)), Length::Exact(0))
     } else if head.status == StatusCode::NOT_MODIFIED {
-        (declared, Length::Exact(0))
+        (declared(), Length::Exact(0))
     } else if head.status == StatusCode::NO_CONTENT {
         (None, Length::Exact(0))
     } else {
-        match body.exact().or(declared) {
+        match body.exact().or_else(declared) {
             Some(length) => (Some(length), Length::Exact(length)),
             None => (None, Length::Chunked),
         }
     };
     push_framing(announced, length, out);
-    if !keep_alive {
+    if !*keep_alive {
         out.extend_from_slice(b"connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
@@ -165,11 +169,13 @@ pub(super) fn request_head(head: &request::Parts, body: &SizeHint, output: &mut 
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
     out.extend_from_slice(validate::authority(head).as_bytes());
     out.extend_from_slice(b"\r\n");
-    let mut upgrade = false;
+    let (mut upgrade, mut announces) = (false, false);
     for (name, value) in &head.headers {
         if !is_framing(name) && name != HOST {
             upgrade |= name == UPGRADE;
             push_field(name, value, out);
+        } else {
+            announces |= name == CONTENT_LENGTH;
         }
     }
     if upgrade {
@@ -178,7 +184,7 @@ pub(super) fn request_head(head: &request::Parts, body: &SizeHint, output: &mut 
     let length = body.exact().map_or(Length::Chunked, Length::Exact);
     let expects_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     let announced = match length {
-        Length::Exact(0) => (expects_body || head.headers.contains_key(CONTENT_LENGTH)).then_some(0),
+        Length::Exact(0) => (expects_body || announces).then_some(0),
         Length::Exact(length) => Some(length),
         _ => None,
     };

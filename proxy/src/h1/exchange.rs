@@ -9,10 +9,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
 use http::{Method, Response};
 use http_body::{Body, Frame};
-use route_model::request::hop::lists;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{BodyError, Feed, RequestBody};
@@ -140,13 +138,11 @@ impl Exchange {
         B: Body<Data = Bytes>,
     {
         let (head, body) = response.into_parts();
-        self.keep_alive &= !connection.drain.is_draining()
-            && self.may_discard(connection.options.discard_bytes)
-            && !head.headers.get_all(CONNECTION).iter().any(|value| lists(value, "close"));
+        self.keep_alive &= !connection.drain.is_draining() && self.may_discard(connection.options.discard_bytes);
         // Whoever waits for `100 Continue` now has the final answer instead.
         self.upload.expects_continue = false;
         let mut encoder =
-            encode::response_head(&head, method, &body.size_hint(), self.keep_alive, &mut connection.output);
+            encode::response_head(&head, method, &body.size_hint(), &mut self.keep_alive, &mut connection.output);
         spare::recycle_table(head.headers);
         let mut body = pin!(body);
         poll_fn(|cx| {

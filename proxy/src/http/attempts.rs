@@ -117,10 +117,11 @@ async fn one_try(
     exchange.active = Some(active);
     let worker = Rc::clone(exchange.worker());
     let client = || Some(exchange.connection.as_client());
-    let peer = Peer::new(&cluster.state, endpoint, Some(authority(head)), client, &worker.pool).map_err(|error| {
-        exchange.transport_failure = Some(error.to_string().into());
-        TryError { reply: LocalReply::TlsTerms, sent: false }
-    })?;
+    let peer =
+        Peer::new(&cluster.state, endpoint, || Some(authority(head)), client, &worker.pool).map_err(|error| {
+            exchange.transport_failure = Some(error.to_string().into());
+            TryError { reply: LocalReply::TlsTerms, sent: false }
+        })?;
     let mut reuse = true;
     loop {
         let Some(body) = bodies.next() else { return Err(TryError { reply: LocalReply::UpstreamClosed, sent: true }) };

@@ -164,11 +164,11 @@ fn same_client_auth(one: &TlsTerms, other: &TlsTerms) -> bool {
 }
 
 impl<'t> Routes<'t> {
-    /// The routes for an authority; `None` when it does not belong to the TLS server of the connection (421).
-    pub(crate) fn for_authority(self, authority: &str) -> Option<&'t Arc<HttpRoutes>> {
+    /// The routes for a request; `None` when its authority does not belong to the TLS server of the connection (421).
+    pub(crate) fn for_request(self, head: &Parts) -> Option<&'t Arc<HttpRoutes>> {
         match self {
             Self::Plain { routes, .. } => Some(routes),
-            Self::Tls { tls, server, .. } => tls.routes_for(server, authority),
+            Self::Tls { tls, server, .. } => tls.routes_for(server, authority(head)),
         }
     }
 

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue, SET_COOKIE, UPGRADE};
+use http::header::{HOST, HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderName, Response};
 use route_model::table::cluster::LoadBalancer;
@@ -58,7 +58,7 @@ pub(crate) async fn forward(
     if rewrite(&mut head, &exchange, route, destination, scheme).is_err() {
         return local(exchange, LocalReply::BadRequest, &action.local_reply_headers, &head, scheme);
     }
-    let cluster = match cluster.of_host(authority(&head)) {
+    let cluster = match cluster.of_host(|| authority(&head)) {
         Ok(cluster) => cluster,
         Err(problem) => return local(exchange, nowhere(problem), &action.local_reply_headers, &head, scheme),
     };
@@ -112,7 +112,7 @@ pub(crate) async fn forward(
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     stamp(&mut response);
-    let response = if upgrade::is_agreed(head.headers.contains_key(UPGRADE), &response) {
+    let response = if upgrade::is_agreed(&head, &response) {
         Box::pin(upgrade::switched(exchange, &mut head, response)).await
     } else {
         response.map(|source| ResponseBody::new(source, exchange))
@@ -184,7 +184,7 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 fn mirror(exchange: &Exchange, table: &WorkerTable, action: &Forward, head: &Parts, bodies: &Bodies) {
     for mirror in action.mirrors.iter().filter(|mirror| mirror.fraction.takes(fastrand::u32(..Fraction::WHOLE))) {
         // Where the service does not exist there is nobody to send the copy to.
-        let cluster = table.cluster(mirror.cluster).and_then(|cluster| cluster.of_host(authority(head)).ok());
+        let cluster = table.cluster(mirror.cluster).and_then(|cluster| cluster.of_host(|| authority(head)).ok());
         if let Some(cluster) = cluster {
             policy::mirror::send(exchange.worker(), cluster, head, exchange.version, bodies.tap(), action.timeout);
         }

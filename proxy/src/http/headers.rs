@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use route_model::request::hop::{KEEP_ALIVE, PROXY_CONNECTION, remove_nominated};
+use smallvec::SmallVec;
 
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
@@ -11,21 +12,30 @@ pub const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x
 
 /// Removes from a response what belongs to the upstream connection. The value of Upgrade is handed back, for a 101.
 pub fn strip_response(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    let mut hop = false;
-    for name in headers.keys() {
-        hop |= matches!(
-            name.as_str(),
-            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "te"
-        );
+    // A look at each name costs less than a search for one that is not there.
+    let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| is_hop(name)).cloned().collect();
+    if found.contains(&CONNECTION) {
+        remove_nominated(headers);
     }
-    if !hop {
-        return None;
+    let mut upgrade = None;
+    for name in &found {
+        let value = headers.remove(name);
+        if name == UPGRADE {
+            upgrade = value;
+        }
     }
-    remove_nominated(headers);
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, TE] {
-        headers.remove(name);
+    upgrade
+}
+
+fn is_hop(name: &HeaderName) -> bool {
+    match name.as_str().len() {
+        2 => name == TE,
+        7 => name == UPGRADE,
+        10 => name == CONNECTION || name == KEEP_ALIVE,
+        16 => name == PROXY_CONNECTION,
+        17 => name == TRANSFER_ENCODING,
+        _ => false,
     }
-    headers.remove(UPGRADE)
 }
 
 /// A number as a value; the small ones, which are most, without allocating.

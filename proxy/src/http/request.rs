@@ -52,10 +52,12 @@ pub(crate) async fn handle(
     if normalised.is_err() {
         return reply(exchange, LocalReply::BadRequest);
     }
-    let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_authority(authority(&head))?)));
+    let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_request(&head)?)));
     let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
     let (mut verified, mut judged) = (None, None);
-    if let Some(rules) = routes.authentication.of_authority(authority(&head)) {
+    if !routes.authentication.is_none()
+        && let Some(rules) = routes.authentication.of_authority(authority(&head))
+    {
         if table.runtime().authorization.as_ref().is_some_and(Enforcement::has_external) {
             let asked = asked(&head, admitted.scheme, None);
             let found = routes.lookup(&asked);

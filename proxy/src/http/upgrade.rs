@@ -49,9 +49,9 @@ impl fmt::Debug for Tunnel {
 
 /// Whether an upstream agreed to the switch that the request asked for: 101, or over HTTP/2 any success of an extended
 /// CONNECT.
-pub(crate) fn is_agreed(asked: bool, response: &Response<Source>) -> bool {
+pub(crate) fn is_agreed(head: &Parts, response: &Response<Source>) -> bool {
     match response.body() {
-        Source::Http2(_) => asked && response.status().is_success(),
+        Source::Http2(_) => response.status().is_success() && head.headers.contains_key(UPGRADE),
         Source::Http1(_) | Source::Local(_) | Source::Broken(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
     }
 }

@@ -68,7 +68,7 @@ async fn exchange(worker: &Rc<Worker>, cluster: &WorkerCluster, head: &Parts, ve
     cluster.state.known().await;
     let Some(endpoint) = cluster.pick(Wish::default()) else { return };
     let Some(_active) = ActiveRequest::admitted(&endpoint, &cluster.state) else { return };
-    let peer = match Peer::new(&cluster.state, endpoint, Some(authority(head)), || None, &worker.pool) {
+    let peer = match Peer::new(&cluster.state, endpoint, || Some(authority(head)), || None, &worker.pool) {
         Ok(peer) => peer,
         Err(error) => {
             tracing::debug!(%error, cluster = %cluster.state.cluster.name, "a mirror was not reached");

@@ -144,7 +144,7 @@ impl Session {
         let destination = rule.destination(drawn).ok_or(ResponseFlags::NO_ROUTE)?;
         let cluster = table.cluster(destination.cluster).ok_or(ResponseFlags::NO_CLUSTER)?;
         self.cluster = Some(Rc::clone(&cluster));
-        let cluster = cluster.of_host(facts.sni.unwrap_or_default()).map_err(|problem| match problem {
+        let cluster = cluster.of_host(|| facts.sni.unwrap_or_default()).map_err(|problem| match problem {
             NoName::Foreign => ResponseFlags::NO_HEALTHY_UPSTREAM,
             NoName::Full => ResponseFlags::UPSTREAM_OVERFLOW,
         })?;
@@ -172,7 +172,7 @@ impl Session {
         // Of a wildcard it is the name that the client asks for; any other service is asked for itself.
         let wildcard = matches!(state.cluster.discovery, Discovery::Dynamic(_));
         let name = facts.server_name().filter(|_| wildcard);
-        let peer = Peer::new(state, endpoint, name, client, &self.worker.pool).map_err(|error| {
+        let peer = Peer::new(state, endpoint, || name, client, &self.worker.pool).map_err(|error| {
             self.failure = Some(error.to_string());
             ResponseFlags::UPSTREAM_CONNECTION_FAILURE
         })?;

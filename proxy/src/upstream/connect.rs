@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use route_model::table::Cluster;
 use route_model::table::cluster::EndpointAddress;
 use route_model::table::upstream::TcpKeepalive;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -64,6 +64,14 @@ impl Stream {
             Socket::Tcp(stream) => stream.local_addr().ok(),
             Socket::Unix(_) => None,
         }
+    }
+
+    /// Whether there is surely nothing to be read: no event came for it. Costs no system call and registers nobody to
+    /// be woken. TLS may hold bytes that it has read, so of it nothing is sure.
+    pub(crate) fn is_silent(&self) -> bool {
+        let Transport::Plain(Socket::Tcp(stream)) = &self.transport else { return false };
+        // The closure is called only when there was an event.
+        stream.try_io(Interest::READABLE, || Ok(())).is_err()
     }
 
     /// The time since it was connected.

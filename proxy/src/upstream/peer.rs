@@ -80,14 +80,14 @@ pub(crate) struct TermsError(Box<str>);
 
 impl Peer {
     /// `authority` is that of the request, whose host the terms ask for if they do not name one; without a request they
-    /// ask for the service's. `client` is asked for only where the endpoint is to be told.
+    /// ask for the service's. It and `client` are asked for only where the endpoint is to be told.
     ///
     /// # Errors
     /// The terms have a fault, or the host is no name to ask a server for.
-    pub(crate) fn new(
+    pub(crate) fn new<'a>(
         cluster: &ClusterState,
         endpoint: Arc<EndpointState>,
-        authority: Option<&str>,
+        authority: impl FnOnce() -> Option<&'a str>,
         client: impl FnOnce() -> Option<Client>,
         pool: &Pool,
     ) -> Result<Self, TermsError> {
@@ -98,7 +98,7 @@ impl Peer {
         let tls = match &cluster.tls {
             None => None,
             Some(context) => {
-                let host = authority.map_or(&*cluster.cluster.key.host, without_port);
+                let host = authority().map_or(&*cluster.cluster.key.host, without_port);
                 Some(PeerTls::new(context, host, pool)?)
             }
         };

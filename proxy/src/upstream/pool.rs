@@ -72,7 +72,7 @@ impl Pool {
         let pool = peers.get_mut(&peer.key())?;
         while let Some(mut idle) = pool.idle.pop() {
             self.idle.set(self.idle.get() - 1);
-            if idle.connection.is_quiet() {
+            if idle.is_usable() {
                 return Some(idle.connection);
             }
         }
@@ -140,7 +140,7 @@ impl Pool {
             if !pool.worth.holds() {
                 return false;
             }
-            pool.idle.retain_mut(|idle| idle.expires > now && idle.connection.is_quiet());
+            pool.idle.retain_mut(|idle| idle.expires > now && idle.is_usable());
             pool.http2.retain(|connection| !connection.is_closed() && !connection.is_stale(now));
             idle += pool.idle.len();
             !pool.idle.is_empty()
@@ -168,6 +168,13 @@ impl Pool {
         self.last_host.set(name.id);
         hosts.insert(host.into(), Rc::clone(&name));
         Some(name)
+    }
+}
+
+impl Idle {
+    /// Whether its endpoint has neither closed it nor sent what nobody asked for.
+    fn is_usable(&mut self) -> bool {
+        self.connection.io().is_silent() || self.connection.is_quiet()
     }
 }
 

@@ -112,6 +112,11 @@ pub struct HostAuthentication {
 }
 
 impl HostAuthentication {
+    /// Whether no token is looked at, whatever the host.
+    pub fn is_none(&self) -> bool {
+        self.hosts.is_empty() && self.otherwise.is_none()
+    }
+
     /// For a Host header or `:authority`; `None`: no token is looked at.
     pub fn of_authority(&self, authority: &str) -> Option<&Arc<Authentication>> {
         if self.hosts.is_empty() {
