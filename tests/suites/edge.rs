@@ -4,7 +4,7 @@
 
 use e2e::process::{TOKEN, binary};
 use e2e::resources::to;
-use e2e::{Fairway, Origin, Resources, Start, eventually};
+use e2e::{Authority, Fairway, Origin, Resources, Start, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,6 +40,44 @@ async fn a_route_written_through_the_api_serves_at_once() {
     assert_eq!(header("x-forwarded-proto"), Some("http"));
     assert_eq!(header("x-request-id").map(str::len), Some(36));
     assert_eq!(origin.requests(), 1);
+}
+
+#[tokio::test]
+async fn curl_speaks_http2_with_prior_knowledge_and_by_the_handshake() {
+    let origin = Origin::start("echo").await;
+    let fairway = Start::serve(&[8080, 8443]).run().await;
+    let (certificate, key) = Authority::default().certificate("shop.test");
+    let resources = resources(&origin, &all_to_echo())
+        .tls_secret("pair", &certificate.pem(), &key.serialize_pem())
+        .https_gateway("secure", 8443, "pair")
+        .routes("secure", &all_to_echo());
+    fairway.api().apply(&resources).await;
+    let (plain, secure) = (fairway.listener(8080).await, fairway.listener(8443).await);
+    let ca = fairway.data_dir.join("shop.pem");
+    std::fs::write(&ca, certificate.pem()).unwrap();
+    let ca = ca.display().to_string();
+    let connect = format!("shop.test:443:{secure}");
+    let trust = ["--cacert", &ca, "--connect-to", &connect];
+    let plain = format!("http://{plain}/a");
+    for (arguments, url, version) in [
+        (["--http2-prior-knowledge"].as_slice(), &*plain, "2"),
+        // An offer to upgrade by a header is not taken (RFC 9113 section 3.1), and the answer comes all the same.
+        (&["--http2"], &plain, "1.1"),
+        (&["--http1.1"], &plain, "1.1"),
+        (&["--http2"], "https://shop.test/a", "2"),
+        (&["--http1.1"], "https://shop.test/a", "1.1"),
+    ] {
+        let trust = if url.starts_with("https") { trust.as_slice() } else { &[] };
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "30", "--data", "hello"]);
+        curl.args(["--write-out", "\n%{http_version} %{response_code}"]);
+        let output = curl.args(arguments).args(trust).arg(url).output().await.unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (body, said) = out.rsplit_once('\n').unwrap_or_else(|| panic!("{arguments:?} {url}: {out} {err}"));
+        assert_eq!(said, format!("{version} 200"), "{arguments:?} {url}: {err}");
+        let got: Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&got["method"], &got["target"], &got["body"]), (&json!("POST"), &json!("/a"), &json!("hello")));
+    }
 }
 
 #[tokio::test]

@@ -104,6 +104,21 @@ async fn what_the_gateway_answers_itself_is_a_grpc_status() {
 }
 
 #[tokio::test]
+async fn a_call_is_tried_again_while_the_service_is_unavailable() {
+    let server = Server::start();
+    let fairway = Start::serve(&[8080]).run().await;
+    for (attempts, retry_on, status) in
+        [(2, "unavailable", "OK"), (1, "unavailable", "UNAVAILABLE try 2"), (2, "cancelled", "UNAVAILABLE try 1")]
+    {
+        let rules = format!("[{{retries: {{attempts: {attempts}, retryOn: {retry_on}}}, {}}}]", to("grpc"));
+        let resources = Resources::edge(&[8080]).service_of("grpc", server.port, "GRPC").routes("edge", &rules);
+        fairway.api().apply(&resources).await;
+        let address = fairway.listener(8080).await;
+        assert_eq!(client(&[&address, "status", "/test.Test/ThirdTime"]), status, "{attempts} {retry_on}");
+    }
+}
+
+#[tokio::test]
 async fn the_log_and_the_metrics_show_the_status_of_a_call() {
     let server = Server::start();
     let fairway = Start::serve(&[8080]).arg("--access-log").arg("json").run().await;

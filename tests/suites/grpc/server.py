@@ -21,6 +21,14 @@ def fail(request, context):
     context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now: 50 % of Zürich is closed")
 
 
+def third_time(request, context):
+    """Is available at the gateway's third try alone, and says which one it saw."""
+    attempt = dict(context.invocation_metadata())["x-envoy-attempt-count"]
+    if attempt != "3":
+        context.abort(grpc.StatusCode.UNAVAILABLE, f"try {attempt}")
+    return b""
+
+
 def count(request, context):
     for number in range(int(request)):
         yield str(number).encode()
@@ -56,6 +64,7 @@ def has_ended(request, context):
 HANDLERS = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "Fail": grpc.unary_unary_rpc_method_handler(fail),
+    "ThirdTime": grpc.unary_unary_rpc_method_handler(third_time),
     "Count": grpc.unary_stream_rpc_method_handler(count),
     "CountAndFail": grpc.unary_stream_rpc_method_handler(count_and_fail),
     "Add": grpc.stream_unary_rpc_method_handler(add),
