@@ -105,8 +105,10 @@ impl Http1 {
 
 /// An HTTP/2 connection by prior knowledge.
 pub(crate) async fn connect_http2(addr: SocketAddr) -> http2::SendRequest<Full<Bytes>> {
-    let io = TokioIo::new(TcpStream::connect(addr).await.expect("connects"));
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.expect("handshake");
+    let stream = TcpStream::connect(addr).await.expect("connects");
+    // A request does not wait until the server has acknowledged the frames before it.
+    stream.set_nodelay(true).expect("an open connection");
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("handshake");
     tokio::spawn(connection);
     sender
 }

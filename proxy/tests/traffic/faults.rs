@@ -25,7 +25,7 @@ use crate::upstream_tls::{Authority, SecureOrigin, over, simple};
 /// How long a route may take where an origin says nothing …
 const SHORT: Duration = Duration::from_millis(50);
 /// … and where it has to say something before.
-const LONGER: Duration = Duration::from_millis(250);
+const LONGER: Duration = Duration::from_millis(400);
 
 /// Everything to one origin. Connections do not rest for long, so that the proxy comes to hold what it held before.
 fn to_origin(addr: SocketAddr) -> RouteTable {
@@ -67,7 +67,7 @@ async fn an_upstream_that_refuses() {
 async fn an_upstream_that_does_not_accept() {
     let (addr, _socket, _queued) = deaf().await;
     let rig = Rig::new(by(to(&[(0, 1)]), Cluster { connect_timeout: SHORT, ..upstream(addr) })).await;
-    asking(&rig, 200, Got::Whole(503), (503, "UF")).await;
+    asking(&rig, 400, Got::Whole(503), (503, "UF")).await;
 }
 
 #[tokio::test]
@@ -88,14 +88,14 @@ async fn an_upstream_that_resets_within_its_body() {
 async fn an_upstream_that_stalls_before_its_head() {
     let origin = Faulty::stalling(b"").await;
     let rig = Rig::new(by(within(SHORT), upstream(origin.addr))).await;
-    asking(&rig, 200, Got::Whole(504), (504, "UT")).await;
+    asking(&rig, 400, Got::Whole(504), (504, "UT")).await;
 }
 
 #[tokio::test]
 async fn an_upstream_that_stalls_within_its_body() {
     let origin = Faulty::stalling(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
     let rig = Rig::new(by(within(LONGER), upstream(origin.addr))).await;
-    asking(&rig, 400, Got::Cut(200), (200, "UT")).await;
+    asking(&rig, 600, Got::Cut(200), (200, "UT")).await;
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ async fn a_stream_that_is_reset_within_its_body() {
 async fn a_stream_that_stalls() {
     let origin = origin(Fault::Stalled).await;
     let rig = Rig::new(by(within(SHORT), table::http2(upstream(origin.addr)))).await;
-    asking(&rig, 200, Got::Whole(504), (504, "UT")).await;
+    asking(&rig, 400, Got::Whole(504), (504, "UT")).await;
 }
 
 #[tokio::test]

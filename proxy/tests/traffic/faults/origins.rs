@@ -26,6 +26,8 @@ impl Faulty {
         let addr = listener.local_addr().expect("an address");
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // What is said in two parts comes at once, without the proxy's acknowledgement of the first.
+                let _ = stream.set_nodelay(true);
                 tokio::spawn(serve(stream));
             }
         });
