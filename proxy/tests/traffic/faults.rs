@@ -37,7 +37,9 @@ fn by(action: Forward, cluster: Cluster) -> RouteTable {
 }
 
 fn upstream(addr: SocketAddr) -> Cluster {
-    Cluster { idle_timeout: Duration::from_secs(1), ..cluster("o", &[addr]) }
+    // On a busy machine a connection may take long, and that is another fault.
+    let connect_timeout = Duration::from_secs(20);
+    Cluster { idle_timeout: Duration::from_secs(1), connect_timeout, ..cluster("o", &[addr]) }
 }
 
 fn within(timeout: Duration) -> Forward {
