@@ -9,7 +9,7 @@ use route_model::table::{Cluster, RouteTable};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::origins::{Faulty, connected, reset};
+use super::origins::{Faulty, connected, gone, reset};
 use super::rig::{Got, Rig, TIMES};
 use super::{SHORT, asking, by, upstream, within};
 use crate::table::{self, to};
@@ -21,14 +21,11 @@ enum Fault {
     ResetBeforeHead,
     ResetWithinBody,
     Stalled,
-    /// A head of a megabyte.
-    HugeHead,
 }
 
 async fn origin(fault: Fault) -> Faulty {
     Faulty::start(move |stream| async move {
         let Some(mut connection) = connected(stream).await else { return };
-        let mut stalled = Vec::new();
         while let Some(Ok((_, mut respond))) = connection.accept().await {
             match fault {
                 Fault::Refused => respond.send_reset(h2::Reason::REFUSED_STREAM),
@@ -46,14 +43,6 @@ async fn origin(fault: Fault) -> Faulty {
                     tokio::spawn(async move {
                         let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
                     });
-                }
-                Fault::HugeHead => {
-                    let mut response = Response::new(());
-                    for name in 0..64 {
-                        let name = http::HeaderName::try_from(format!("x-{name}")).expect("a name");
-                        response.headers_mut().insert(name, "x".repeat(16 * 1024).parse().expect("a value"));
-                    }
-                    stalled.extend(respond.send_response(response, false));
                 }
             }
         }
@@ -114,9 +103,43 @@ async fn a_stream_that_stalls() {
     asking(&rig, 400, Got::Whole(504), (504, "UT")).await;
 }
 
+/// A connection's settings, and a response on its first stream whose head has a megabyte (RFC 9113 sections 4.1, 6.2
+/// and 6.10, RFC 7541 sections 5 and 6).
+fn megabyte() -> Vec<u8> {
+    const FRAME: usize = 16 * 1024;
+    let mut block = vec![0x88];
+    for number in 0..64 {
+        let name = format!("x-{number}");
+        block.extend([0, name.len() as u8]);
+        block.extend(name.as_bytes());
+        // 16 KiB: what is beyond seven bits, in groups of seven.
+        block.extend([0x7f, 0x81, 0x7f]);
+        block.extend([b'x'; FRAME]);
+    }
+    let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let parts = block.chunks(FRAME);
+    let last = parts.len() - 1;
+    for (place, part) in parts.enumerate() {
+        frames.extend(&(part.len() as u32).to_be_bytes()[1..]);
+        frames.extend([if place == 0 { 1 } else { 9 }, if place == last { 4 } else { 0 }, 0, 0, 0, 1]);
+        frames.extend(part);
+    }
+    frames
+}
+
 #[tokio::test]
 async fn a_head_of_a_megabyte() {
-    let origin = origin(Fault::HugeHead).await;
+    let head = Bytes::from(megabyte());
+    let origin = Faulty::start(move |mut stream: TcpStream| {
+        let head = head.clone();
+        async move {
+            if asked(&mut stream).await.is_ok() {
+                let _ = stream.write_all(&head).await;
+                gone(stream).await;
+            }
+        }
+    })
+    .await;
     // It ends its connection: others on it would end with that, and not by a fault of their own.
     let rig = Rig::new(one_by_one(origin.addr)).await;
     asking(&rig, 20, Got::Whole(502), (502, "UPE")).await;
