@@ -1,6 +1,7 @@
 //! A request from its head to its response's head: admitted, looked up, and answered or sent on.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{LOCATION, SERVER};
@@ -15,14 +16,14 @@ use route_model::table::{Action, Lookup, RequestHead, Route};
 use route_model::verdict::cors::CorsVerdict;
 
 use super::body::{RequestBody, ResponseBody, Source};
-use super::context::{Connection, Exchange, Routes};
+use super::context::{Connection, Exchange};
 use super::facts::RequestFacts;
 use super::forward::{self, Inbound};
 use super::headers::new_request_id;
 use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::validate::{Violation, authority};
 use crate::policy;
-use crate::policy::authorization::{Asked, Enforcement};
+use crate::policy::authorization::Asked;
 use crate::policy::jwt;
 use crate::policy::rate_limit::{self, Standing};
 use crate::runtime_table::WorkerTable;
@@ -54,14 +55,17 @@ pub(crate) async fn handle(
     }
     let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_request(&head)?)));
     let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
+    let authorization = table.runtime().authorization.as_ref();
     let (mut verified, mut judged) = (None, None);
     if !routes.authentication.is_none()
         && let Some(rules) = routes.authentication.of_authority(authority(&head))
     {
-        if table.runtime().authorization.as_ref().is_some_and(Enforcement::has_external) {
+        if let Some(authorization) = authorization.filter(|policies| policies.has_external()) {
             let asked = asked(&head, admitted.scheme, None);
             let found = routes.lookup(&asked);
-            if denied_before_tokens(&mut exchange, &table, entrance, found, &asked) {
+            let client = exchange.client.ip();
+            let verdict = authorization.admits_before_tokens(connection, client, entrance, found, &asked);
+            if denied(&mut exchange, verdict) {
                 return refused(found, exchange, &head, admitted.scheme);
             }
             judged = Some(Asked::of(entrance, found));
@@ -79,7 +83,10 @@ pub(crate) async fn handle(
     }
     let asked = asked(&head, admitted.scheme, verified.as_deref().map(|verified| &verified.claims));
     let found = routes.lookup(&asked);
-    if denied(&mut exchange, &table, entrance, found, &asked, judged) {
+    let verdict = authorization.map_or(Ok(()), |policies| {
+        policies.admits_request(connection, exchange.client.ip(), entrance, found, &asked, judged)
+    });
+    if denied(&mut exchange, verdict) {
         return refused(found, exchange, &head, admitted.scheme);
     }
     let route = match found {
@@ -196,35 +203,8 @@ fn refused(found: Lookup<'_>, mut exchange: Box<Exchange>, head: &Parts, scheme:
     }
 }
 
-/// Whether the authorization policies that come before tokens deny a request.
-fn denied_before_tokens(
-    exchange: &mut Exchange,
-    table: &WorkerTable,
-    entrance: Routes<'_>,
-    found: Lookup<'_>,
-    asked: &RequestHead<'_>,
-) -> bool {
-    let Some(authorization) = &table.runtime().authorization else { return false };
-    let client = exchange.client.ip();
-    let verdict = authorization.admits_before_tokens(&exchange.connection, client, entrance, found, asked);
-    let Err(by) = verdict else { return false };
-    exchange.details = Some(LocalReply::Denied.details());
-    exchange.denied_by = Some(by);
-    true
-}
-
-/// Whether the authorization policies deny a request; `judged`: those that come before tokens were asked.
-fn denied(
-    exchange: &mut Exchange,
-    table: &WorkerTable,
-    entrance: Routes<'_>,
-    found: Lookup<'_>,
-    asked: &RequestHead<'_>,
-    judged: Option<Asked<'_>>,
-) -> bool {
-    let Some(authorization) = &table.runtime().authorization else { return false };
-    let client = exchange.client.ip();
-    let verdict = authorization.admits_request(&exchange.connection, client, entrance, found, asked, judged);
+/// Whether the authorization policies deny a request, by their verdict, which is noted.
+fn denied(exchange: &mut Exchange, verdict: Result<(), Option<Arc<str>>>) -> bool {
     let Err(by) = verdict else { return false };
     exchange.details = Some(LocalReply::Denied.details());
     exchange.denied_by = by;

@@ -84,7 +84,7 @@ impl Enforcement {
     /// Whether a request may pass the CUSTOM policies, which come before tokens.
     ///
     /// # Errors
-    /// It may not, and why: its response code details.
+    /// As of [`admits_request`](Self::admits_request).
     pub(crate) fn admits_before_tokens(
         &self,
         connection: &Connection,
@@ -92,16 +92,11 @@ impl Enforcement {
         entrance: Routes<'_>,
         found: Lookup<'_>,
         head: &RequestHead<'_>,
-    ) -> Result<(), Arc<str>> {
-        let facts = facts(&connection.facts, client, entrance.listener(), Some(head));
-        let taking = match gateway(entrance, found) {
-            Some(gateway) => self.policies.judge_external(std::iter::once(gateway), &facts),
-            None => self.policies.judge_external(entrance.listener().gateways(), &facts),
-        };
-        taking.map_or(Ok(()), |found| {
-            self.counts[found.policy].in_force();
-            Err(Arc::clone(&found.rule.denial))
-        })
+    ) -> Result<(), Option<Arc<str>>> {
+        let listener = entrance.listener();
+        let facts = facts(&connection.facts, client, listener, Some(head));
+        let taking = self.policies.judge_external(concerned(listener, gateway(entrance, found)), &facts);
+        self.settle(&Verdict { denied: taking.map(Denial::By), ..Verdict::default() }, &connection.facts)
     }
 
     /// Whether a request may pass; `asked`: whose CUSTOM policies were asked before, if any were.
@@ -117,16 +112,15 @@ impl Enforcement {
         head: &RequestHead<'_>,
         asked: Option<Asked<'_>>,
     ) -> Result<(), Option<Arc<str>>> {
-        let facts = facts(&connection.facts, client, entrance.listener(), Some(head));
+        let listener = entrance.listener();
+        let facts = facts(&connection.facts, client, listener, Some(head));
         let gateway = gateway(entrance, found);
+        let gateways = concerned(listener, gateway);
         // What the token says may lead to a route of another Gateway on the port.
-        let known = asked.is_some_and(|asked| asked.0 == gateway);
-        let verdict = match (gateway, known) {
-            (Some(gateway), true) => self.policies.judge_own(std::iter::once(gateway), &facts),
-            (Some(gateway), false) => self.policies.judge(std::iter::once(gateway), &facts),
-            // Where it could be any Gateway's of the port, the policies of all are asked.
-            (None, true) => self.policies.judge_own(entrance.listener().gateways(), &facts),
-            (None, false) => self.policies.judge(entrance.listener().gateways(), &facts),
+        let verdict = if asked.is_some_and(|asked| asked.0 == gateway) {
+            self.policies.judge_own(gateways, &facts)
+        } else {
+            self.policies.judge(gateways, &facts)
         };
         self.settle(&verdict, &connection.facts)
     }
@@ -139,11 +133,7 @@ impl Enforcement {
         gateway: Option<&ResourceKey>,
     ) -> Result<(), Option<Arc<str>>> {
         let facts = facts(connection, connection.peer.ip(), listener, None);
-        let verdict = match gateway {
-            Some(gateway) => self.policies.judge(std::iter::once(gateway), &facts),
-            None => self.policies.judge(listener.gateways(), &facts),
-        };
-        self.settle(&verdict, connection)
+        self.settle(&self.policies.judge(concerned(listener, gateway), &facts), connection)
     }
 
     /// Counts a verdict, and says whether it lets pass.
@@ -172,6 +162,15 @@ impl Enforcement {
             Denial::NotAllowed => &self.unmatched,
         }
     }
+}
+
+/// The Gateways whose policies are asked: the one whose server took it, or all of the port where it could be any's.
+fn concerned<'t>(
+    listener: &'t Listener,
+    gateway: Option<&'t ResourceKey>,
+) -> impl Iterator<Item = &'t ResourceKey> + Clone {
+    let all = gateway.is_none().then(|| listener.gateways());
+    gateway.into_iter().chain(all.into_iter().flatten())
 }
 
 /// Of which Gateway the policies were asked; `None`: of all that share the port.

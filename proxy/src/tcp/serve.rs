@@ -5,10 +5,10 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use route_model::meta::ResourceKey;
 use route_model::table::cluster::{Discovery, LoadBalancer};
-use route_model::table::upstream::{Tunnel, TunnelMethod};
+use route_model::table::upstream::Tunnel;
 use route_model::table::{StreamFacts, StreamRoutes};
 use route_model::verdict::authorization::NOT_ALLOWED;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -290,10 +290,7 @@ impl Failure {
 
 /// Asks the proxy at the other end for a tunnel.
 async fn dig(stream: Stream, tunnel: &Tunnel, until: tokio::time::Instant) -> Result<Opened, Undug> {
-    let method = match tunnel.method {
-        TunnelMethod::Connect => Method::CONNECT,
-        TunnelMethod::Post => Method::POST,
-    };
+    let method = tunnel.method.http();
     let opening = h1::Tunnel::open(stream, &method, &tunnel.authority);
     match tokio::time::timeout_at(until, opening).await {
         Ok(opened) => opened.map(|tunnel| Opened::Tunnel(Box::new(tunnel))).map_err(Undug::Failed),

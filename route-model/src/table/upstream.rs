@@ -36,11 +36,7 @@ pub struct Tunnel {
 
 impl fmt::Display for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let method = match self.method {
-            TunnelMethod::Connect => "CONNECT",
-            TunnelMethod::Post => "POST",
-        };
-        write!(f, "{method} {}", self.authority)
+        write!(f, "{} {}", self.method.http(), self.authority)
     }
 }
 
@@ -51,6 +47,16 @@ pub enum TunnelMethod {
     Connect,
     /// The bytes are the bodies of a POST and of its answer, both sent as they come.
     Post,
+}
+
+impl TunnelMethod {
+    /// The method of the request.
+    pub fn http(self) -> http::Method {
+        match self {
+            Self::Connect => http::Method::CONNECT,
+            Self::Post => http::Method::POST,
+        }
+    }
 }
 
 /// The text or the binary form of the PROXY protocol.
