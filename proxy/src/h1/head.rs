@@ -7,12 +7,11 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Uri, Version};
-use memchr::memchr;
 use route_model::request::hop::lists;
 use route_model::request::path;
 
 use super::chunked::Length;
-use super::fields::Lines;
+use super::fields::{Lines, find};
 use super::{Options, spare};
 use crate::http::validate::{self, Violation};
 
@@ -58,8 +57,8 @@ pub(super) fn take(
 
 fn parse(head: &Bytes, lines: &Lines, options: &Options) -> Result<RequestHead, Violation> {
     let line = lines.first(head);
-    let first_space = memchr(b' ', line).ok_or(Violation::RequestLine)?;
-    let second_space = memchr(b' ', &line[first_space + 1..]).ok_or(Violation::RequestLine)? + first_space + 1;
+    let first_space = find(b' ', line).ok_or(Violation::RequestLine)?;
+    let second_space = find(b' ', &line[first_space + 1..]).ok_or(Violation::RequestLine)? + first_space + 1;
     version(&line[second_space + 1..])?;
     let method = validate::method(&line[..first_space])?;
     let target = target(head, first_space + 1, second_space, &method, options.tls)?;
@@ -107,6 +106,8 @@ pub(super) struct Framing {
     hosts: usize,
     expects_continue: bool,
     pub(super) close: bool,
+    /// Said in so many words, which HTTP/1.0 has to.
+    pub(super) keep_alive: bool,
 }
 
 impl Framing {
@@ -129,7 +130,10 @@ impl Framing {
     /// Takes note of what requests and responses have in common.
     pub(super) fn note_shared(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Violation> {
         match name.as_str().len() {
-            10 if name == CONNECTION => self.close |= lists(value, "close"),
+            10 if name == CONNECTION => {
+                self.close |= lists(value, "close");
+                self.keep_alive |= lists(value, "keep-alive");
+            }
             14 if name == CONTENT_LENGTH => {
                 if self.content_length.is_some() {
                     return Err(Violation::ContentLength);
@@ -179,7 +183,7 @@ fn target(head: &Bytes, start: usize, end: usize, method: &Method, tls: bool) ->
 
 fn absolute_form(head: &Bytes, start: usize, end: usize, tls: bool) -> Result<Target, Violation> {
     let bytes = &head[start..end];
-    let scheme = memchr(b':', bytes).ok_or(Violation::Target)?;
+    let scheme = find(b':', bytes).ok_or(Violation::Target)?;
     if !bytes[scheme..].starts_with(b"://") {
         return Err(Violation::Target);
     }

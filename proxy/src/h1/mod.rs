@@ -40,6 +40,7 @@ mod tunnel;
 pub use body::{BodyError, Request, RequestBody};
 pub use client::{Connection, ProtocolError, SendError, SendErrorKind};
 pub use drain::Drain;
+pub(crate) use fields::field_value;
 pub use limits::{ClientOptions, Options};
 pub use response::{Reclaim, ResponseBody};
 pub use serve::{Closed, Outcome, Upgraded, serve};

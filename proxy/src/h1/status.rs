@@ -1,9 +1,8 @@
 //! Response heads, as origins send them. What is not understood to the letter is an error, never a guess.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HeaderMap};
+use http::header::{CONNECTION, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
-use route_model::request::hop::lists;
 
 use super::chunked::Length;
 use super::client::ProtocolError;
@@ -49,14 +48,17 @@ fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<ResponseHead, P
     lines
         .parse(head, 1, |name, value| {
             framing.note_shared(&name, &value)?;
-            headers.append(name, value);
+            // What is about this connection alone and has been taken note of is no use to anybody else.
+            if name != CONNECTION || !is_persistence(&value) {
+                headers.append(name, value);
+            }
             Ok(())
         })
         .map_err(ProtocolError::Head)?;
     let declared = framing.length().map_err(ProtocolError::Head)?;
     let keep_alive = match version {
         Version::HTTP_11 => !framing.close,
-        _ => !framing.close && says_keep_alive(&headers),
+        _ => !framing.close && framing.keep_alive,
     };
     if version != Version::HTTP_11 && declared == Length::Chunked {
         return Err(ProtocolError::ChunkedHttp10);
@@ -97,6 +99,7 @@ fn status_line(line: &[u8]) -> Option<(Version, StatusCode)> {
     (reason_is_valid && status.as_u16() < 600).then_some((version, status))
 }
 
-fn says_keep_alive(headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| lists(value, "keep-alive"))
+/// A Connection header that names no other header.
+fn is_persistence(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
 }

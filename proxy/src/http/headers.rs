@@ -1,9 +1,12 @@
 //! Headers that the proxy adds of its own, and what a response loses on its way back.
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use route_model::request::hop::{KEEP_ALIVE, PROXY_CONNECTION, remove_nominated};
 use smallvec::SmallVec;
+
+use crate::h1::field_value;
 
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
@@ -49,23 +52,32 @@ pub fn number(value: u64) -> HeaderValue {
 
 /// A fresh request id, shaped like a version 4 UUID. It names a request in logs; it is no secret.
 pub fn new_request_id() -> HeaderValue {
-    let mut random = fastrand::u128(..).to_be_bytes();
-    random[6] = random[6] & 0x0f | 0x40;
-    random[8] = random[8] & 0x3f | 0x80;
+    const VERSION: u128 = 0xf << 76;
+    const VARIANT: u128 = 0b11 << 62;
+    let random = fastrand::u128(..) & !(VERSION | VARIANT) | 4 << 76 | 0b10 << 62;
+    let digits: [[u8; 8]; 4] = [96, 64, 32, 0].map(|shift| hex((random >> shift) as u32));
+    let digits = digits.as_flattened();
     let mut text = [b'-'; 36];
-    let mut position = 0;
-    for (index, byte) in random.into_iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            position += 1;
-        }
-        text[position] = HEX[usize::from(byte >> 4)];
-        text[position + 1] = HEX[usize::from(byte & 0x0f)];
-        position += 2;
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    text[..8].copy_from_slice(&digits[..8]);
+    text[9..13].copy_from_slice(&digits[8..12]);
+    text[14..18].copy_from_slice(&digits[12..16]);
+    text[19..23].copy_from_slice(&digits[16..20]);
+    text[24..].copy_from_slice(&digits[20..]);
+    field_value(Bytes::copy_from_slice(&text)).unwrap_or(HeaderValue::from_static("-"))
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// A number's eight digits, all at once.
+fn hex(number: u32) -> [u8; 8] {
+    const ONES: u64 = u64::from_be_bytes([1; 8]);
+    // Every digit to a byte of its own.
+    let mut digits = u64::from(number);
+    digits = (digits << 16 | digits) & 0x0000_ffff_0000_ffff;
+    digits = (digits << 8 | digits) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits << 4 | digits) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 10 and more carry into the high half when 6 is added.
+    let letters = (digits + 6 * ONES) >> 4 & ONES;
+    (digits + u64::from(b'0') * ONES + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
 
 #[cfg(test)]
 mod tests {
@@ -91,6 +103,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn hex_digits_are_those_of_the_number(number: u32) {
+            prop_assert_eq!(String::from_utf8(hex(number).to_vec()).unwrap(), format!("{number:08x}"));
+        }
+
         #[test]
         fn request_ids_are_version_4_uuids(_ in 0..64u8) {
             let id = new_request_id();

@@ -39,28 +39,39 @@ const OTHER_METHODS: [&[u8]; 25] = [
 /// for: the whole may be empty, and what follows the colon need not be digits. User information is refused.
 pub fn is_host(bytes: &[u8]) -> bool {
     let name_end = match bytes.first() {
-        Some(b'[') => memchr::memchr(b']', bytes).map_or(bytes.len(), |close| close + 1),
-        _ => memchr::memchr(b':', bytes).unwrap_or(bytes.len()),
-    };
-    let (name, rest) = bytes.split_at(name_end);
-    let name_is_valid = match name {
-        [b'[', address @ .., b']'] => {
-            std::str::from_utf8(address).is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+        Some(b'[') => {
+            let end = bytes.iter().position(|&byte| byte == b']').map_or(bytes.len(), |close| close + 1);
+            let [b'[', address @ .., b']'] = &bytes[..end] else { return false };
+            if !std::str::from_utf8(address).is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()) {
+                return false;
+            }
+            end
         }
-        _ => name.iter().all(|&byte| is_reg_name(byte)),
+        _ => bytes.iter().position(|&byte| !REG_NAME[usize::from(byte)]).unwrap_or(bytes.len()),
     };
-    let port_is_valid = match rest {
+    match &bytes[name_end..] {
         [] | [b':'] => true,
-        [b':', port @ ..] => !name.is_empty() && port.iter().all(u8::is_ascii_alphanumeric),
+        [b':', port @ ..] => name_end > 0 && port.iter().all(u8::is_ascii_alphanumeric),
         _ => false,
-    };
-    name_is_valid && port_is_valid
+    }
 }
 
 /// RFC 3986 section 3.2.2: unreserved, sub-delims, and `%` of an escape.
-fn is_reg_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte)
-}
+const REG_NAME: [bool; 256] = {
+    let mut valid = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        valid[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+,;=%";
+    let mut index = 0;
+    while index < others.len() {
+        valid[others[index] as usize] = true;
+        index += 1;
+    }
+    valid
+};
 
 #[cfg(test)]
 mod tests {
