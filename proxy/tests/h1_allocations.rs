@@ -7,7 +7,6 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 
 use bytes::BytesMut;
-use http::Response;
 use proxy::h1::{ClientOptions, Connection, Drain, Options, Request, Violation, recycle, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -64,7 +63,7 @@ async fn a_small_proxied_request() {
         let (head, body) = request.expect("the requests are valid").into_parts();
         let connection = pool.take().expect("the connection comes back");
         let reclaim = |connection| *pool.borrow_mut() = Some(connection);
-        let response: Response<_> = connection.send(&head, body, reclaim).await.expect("the origin answers");
+        let response = connection.send(&head, body, reclaim).await.expect("the origin answers");
         recycle(head);
         response
     };

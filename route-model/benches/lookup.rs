@@ -7,8 +7,9 @@ use std::hint::black_box;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use route_model::compile::compile;
+use route_model::request::headers::Headers;
 use route_model::resource::ResourceSet;
 use route_model::table::{ListenerProtocol, Lookup, RequestHead, RouteTable};
 use serde_json::{Value, json};
@@ -103,9 +104,9 @@ fn measure(what: &str, table: &RouteTable, requests: &[Request], hits: bool) -> 
 
 fn measure_within(what: &str, budget: Duration, table: &RouteTable, requests: &[Request], hits: bool) -> bool {
     let ListenerProtocol::Http(routes) = &table.listeners[0].protocol else { panic!("a plain listener") };
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     for (name, value) in [("accept", "*/*"), ("user-agent", "bench"), ("x-tenant", "blue"), ("x-other", "1")] {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let run = || {
         for Request { authority, path } in requests {

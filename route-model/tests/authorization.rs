@@ -7,10 +7,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use route_model::compile::{ProxyRole, ProxyScope, compile};
 use route_model::kind::Kind;
 use route_model::request::claims::Claims;
+use route_model::request::headers::Headers;
 use route_model::resource::Resource;
 use route_model::table::RequestHead;
 use route_model::verdict::authorization::Facts;
@@ -63,9 +64,9 @@ fn a_verdict_allocates_nothing() {
         .map(|number| Arc::new(Resource::from_object(Kind::AuthorizationPolicy, &policy(number)).expect("a policy")));
     let scope = ProxyScope { role: ProxyRole::Gateway, namespace: "istio-system".into(), labels: [].into() };
     let (table, _) = compile(&resources.collect(), &scope);
-    let mut headers = HeaderMap::new();
-    headers.append("x-key", HeaderValue::from_static("k7"));
-    headers.append("x-key", HeaderValue::from_static("more"));
+    let mut headers = Headers::new();
+    headers.append(HeaderName::from_static("x-key"), HeaderValue::from_static("k7"));
+    headers.append(HeaderName::from_static("x-key"), HeaderValue::from_static("more"));
     let payload = json!({"iss": "i", "sub": "s", "groups": ["ops", "dev"]});
     let claims = Claims::new(payload.as_object().expect("an object").clone(), &[]);
     let principals = ["spiffe://td/ns/n99/sa/web".into()];

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
+use crate::http::message::RequestParts;
 use crate::http::validate::Violation;
 
 /// Why a body ended before its end.
@@ -37,12 +37,12 @@ pub enum BodyError {
 /// [`recycle`](super::recycle).
 #[derive(Debug)]
 pub struct Request {
-    pub head: Box<Parts>,
+    pub head: Box<RequestParts>,
     pub body: RequestBody,
 }
 
 impl Request {
-    pub fn into_parts(self) -> (Box<Parts>, RequestBody) {
+    pub fn into_parts(self) -> (Box<RequestParts>, RequestBody) {
         (self.head, self.body)
     }
 

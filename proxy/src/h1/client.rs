@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::UPGRADE;
-use http::{Response, StatusCode, request};
 use http_body::Body;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +22,7 @@ use super::output::Output;
 use super::response::{Reclaim, ResponseBody};
 use super::status::{self, ResponseHead};
 use super::{ClientOptions, Violation, spare};
+use crate::http::message::{RequestParts, Response};
 
 /// An idle upstream connection, ready for a request.
 #[derive(Debug)]
@@ -161,7 +162,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     /// See [`SendErrorKind`]. Dropping the future closes the connection.
     pub async fn send<B, R>(
         self,
-        head: &request::Parts,
+        head: &RequestParts,
         body: B,
         reclaim: R,
     ) -> Result<Response<ResponseBody<I, B, R>>, SendError<B>>
@@ -225,7 +226,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Upstream<I> {
     fn poll_head<B>(
         &mut self,
         sending: &mut Sending<B>,
-        head: &request::Parts,
+        head: &RequestParts,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, SendErrorKind>>
     where
@@ -284,7 +285,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    fn start<I>(upstream: &mut Upstream<I>, head: &request::Parts, body: B) -> Self {
+    fn start<I>(upstream: &mut Upstream<I>, head: &RequestParts, body: B) -> Self {
         let encoder = encode::request_head(head, &body.size_hint(), &mut upstream.output);
         let asks = !encoder.is_done() && encode::expects_continue(&head.headers);
         let asking = asks.then(|| Box::pin(sleep(upstream.options.continue_timeout)));

@@ -5,14 +5,16 @@ use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, StatusCode, request, response};
+use http::{Method, StatusCode};
 use http_body::SizeHint;
+use route_model::request::headers::Headers;
 use route_model::request::hop::lists;
 use thiserror::Error;
 
 use super::chunked::Length;
 use super::date;
 use super::output::Output;
+use crate::http::message::{RequestParts, ResponseParts};
 use crate::http::validate;
 
 /// How the body of a message that is being sent is framed, and how much of it is left.
@@ -99,7 +101,7 @@ impl Encoder {
 /// Writes a response head. Of Connection only `close` is kept; `keep_alive` says whether the connection may go on, and
 /// then whether it does.
 pub(super) fn response_head(
-    head: &response::Parts,
+    head: &ResponseParts,
     method: &Method,
     body: &SizeHint,
     keep_alive: &mut bool,
@@ -143,7 +145,7 @@ pub(super) fn response_head(
 }
 
 /// Writes the head of a 101 response.
-pub(super) fn switching_head(head: &response::Parts, output: &mut Output) {
+pub(super) fn switching_head(head: &ResponseParts, output: &mut Output) {
     let out = output.small();
     push_status(head.status, out);
     for (name, value) in head.headers.iter().filter(|(name, _)| !is_framing(name)) {
@@ -161,7 +163,7 @@ fn push_status(status: StatusCode, out: &mut Vec<u8>) {
 }
 
 /// Writes a request head. Host comes first, and from the URI if there is no such header.
-pub(super) fn request_head(head: &request::Parts, body: &SizeHint, output: &mut Output) -> Encoder {
+pub(super) fn request_head(head: &RequestParts, body: &SizeHint, output: &mut Output) -> Encoder {
     let out = output.small();
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
@@ -194,8 +196,8 @@ pub(super) fn request_head(head: &request::Parts, body: &SizeHint, output: &mut 
 }
 
 /// Whether the sender of these headers waits for `100 Continue`.
-pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+pub(super) fn expects_continue(headers: &Headers) -> bool {
+    headers.get_all(EXPECT).any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn push_framing(announced: Option<u64>, length: Length, out: &mut Vec<u8>) {

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::Method;
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -20,6 +20,7 @@ use super::input::Input;
 use super::limits::BUFFER;
 use super::serve::{Closed, Downstream};
 use super::spare;
+use crate::http::message::Response;
 
 /// The request body on its way from the connection to the service.
 pub(super) struct Upload {

@@ -113,7 +113,8 @@ fn is_value(bytes: &[u8]) -> bool {
         let delete = word ^ (LOW * 0x7f);
         (control | (delete.wrapping_sub(LOW) & !delete)) & HIGH == 0
     };
-    words.iter().all(|word| printable(word) || word.iter().copied().all(is_value_byte)) && rest.iter().copied().all(is_value_byte)
+    words.iter().all(|word| printable(word) || word.iter().copied().all(is_value_byte))
+        && rest.iter().copied().all(is_value_byte)
 }
 
 fn is_value_byte(byte: u8) -> bool {

@@ -5,7 +5,6 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::request::Parts;
 use http::{Method, Uri, Version};
 use route_model::request::hop::lists;
 use route_model::request::path;
@@ -13,12 +12,13 @@ use route_model::request::path;
 use super::chunked::Length;
 use super::fields::{Lines, find};
 use super::{Options, spare};
+use crate::http::message::RequestParts;
 use crate::http::validate::{self, Violation};
 
 /// A request head and what it says about the bytes behind it.
 #[derive(Debug)]
 pub(super) struct RequestHead {
-    pub(super) parts: Box<Parts>,
+    pub(super) parts: Box<RequestParts>,
     pub(super) length: Length,
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,

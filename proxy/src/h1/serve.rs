@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -22,6 +22,7 @@ use super::input::Input;
 use super::output::Output;
 use super::timer::Deadline;
 use super::{Drain, Options};
+use crate::http::message::Response;
 use crate::http::validate::Violation;
 
 /// How a connection's HTTP came to its end.

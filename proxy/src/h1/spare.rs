@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 
 use bytes::BytesMut;
-use http::request::Parts;
-use http::{HeaderMap, Request, Uri};
+use http::Uri;
+use route_model::request::headers::Headers;
 
 use super::limits::BUFFER;
+use crate::http::message::RequestParts;
 
 /// What a thread keeps of each sort; as many as it has requests under way, in bursts.
 const KEPT: usize = 256;
@@ -16,9 +17,9 @@ const MAX_TABLE: usize = 128;
 thread_local! {
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
     static OUTPUTS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static TABLES: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+    static TABLES: RefCell<Vec<Headers>> = const { RefCell::new(Vec::new()) };
     #[allow(clippy::vec_box, reason = "it is the boxes that are kept")]
-    static HEADS: RefCell<Vec<Box<Parts>>> = const { RefCell::new(Vec::new()) };
+    static HEADS: RefCell<Vec<Box<RequestParts>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer of at least [`BUFFER`] bytes.
@@ -59,21 +60,19 @@ pub(super) fn keep_output(mut output: Vec<u8>) {
 }
 
 /// An empty header table.
-pub(super) fn headers() -> HeaderMap {
-    TABLES.with_borrow_mut(Vec::pop).unwrap_or_else(|| HeaderMap::with_capacity(24))
+pub(super) fn headers() -> Headers {
+    TABLES.with_borrow_mut(Vec::pop).unwrap_or_else(|| Headers::with_capacity(24))
 }
 
 /// A request head without headers; what else is in it is to be overwritten.
-pub(super) fn head() -> Box<Parts> {
-    HEADS.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
-        let (mut parts, ()) = Request::new(()).into_parts();
-        parts.headers = HeaderMap::with_capacity(24);
-        Box::new(parts)
-    })
+pub(super) fn head() -> Box<RequestParts> {
+    HEADS
+        .with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| Box::new(RequestParts { headers: Headers::with_capacity(24), ..RequestParts::default() }))
 }
 
 /// Gives the memory of a request's head back for the next one; optional, cheaper than dropping it.
-pub fn recycle(mut head: Box<Parts>) {
+pub fn recycle(mut head: Box<RequestParts>) {
     if !(1..=MAX_TABLE).contains(&head.headers.capacity()) {
         return;
     }
@@ -89,7 +88,7 @@ pub fn recycle(mut head: Box<Parts>) {
 }
 
 /// The same for a header table alone.
-pub(super) fn recycle_table(mut headers: HeaderMap) {
+pub(super) fn recycle_table(mut headers: Headers) {
     let capacity = headers.capacity();
     if capacity == 0 || capacity > MAX_TABLE {
         return;

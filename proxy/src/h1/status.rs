@@ -2,13 +2,14 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HeaderValue};
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
 use super::chunked::Length;
 use super::client::ProtocolError;
 use super::fields::Lines;
 use super::head::Framing;
 use super::{ClientOptions, spare};
+use crate::http::message::Response;
 
 /// A response head and what it says about the bytes behind it.
 #[derive(Debug)]
@@ -77,7 +78,6 @@ fn parse(head: &Bytes, lines: &Lines, method: &Method) -> Result<ResponseHead, P
     };
     let mut response = Response::new(());
     *response.status_mut() = status;
-    *response.version_mut() = version;
     *response.headers_mut() = headers;
     Ok(ResponseHead { response, length, keep_alive: keep_alive && length != Length::UntilClose })
 }

@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::Response;
-use http::request::Parts;
 use http_body::Body as _;
 use route_model::table::retry::{RetryPolicy, TryFailure};
 use smallvec::SmallVec;
@@ -20,6 +18,7 @@ use super::headers::{X_ENVOY_ATTEMPT_COUNT, number};
 use super::local_reply::LocalReply;
 use super::outgoing::Bodies;
 use super::validate::authority;
+use crate::http::message::{RequestParts, Response};
 use crate::runtime_table::WorkerCluster;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
@@ -44,7 +43,7 @@ struct TryError {
 pub(super) async fn send(
     exchange: &mut Exchange,
     cluster: &WorkerCluster,
-    head: &mut Parts,
+    head: &mut RequestParts,
     mut bodies: Bodies,
     retry: Option<&RetryPolicy>,
     hash: Option<u64>,
@@ -101,7 +100,7 @@ pub(super) async fn send(
 async fn one_try(
     exchange: &mut Exchange,
     cluster: &WorkerCluster,
-    head: &Parts,
+    head: &RequestParts,
     bodies: &mut Bodies,
     wish: Wish<'_>,
     limit: Option<Duration>,

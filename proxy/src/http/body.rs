@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::context::Exchange;
+use super::headers::GRPC_STATUS;
 use super::local_reply::LocalReply;
 use crate::h1;
 use crate::telemetry::flags::ResponseFlags;
@@ -211,10 +212,10 @@ impl ResponseBody {
             return Err(BodyError::Timeout);
         }
         let trailers = reply.grpc_trailers();
-        exchange.note_grpc_status(&trailers);
+        exchange.note_grpc_status(trailers.get(GRPC_STATUS));
         exchange.deadline = None;
         self.source = Source::Local(Bytes::new());
-        Ok(Frame::trailers(trailers))
+        Ok(Frame::trailers(trailers.into()))
     }
 }
 
@@ -229,7 +230,7 @@ impl Body for ResponseBody {
         match (&polled, &mut this.exchange) {
             (Poll::Ready(Some(Ok(frame))), Some(exchange)) => match frame.data_ref() {
                 Some(data) => exchange.sent += data.len() as u64,
-                None => frame.trailers_ref().into_iter().for_each(|trailers| exchange.note_grpc_status(trailers)),
+                None => exchange.note_grpc_status(frame.trailers_ref().and_then(|trailers| trailers.get(GRPC_STATUS))),
             },
             (Poll::Ready(Some(Err(_))), _) => return this.broken(polled, cx),
             (Poll::Ready(None), Some(exchange)) => exchange.complete = true,

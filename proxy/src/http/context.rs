@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 use http_body::Body as _;
 use route_model::meta::ResourceKey;
 use route_model::request::admission::Peer;
@@ -19,11 +18,11 @@ use tokio::time::Instant;
 use super::body::{BodyError, RequestBody};
 use super::deadline::Deadline;
 use super::facts::ConnectionFacts;
-use super::headers::GRPC_STATUS;
 use super::local_reply::{LocalReply, is_grpc};
 use super::upgrade::Tunnel;
 use super::validate::authority;
 use crate::drain::{Member, Phase};
+use crate::http::message::RequestParts;
 use crate::listener::ListenerId;
 use crate::runtime_table::{WorkerCluster, WorkerTable};
 use crate::telemetry::flags::ResponseFlags;
@@ -165,7 +164,7 @@ fn same_client_auth(one: &TlsTerms, other: &TlsTerms) -> bool {
 
 impl<'t> Routes<'t> {
     /// The routes for a request; `None` when its authority does not belong to the TLS server of the connection (421).
-    pub(crate) fn for_request(self, head: &Parts) -> Option<&'t Arc<HttpRoutes>> {
+    pub(crate) fn for_request(self, head: &RequestParts) -> Option<&'t Arc<HttpRoutes>> {
         match self {
             Self::Plain { routes, .. } => Some(routes),
             Self::Tls { tls, server, .. } => tls.routes_for(server, authority(head)),
@@ -297,7 +296,7 @@ impl Progress {
 }
 
 impl Exchange {
-    pub(crate) fn new(connection: &Rc<Connection>, head: &Parts, body: &RequestBody) -> Self {
+    pub(crate) fn new(connection: &Rc<Connection>, head: &RequestParts, body: &RequestBody) -> Self {
         let mut exchange = Self::unread(connection);
         exchange.version = head.version;
         exchange.grpc = is_grpc(&head.headers);
@@ -342,7 +341,7 @@ impl Exchange {
     }
 
     /// Keeps of the head what the access log shows, if there is one.
-    pub(crate) fn capture(&mut self, head: &Parts) {
+    pub(crate) fn capture(&mut self, head: &RequestParts) {
         if self.worker().access_log.is_none() {
             return;
         }
@@ -354,7 +353,7 @@ impl Exchange {
     }
 
     /// Has the access log show the path as it is now.
-    pub(crate) fn recapture_path(&mut self, head: &Parts) {
+    pub(crate) fn recapture_path(&mut self, head: &RequestParts) {
         if let Some(log) = &mut self.log {
             log.head.path = head.uri.path_and_query().cloned();
         }
@@ -399,9 +398,9 @@ impl Exchange {
     }
 
     /// Notes `grpc-status`, which is in the trailers, or in the head of a response without a body.
-    pub(crate) fn note_grpc_status(&mut self, fields: &HeaderMap) {
+    pub(crate) fn note_grpc_status(&mut self, status: Option<&HeaderValue>) {
         if self.grpc
-            && let Some(status) = fields.get(GRPC_STATUS)
+            && let Some(status) = status
         {
             self.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
         }

@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, StatusCode, Version};
+use http::{StatusCode, Version};
+use route_model::request::headers::Headers;
 use route_model::table::headers::{Fact, FormatContext};
 
 use crate::telemetry::flags::ResponseFlags;
@@ -52,8 +53,8 @@ pub struct RequestFacts<'a> {
     pub authority: &'a str,
     pub path_and_query: &'a str,
     pub version: Version,
-    pub request_headers: &'a HeaderMap,
-    pub response_headers: Option<&'a HeaderMap>,
+    pub request_headers: &'a Headers,
+    pub response_headers: Option<&'a Headers>,
     pub start: SystemTime,
     /// Time since the start of the request.
     pub elapsed: Duration,
@@ -128,11 +129,11 @@ impl FormatContext for RequestFacts<'_> {
         self.path_and_query
     }
 
-    fn request_headers(&self) -> &HeaderMap {
+    fn request_headers(&self) -> &Headers {
         self.request_headers
     }
 
-    fn response_headers(&self) -> Option<&HeaderMap> {
+    fn response_headers(&self) -> Option<&Headers> {
         self.response_headers
     }
 
@@ -213,8 +214,8 @@ mod tests {
                 })),
             })),
         };
-        let mut headers = HeaderMap::new();
-        headers.insert("x-request-id", "abc".parse().unwrap());
+        let mut headers = Headers::new();
+        headers.insert(http::HeaderName::from_static("x-request-id"), "abc".parse().unwrap());
         let facts = RequestFacts {
             connection: &connection,
             client: "[2001:db8::1]:0".parse().unwrap(),

@@ -7,9 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http::header::{HOST, HeaderValue, SET_COOKIE};
-use http::request::Parts;
-use http::{HeaderName, Response};
 use route_model::table::cluster::LoadBalancer;
 use route_model::table::fault::Fraction;
 use route_model::table::hash::{self, HashKey};
@@ -20,12 +19,13 @@ use super::attempts;
 use super::body::{RequestBody, ResponseBody};
 use super::context::Exchange;
 use super::deadline::{Alarm, Deadline};
-use super::headers::{X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, number, strip_response};
+use super::headers::{GRPC_STATUS, X_ENVOY_ORIGINAL_PATH, X_ENVOY_UPSTREAM_SERVICE_TIME, number, strip_response};
 use super::local_reply::LocalReply;
 use super::outgoing::Bodies;
 use super::request::{apply_to_local, asked, replace_target, reply, stamp};
 use super::upgrade;
 use super::validate::authority;
+use crate::http::message::{RequestParts, Response};
 use crate::runtime_table::{WorkerCluster, WorkerTable};
 use crate::upstream::dynamic::NoName;
 use crate::{h1, policy};
@@ -35,7 +35,7 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// A request as it came in and was admitted.
 #[derive(Debug)]
 pub(crate) struct Inbound {
-    pub(crate) head: Box<Parts>,
+    pub(crate) head: Box<RequestParts>,
     pub(crate) body: RequestBody,
     pub(crate) scheme: &'static str,
 }
@@ -103,7 +103,9 @@ pub(crate) async fn forward(
     let headers = response.headers_mut();
     strip_response(headers);
     headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed.as_millis() as u64));
-    exchange.note_grpc_status(headers);
+    if exchange.grpc {
+        exchange.note_grpc_status(headers.get(GRPC_STATUS));
+    }
     for ops in destination.response_headers.iter().filter(|ops| !ops.is_empty()) {
         let evaluation = ops.evaluate(&exchange.facts(&head, scheme, Some(headers)));
         evaluation.apply(headers);
@@ -133,7 +135,7 @@ fn nowhere(problem: NoName) -> LocalReply {
 fn affinity(
     exchange: &Exchange,
     cluster: &WorkerCluster,
-    head: &Parts,
+    head: &RequestParts,
     scheme: &str,
 ) -> (Option<u64>, Option<HeaderValue>) {
     let LoadBalancer::Hash(by) = &cluster.state.cluster.load_balancer else { return (None, None) };
@@ -150,7 +152,7 @@ fn affinity(
 }
 
 /// The route's timeout, or the time that a gRPC client gives itself if that is shorter (`grpc-timeout`).
-fn deadline(exchange: &Exchange, action: &Forward, head: &Parts) -> Option<Deadline> {
+fn deadline(exchange: &Exchange, action: &Forward, head: &RequestParts) -> Option<Deadline> {
     let asked = if exchange.grpc { head.headers.get(GRPC_TIMEOUT).and_then(grpc_timeout) } else { None };
     let (timeout, reply) = match (action.timeout, asked) {
         (Some(timeout), Some(asked)) if timeout <= asked => (timeout, LocalReply::Timeout),
@@ -181,7 +183,7 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
     })
 }
 
-fn mirror(exchange: &Exchange, table: &WorkerTable, action: &Forward, head: &Parts, bodies: &Bodies) {
+fn mirror(exchange: &Exchange, table: &WorkerTable, action: &Forward, head: &RequestParts, bodies: &Bodies) {
     for mirror in action.mirrors.iter().filter(|mirror| mirror.fraction.takes(fastrand::u32(..Fraction::WHOLE))) {
         // Where the service does not exist there is nobody to send the copy to.
         let cluster = table.cluster(mirror.cluster).and_then(|cluster| cluster.of_host(|| authority(head)).ok());
@@ -208,7 +210,7 @@ pub(crate) fn choose(action: &Forward) -> usize {
 
 /// Applies header operations and rewrites. Formatters see the request as it was admitted.
 fn rewrite(
-    head: &mut Parts,
+    head: &mut RequestParts,
     exchange: &Exchange,
     route: &Route,
     destination: &Destination,
@@ -233,7 +235,7 @@ fn rewrite(
 
 fn rewritten_authority(
     template: &ValueTemplate,
-    head: &Parts,
+    head: &RequestParts,
     exchange: &Exchange,
     scheme: &str,
 ) -> Result<HeaderValue, ()> {
@@ -246,7 +248,7 @@ fn rewritten_authority(
     HeaderValue::from_maybe_shared(Bytes::from(authority)).map_err(|_| ())
 }
 
-fn rewrite_path(head: &mut Parts, path: String) -> Result<(), ()> {
+fn rewrite_path(head: &mut RequestParts, path: String) -> Result<(), ()> {
     let mut target = path.into_bytes();
     if let Some(query) = head.uri.query() {
         target.push(b'?');
@@ -262,7 +264,7 @@ fn local(
     exchange: Box<Exchange>,
     failure: LocalReply,
     ops: &HeaderOps,
-    head: &Parts,
+    head: &RequestParts,
     scheme: &str,
 ) -> Response<ResponseBody> {
     let mut response = reply(exchange, failure);

@@ -1,8 +1,8 @@
 //! Headers that the proxy adds of its own, and what a response loses on its way back.
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use route_model::request::headers::Headers;
 use route_model::request::hop::{KEEP_ALIVE, PROXY_CONNECTION, remove_nominated};
 use smallvec::SmallVec;
 
@@ -14,7 +14,7 @@ pub const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-a
 pub const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// Removes from a response what belongs to the upstream connection. The value of Upgrade is handed back, for a 101.
-pub fn strip_response(headers: &mut HeaderMap) -> Option<HeaderValue> {
+pub fn strip_response(headers: &mut Headers) -> Option<HeaderValue> {
     // A look at each name costs less than a search for one that is not there.
     let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| is_hop(name)).cloned().collect();
     if found.contains(&CONNECTION) {
@@ -24,7 +24,7 @@ pub fn strip_response(headers: &mut HeaderMap) -> Option<HeaderValue> {
     for name in &found {
         let value = headers.remove(name);
         if name == UPGRADE {
-            upgrade = value;
+            upgrade = upgrade.or(value);
         }
     }
     upgrade
@@ -94,7 +94,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("server", "origin"),
         ];
-        let mut headers: HeaderMap = fields
+        let mut headers: Headers = fields
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .into_iter()
             .collect();

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
+use route_model::request::headers::Headers;
 use route_model::verdict::authorization::NOT_ALLOWED;
 
 use super::headers::GRPC_STATUS;
+use crate::http::message::Response;
 use crate::telemetry::flags::ResponseFlags;
 
 const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -188,7 +190,7 @@ impl LocalReply {
     }
 
     /// The same for a gRPC client that already has the head of a response.
-    pub(crate) fn grpc_trailers(self) -> HeaderMap {
+    pub(crate) fn grpc_trailers(self) -> Headers {
         let (mut head, _) = grpc_response(self.response()).into_parts();
         head.headers.remove(CONTENT_TYPE);
         head.headers
@@ -196,7 +198,7 @@ impl LocalReply {
 }
 
 /// Whether a request speaks gRPC: `application/grpc` or `application/grpc+…`.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &Headers) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
     let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
     matches!(rest.first(), None | Some(b'+' | b';'))
@@ -225,7 +227,9 @@ pub(crate) fn grpc_response(response: Response<Bytes>) -> Response<Bytes> {
     head.status = StatusCode::OK;
     head.headers.remove(CONTENT_LENGTH);
     head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    head.headers.entry(GRPC_STATUS).or_insert(HeaderValue::from_static(status));
+    if !head.headers.contains_key(GRPC_STATUS) {
+        head.headers.append(GRPC_STATUS, HeaderValue::from_static(status));
+    }
     if !body.is_empty()
         && let Ok(message) = HeaderValue::from_maybe_shared(grpc_message(body))
     {
@@ -272,7 +276,7 @@ mod tests {
 
     #[test]
     fn grpc_clients_get_a_status_in_headers() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for (content_type, grpc) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
@@ -285,23 +289,23 @@ mod tests {
         }
         let response = grpc_response(LocalReply::NoHealthyUpstream.response());
         assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()["grpc-status"], "14");
-        assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
+        assert_eq!(response.headers().get("grpc-status").unwrap(), "14");
+        assert_eq!(response.headers().get("grpc-message").unwrap(), "no healthy upstream");
         assert!(!response.headers().contains_key(CONTENT_LENGTH) && response.body().is_empty());
         let response = grpc_response(text_response(StatusCode::FORBIDDEN, Bytes::from_static("né: 5 %\n".as_bytes())));
-        assert_eq!(response.headers()["grpc-status"], "7");
-        assert_eq!(response.headers()["grpc-message"], "n%C3%A9: 5 %25%0A");
+        assert_eq!(response.headers().get("grpc-status").unwrap(), "7");
+        assert_eq!(response.headers().get("grpc-message").unwrap(), "n%C3%A9: 5 %25%0A");
     }
 
     #[test]
     fn plain_clients_get_a_status_and_a_text() {
         let response = LocalReply::NoHealthyUpstream.response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(response.headers()[CONTENT_LENGTH], "19");
+        assert_eq!(response.headers().get(CONTENT_LENGTH).unwrap(), "19");
         assert_eq!(&response.body()[..], b"no healthy upstream");
         let response = LocalReply::NoRoute.response();
         assert_eq!(
-            (response.headers()[CONTENT_LENGTH].as_bytes(), response.headers().get(CONTENT_TYPE)),
+            (response.headers().get(CONTENT_LENGTH).unwrap().as_bytes(), response.headers().get(CONTENT_TYPE)),
             (&b"0"[..], None)
         );
     }

@@ -8,6 +8,7 @@ pub mod facts;
 pub(crate) mod forward;
 pub mod headers;
 pub(crate) mod local_reply;
+pub mod message;
 pub(crate) mod outgoing;
 pub(crate) mod request;
 pub(crate) mod rewound;

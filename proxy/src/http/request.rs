@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{LOCATION, SERVER};
-use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response, StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use route_model::request::claims::Claims;
+use route_model::request::headers::Headers;
 use route_model::request::path::normalise;
 use route_model::table::headers::HeaderOps;
 use route_model::table::redirect::https_location;
@@ -19,9 +19,10 @@ use super::body::{RequestBody, ResponseBody, Source};
 use super::context::{Connection, Exchange};
 use super::facts::RequestFacts;
 use super::forward::{self, Inbound};
-use super::headers::new_request_id;
+use super::headers::{GRPC_STATUS, new_request_id};
 use super::local_reply::{LocalReply, grpc_response, text_response};
 use super::validate::{Violation, authority};
+use crate::http::message::{RequestParts, Response};
 use crate::policy;
 use crate::policy::authorization::Asked;
 use crate::policy::jwt;
@@ -36,7 +37,7 @@ const SERVER_NAME: HeaderValue = HeaderValue::from_static("fairway");
 /// Answers one request. Dropping the future abandons it, wherever it is.
 pub(crate) async fn handle(
     connection: &Rc<Connection>,
-    mut head: Box<Parts>,
+    mut head: Box<RequestParts>,
     body: RequestBody,
 ) -> Response<ResponseBody> {
     let mut exchange = Box::new(Exchange::new(connection, &head, &body));
@@ -179,7 +180,7 @@ fn limits(
 }
 
 /// The head as routes and policies look at it.
-pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str, claims: Option<&'a Claims>) -> RequestHead<'a> {
+pub(crate) fn asked<'a>(head: &'a RequestParts, scheme: &'a str, claims: Option<&'a Claims>) -> RequestHead<'a> {
     RequestHead {
         method: head.method.as_str(),
         scheme,
@@ -192,7 +193,12 @@ pub(crate) fn asked<'a>(head: &'a Parts, scheme: &'a str, claims: Option<&'a Cla
 }
 
 /// What a request gets that an authorization policy denies.
-fn refused(found: Lookup<'_>, mut exchange: Box<Exchange>, head: &Parts, scheme: &str) -> Response<ResponseBody> {
+fn refused(
+    found: Lookup<'_>,
+    mut exchange: Box<Exchange>,
+    head: &RequestParts,
+    scheme: &str,
+) -> Response<ResponseBody> {
     let response = LocalReply::Denied.response();
     match found {
         Lookup::Route(_, route) => {
@@ -223,7 +229,7 @@ fn told(standing: Option<Box<Standing>>, mut response: Response<ResponseBody>) -
 fn replied_for(
     route: &Route,
     exchange: Box<Exchange>,
-    head: &Parts,
+    head: &RequestParts,
     scheme: &str,
     response: Response<Bytes>,
 ) -> Response<ResponseBody> {
@@ -254,7 +260,7 @@ pub(crate) fn reply(mut exchange: Box<Exchange>, reply: LocalReply) -> Response<
 pub(crate) fn local(mut exchange: Box<Exchange>, mut response: Response<Bytes>) -> Response<ResponseBody> {
     if exchange.grpc {
         response = grpc_response(response);
-        exchange.note_grpc_status(response.headers());
+        exchange.note_grpc_status(response.headers().get(GRPC_STATUS));
     }
     stamp(&mut response);
     exchange.status = Some(response.status());
@@ -267,7 +273,12 @@ pub(crate) fn stamp<B>(response: &mut Response<B>) {
 }
 
 /// Runs a route's response operations on a reply that the proxy makes for it.
-pub(crate) fn apply_to_local(ops: &HeaderOps, head: &Parts, scheme: &str, response: &mut Response<ResponseBody>) {
+pub(crate) fn apply_to_local(
+    ops: &HeaderOps,
+    head: &RequestParts,
+    scheme: &str,
+    response: &mut Response<ResponseBody>,
+) {
     if ops.is_empty() {
         return;
     }
@@ -288,7 +299,7 @@ fn redirect(status: StatusCode, location: &str) -> Response<Bytes> {
 }
 
 /// Brings the path into its canonical form, which is what is matched, logged and sent on.
-fn normalise_target(head: &mut Parts) -> Result<(), ()> {
+fn normalise_target(head: &mut RequestParts) -> Result<(), ()> {
     let Some(target) = head.uri.path_and_query() else { return Err(()) };
     let normalised = match normalise(target.as_str()) {
         Ok(std::borrow::Cow::Borrowed(_)) => return Ok(()),
@@ -313,9 +324,9 @@ impl Exchange {
     /// A view of the request for formatters.
     pub(crate) fn facts<'a>(
         &'a self,
-        head: &'a Parts,
+        head: &'a RequestParts,
         scheme: &'a str,
-        response_headers: Option<&'a http::HeaderMap>,
+        response_headers: Option<&'a Headers>,
     ) -> RequestFacts<'a> {
         RequestFacts {
             connection: &self.connection.facts,

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -28,6 +28,7 @@ use super::upgrade;
 use super::validate::{self, Violation};
 use crate::drain::{Member, Phase};
 use crate::h1;
+use crate::http::message::{RequestParts, Response};
 use crate::listener::ListenerId;
 use crate::proxy_protocol::{self, Addresses};
 use crate::rt::LocalExecutor;
@@ -290,7 +291,7 @@ where
         .enable_connect_protocol();
     let service = service_fn(|request: Request<Incoming>| {
         let connection = Rc::clone(connection);
-        async move { Ok::<_, std::convert::Infallible>(handle_http2(&connection, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(http::Response::from(handle_http2(&connection, request).await)) }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut seen = Phase::Open;
@@ -316,7 +317,7 @@ async fn handle_http2(connection: &Rc<Connection>, mut request: Request<Incoming
         return Box::pin(upgrade::extended_connect(connection, request, protocol)).await;
     }
     let (head, body) = request.into_parts();
-    let mut head = Box::new(head);
+    let mut head = Box::new(RequestParts::from(head));
     let max_headers = connection.worker.process.options.limits.max_headers;
     if let Err(violation) = validate::http2_request(&mut head, max_headers) {
         return request::refuse(connection, violation);
@@ -341,7 +342,7 @@ mod tests {
             serve_connection(worker, stream, peer, None, id, member)
         });
         assert!(connection <= 1920, "a plain connection takes {connection} bytes");
-        async fn request((connection, head, body): (Rc<Connection>, Box<http::request::Parts>, RequestBody)) {
+        async fn request((connection, head, body): (Rc<Connection>, Box<RequestParts>, RequestBody)) {
             request::handle(&connection, head, body).await;
         }
         let request = size(request);

@@ -10,8 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, UPGRADE};
-use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -26,6 +25,7 @@ use super::rewound::Rewound;
 use super::validate;
 use crate::drain::Phase;
 use crate::h1;
+use crate::http::message::{RequestParts, Response};
 
 pub(crate) const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
@@ -49,7 +49,7 @@ impl fmt::Debug for Tunnel {
 
 /// Whether an upstream agreed to the switch that the request asked for: 101, or over HTTP/2 any success of an extended
 /// CONNECT.
-pub(crate) fn is_agreed(head: &Parts, response: &Response<Source>) -> bool {
+pub(crate) fn is_agreed(head: &RequestParts, response: &Response<Source>) -> bool {
     match response.body() {
         Source::Http2(_) => response.status().is_success() && head.headers.contains_key(UPGRADE),
         Source::Http1(_) | Source::Local(_) | Source::Broken(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
@@ -59,19 +59,21 @@ pub(crate) fn is_agreed(head: &Parts, response: &Response<Source>) -> bool {
 /// The upstream switched protocols: tells the client so, and ties the two ends together once the client knows.
 pub(crate) async fn switched(
     mut exchange: Box<Exchange>,
-    head: &mut Parts,
-    mut response: Response<Source>,
+    head: &mut RequestParts,
+    response: Response<Source>,
 ) -> Response<ResponseBody> {
-    let over_http2 = matches!(response.body(), Source::Http2(_)).then(|| hyper::upgrade::on(&mut response));
     let (mut response, source) = response.into_parts();
-    let upstream: Option<Rewound<Box<dyn Io>>> = match (over_http2, source) {
-        (Some(upgraded), _) => {
-            upgraded.await.ok().map(|io| Rewound::new(BytesMut::new(), Box::new(TokioIo::new(io)) as _))
-        }
-        (None, Source::Http1(body)) => {
+    let upstream: Option<Rewound<Box<dyn Io>>> = match source {
+        Source::Http2(_) => match response.extensions.remove::<OnUpgrade>() {
+            Some(upgraded) => {
+                upgraded.await.ok().map(|io| Rewound::new(BytesMut::new(), Box::new(TokioIo::new(io)) as _))
+            }
+            None => None,
+        },
+        Source::Http1(body) => {
             body.into_upgraded().map(|upgraded| Rewound::new(upgraded.read_ahead, Box::new(upgraded.io) as _))
         }
-        (None, _) => None,
+        Source::Local(_) | Source::Broken(_) => None,
     };
     let Some(upstream) = upstream else { return reply(exchange, LocalReply::UpstreamProtocol) };
     response.headers.remove(CONTENT_LENGTH);
@@ -128,7 +130,7 @@ pub(crate) async fn extended_connect(
 ) -> Response<ResponseBody> {
     // The request's stream becomes the tunnel; there is no body beside it.
     let (head, _) = request.into_parts();
-    let mut head = Box::new(head);
+    let mut head = Box::new(RequestParts::from(head));
     head.method = Method::GET;
     let max_headers = connection.worker.process.options.limits.max_headers;
     let Ok(protocol) = HeaderValue::from_str(protocol.as_str()) else {

@@ -7,10 +7,12 @@ use ::http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST,
     PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use ::http::request::Parts;
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use route_model::request::form;
+use route_model::request::headers::Headers;
 use thiserror::Error;
+
+use crate::http::message::RequestParts;
 
 /// How a client broke the protocol. The connection (HTTP/2: the stream) does not survive it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
@@ -114,7 +116,7 @@ impl Violation {
 /// The authority a request is for: its Host header, else that of its URI (HTTP/2). Empty if Host is.
 ///
 /// Host wins so that an authority rewrite is one `insert` for both versions; on arrival they never differ.
-pub fn authority(head: &Parts) -> &str {
+pub fn authority(head: &RequestParts) -> &str {
     match head.headers.get(HOST) {
         Some(host) => host.to_str().unwrap_or_default(),
         None => head.uri.authority().map_or("", ::http::uri::Authority::as_str),
@@ -125,7 +127,7 @@ pub fn authority(head: &Parts) -> &str {
 ///
 /// # Errors
 /// The request is malformed in the sense of RFC 9113 section 8.1.1, or exceeds `max_headers` fields.
-pub fn http2_request(head: &mut Parts, max_headers: usize) -> Result<(), Violation> {
+pub fn http2_request(head: &mut RequestParts, max_headers: usize) -> Result<(), Violation> {
     if head.method == Method::CONNECT {
         return Err(Violation::Connect);
     }
@@ -138,11 +140,11 @@ pub fn http2_request(head: &mut Parts, max_headers: usize) -> Result<(), Violati
             return Err(Violation::ConnectionHeader);
         }
     }
-    if head.headers.get_all(TE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+    if head.headers.get_all(TE).any(|value| !value.as_bytes().eq_ignore_ascii_case(b"trailers")) {
         return Err(Violation::ConnectionHeader);
     }
     content_length(&head.headers)?;
-    let mut hosts = head.headers.get_all(HOST).iter();
+    let mut hosts = head.headers.get_all(HOST);
     match (head.uri.authority(), hosts.next(), hosts.next()) {
         (_, _, Some(_)) => return Err(Violation::HostConflict),
         (Some(authority), Some(host), None) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
@@ -170,8 +172,8 @@ const CONNECTION_HEADERS: [HeaderName; 5] = [
 ];
 
 /// RFC 9113 section 8.2.3: HTTP/2 may split Cookie into several fields, HTTP/1 may not.
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
+fn join_cookies(headers: &mut Headers) {
+    let mut crumbs = headers.get_all(COOKIE);
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
     let mut joined = first.as_bytes().to_vec();
     for crumb in std::iter::once(second).chain(crumbs) {
@@ -197,8 +199,8 @@ pub(crate) fn host(bytes: &[u8]) -> Result<(), Violation> {
 }
 
 /// The Content-Length, if there is one: a single line of digits only.
-pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Violation> {
-    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+pub(crate) fn content_length(headers: &Headers) -> Result<Option<u64>, Violation> {
+    let mut lines = headers.get_all(CONTENT_LENGTH);
     match (lines.next(), lines.next()) {
         (None, _) => Ok(None),
         (Some(line), None) => digits(line.as_bytes()).map(Some).ok_or(Violation::ContentLength),
@@ -289,13 +291,13 @@ mod tests {
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            let (mut head, ()) = request.body(()).unwrap().into_parts();
+            let mut head = RequestParts::from(request.body(()).unwrap().into_parts().0);
             http2_request(&mut head, 4).map(|()| head)
         };
         assert_eq!(authority(&check("https://a.test/x?y", &[]).unwrap()), "a.test");
         assert_eq!(authority(&check("https://a.test/", &[("host", "A.test")]).unwrap()), "A.test");
         let joined = check("https://a/", &[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]).unwrap();
-        assert_eq!(joined.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+        assert_eq!(joined.headers.get_all(COOKIE).collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
         for (uri, headers, expected) in [
             ("https://a/", &[("host", "b")][..], Violation::HostConflict),
             ("https://a/", &[("host", "a"), ("host", "a")], Violation::HostConflict),

@@ -1,12 +1,13 @@
 //! Faults on purpose: a delay, then perhaps an answer in the upstream's place (Envoy's fault filter).
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use route_model::table::fault::{Abort, Fault, Fraction};
 
 use crate::http::context::Exchange;
 use crate::http::headers::{GRPC_STATUS, number};
 use crate::http::local_reply::text_response;
+use crate::http::message::Response;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::metrics::Count;
 

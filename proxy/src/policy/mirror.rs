@@ -7,12 +7,12 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Version;
 use http::header::EXPECT;
-use http::request::Parts;
-use http::{Request, Version};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 
+use crate::http::message::RequestParts;
 use crate::http::outgoing::OutgoingBody;
 use crate::http::validate::authority;
 use crate::runtime_table::WorkerCluster;
@@ -33,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) fn send(
     worker: &Rc<Worker>,
     cluster: Rc<WorkerCluster>,
-    head: &Parts,
+    head: &RequestParts,
     version: Version,
     body: OutgoingBody,
     timeout: Option<Duration>,
@@ -54,17 +54,25 @@ pub(crate) fn send(
 }
 
 /// The head as the mirror gets it: no upgrade, and no question whether the body is welcome.
-fn copy(head: &Parts) -> Parts {
-    let (mut copy, ()) = Request::new(()).into_parts();
-    copy.method = head.method.clone();
-    copy.uri = head.uri.clone();
-    copy.version = head.version;
-    copy.headers = head.headers.clone();
-    copy.headers.remove(EXPECT);
-    copy
+fn copy(head: &RequestParts) -> RequestParts {
+    let mut headers = head.headers.clone();
+    headers.remove(EXPECT);
+    RequestParts {
+        method: head.method.clone(),
+        uri: head.uri.clone(),
+        version: head.version,
+        headers,
+        ..RequestParts::default()
+    }
 }
 
-async fn exchange(worker: &Rc<Worker>, cluster: &WorkerCluster, head: &Parts, version: Version, body: OutgoingBody) {
+async fn exchange(
+    worker: &Rc<Worker>,
+    cluster: &WorkerCluster,
+    head: &RequestParts,
+    version: Version,
+    body: OutgoingBody,
+) {
     cluster.state.known().await;
     let Some(endpoint) = cluster.pick(Wish::default()) else { return };
     let Some(_active) = ActiveRequest::admitted(&endpoint, &cluster.state) else { return };

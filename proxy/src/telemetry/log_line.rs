@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use http::header::{HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{HeaderValue, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 use route_model::request::admission::{X_FORWARDED_FOR, X_REQUEST_ID};
+use route_model::request::headers::Headers;
 
 use super::flags::ResponseFlags;
 use crate::http::facts::{ConnectionFacts, append_address, append_time, protocol_name};
@@ -35,7 +36,7 @@ impl LogHead {
         method: Method,
         path: Option<PathAndQuery>,
         authority: Option<HeaderValue>,
-        headers: &HeaderMap,
+        headers: &Headers,
     ) -> Self {
         let header = |name| headers.get(name).cloned();
         Self {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     fn head(user_agent: &[u8]) -> LogHead {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("192.0.2.9"));
         headers.insert(X_REQUEST_ID, HeaderValue::from_static("abc"));
         headers.insert(USER_AGENT, HeaderValue::from_bytes(user_agent).unwrap());

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{HOST, UPGRADE};
-use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{Method, Request, Response, Uri, Version};
+use http::{Method, Request, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +21,7 @@ use super::peer::Peer;
 use crate::h1;
 use crate::http::body::{BodyError, Source};
 use crate::http::local_reply::LocalReply;
+use crate::http::message::{RequestParts, Response};
 use crate::http::outgoing::OutgoingBody;
 use crate::http::upgrade::SEC_WEBSOCKET_KEY;
 use crate::http::validate::authority;
@@ -64,7 +64,7 @@ pub(crate) async fn send(
     cluster: &WorkerCluster,
     peer: &Peer,
     http2: bool,
-    head: &Parts,
+    head: &RequestParts,
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
@@ -79,7 +79,7 @@ async fn send_http1(
     worker: &Rc<Worker>,
     cluster: &WorkerCluster,
     peer: &Peer,
-    head: &Parts,
+    head: &RequestParts,
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
@@ -153,7 +153,12 @@ fn permit(worker: &Worker, state: &ClusterState, peer: &Peer) -> Option<Connecti
     Some(ConnectionPermit::new(permit, open))
 }
 
-fn http1_failure(worker: &Worker, error: h1::SendError<OutgoingBody>, head: &Parts, reused: bool) -> SendFailure {
+fn http1_failure(
+    worker: &Worker,
+    error: h1::SendError<OutgoingBody>,
+    head: &RequestParts,
+    reused: bool,
+) -> SendFailure {
     tracing::debug!(%error, reused, "a request to an upstream failed");
     let repeatable = head.method.is_idempotent() || !error.written;
     if reused
@@ -306,7 +311,7 @@ async fn send_http2(
     worker: &Rc<Worker>,
     cluster: &WorkerCluster,
     peer: &Peer,
-    head: &Parts,
+    head: &RequestParts,
     body: OutgoingBody,
     reuse: bool,
 ) -> Result<Response<Source>, SendFailure> {
@@ -323,7 +328,7 @@ async fn send_http2(
     let mut sender = connection.sender.clone();
     drop(connection);
     match sender.try_send_request(request).await {
-        Ok(response) => Ok(response.map(|body| Source::Http2(Http2Body::new(body, permit)))),
+        Ok(response) => Ok(Response::from(response).map(|body| Source::Http2(Http2Body::new(body, permit)))),
         Err(mut error) => match error.take_message() {
             // The connection ended before it took the request up.
             Some(request) if reused => Err(SendFailure::Stale(request.into_body())),
@@ -394,7 +399,7 @@ async fn open_http2(
 }
 
 /// The request as HTTP/2 carries it: scheme and authority in the target, no Host. `None` if there is no valid authority.
-fn http2_request(head: &Parts, body: OutgoingBody, secure: bool) -> Option<Request<OutgoingBody>> {
+fn http2_request(head: &RequestParts, body: OutgoingBody, secure: bool) -> Option<Request<OutgoingBody>> {
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
@@ -410,7 +415,7 @@ fn http2_request(head: &Parts, body: OutgoingBody, secure: bool) -> Option<Reque
         request.extensions_mut().insert(hyper::ext::Protocol::from(protocol.to_str().ok()?));
         headers.remove(SEC_WEBSOCKET_KEY);
     }
-    *request.headers_mut() = headers;
+    *request.headers_mut() = headers.into();
     Some(request)
 }
 

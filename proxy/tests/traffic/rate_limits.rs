@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use proxy::{ListenAddr, Options, Proxy};
 use route_model::kind::Kind;
 use route_model::meta::ResourceKey;
+use route_model::request::headers::Headers;
 use route_model::table::{Cluster, RouteTable};
 use route_model::verdict::limits::{KeyPart, LimitId, LimitPolicy, LimitRule, Rate, Refusal, RouteLimits};
 
@@ -40,7 +41,7 @@ fn policy(id: u32, name: &str, rules: Vec<LimitRule>) -> LimitPolicy {
         rules: rules.into(),
         refusal: Refusal {
             status: StatusCode::TOO_MANY_REQUESTS,
-            headers: HeaderMap::new(),
+            headers: Headers::new(),
             body: Bytes::from_static(b"local_rate_limited"),
         },
     }
@@ -163,7 +164,7 @@ async fn requests_cost_what_a_header_says_and_the_answer_is_the_policys() {
     let cost_header = Some(HeaderName::from_static("x-cost"));
     let mut costly = policy(0, "p", vec![LimitRule { cost_header, ..rule("r", Vec::new(), 10) }]);
     costly.refusal.status = StatusCode::SERVICE_UNAVAILABLE;
-    costly.refusal.headers.insert("x-why", HeaderValue::from_static("limited"));
+    costly.refusal.headers.insert(HeaderName::from_static("x-why"), HeaderValue::from_static("limited"));
     costly.refusal.body = Bytes::from_static(b"slow down");
     let (_proxy, mut client) = serving(limited(vec![costly], "ok")).await;
     assert_eq!(get(&mut client, "/", "x-cost: 9\r\n").await.status, 200);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::attached::{AttachedPolicies, target_findings};
 use super::delegate::Rule;
@@ -16,6 +16,7 @@ use crate::kinds::TextDuration;
 use crate::kinds::rate_limit_policy::{self, KeyPart, Mode, RateLimitPolicy, Scope};
 use crate::meta::ResourceKey;
 use crate::request::claims::ClaimPath;
+use crate::request::headers::Headers;
 use crate::resource::{Resource, ResourceSet};
 use crate::verdict::limits::{self, LimitId, LimitPolicy, LimitRule, Rate, Refusal, RouteLimits};
 
@@ -193,7 +194,7 @@ fn key_part(part: &KeyPart) -> Option<limits::KeyPart> {
 
 fn refusal(response: Option<&rate_limit_policy::Response>) -> Refusal {
     let status = response.and_then(|response| u16::try_from(*response.status.get()?).ok());
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     for (name, value) in response.into_iter().flat_map(|response| &response.headers) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
             headers.insert(name, value);

@@ -1,10 +1,9 @@
 //! What the tokens of a request are taken for. Nobody holds keys here, so they are taken at their word.
 
-use http::HeaderMap;
-
 use super::{ExplainedToken, Explanation, Outcome};
 use crate::matching::quoted;
 use crate::request::claims::Claims;
+use crate::request::headers::Headers;
 use crate::table::RequestHead;
 use crate::table::authentication::{Authentication, JwtRule, TokenPlace};
 use crate::verdict::authentication::{Token, TokenFault, TokenVerdict, is_preflight, query_without, remove};
@@ -64,7 +63,7 @@ pub(super) fn explain(
 /// A request as it goes on.
 #[derive(Debug)]
 pub(super) struct Authenticated {
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Headers,
     pub(super) query: Option<String>,
     pub(super) claims: Option<Claims>,
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::Explanation;
 use super::steps::explain;
+use crate::request::headers::Headers;
 use crate::table::RouteTable;
 use crate::table::host::without_port;
 
@@ -87,7 +88,7 @@ impl ExplainRequest {
         if self.client_identity.is_some() && !url.tls {
             return Err(RequestError::IdentityWithoutTls);
         }
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for (name, values) in &self.headers {
             let wrong = || RequestError::Header(name.clone());
             let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
@@ -140,7 +141,7 @@ pub(super) struct Sent<'a> {
     /// Path and query in their raw form.
     pub(super) target: String,
     /// Host among them.
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Headers,
 }
 
 /// A URL in pieces, as raw as it was written: [`http::Uri`] refuses some that a gateway takes.
@@ -209,7 +210,13 @@ mod tests {
         ] {
             let request = get(url);
             let sent = request.sent().expect("a request");
-            let found = (sent.tls, sent.port, sent.headers[HOST].to_str().expect("text"), sent.sni, &*sent.target);
+            let found = (
+                sent.tls,
+                sent.port,
+                sent.headers.get(HOST).expect("a host").to_str().expect("text"),
+                sent.sni,
+                &*sent.target,
+            );
             assert_eq!(found, (tls, port, host, sni, target), "{url}");
         }
     }

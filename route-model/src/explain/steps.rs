@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::{HOST, HeaderName, HeaderValue};
 
 use super::authentication;
@@ -18,6 +17,7 @@ use crate::matching::quoted;
 use crate::request::admission::Peer;
 use crate::request::claims::Claims;
 use crate::request::form;
+use crate::request::headers::Headers;
 use crate::request::path::{escape, normalise};
 use crate::table::fault::Abort;
 use crate::table::headers::HeaderOps;
@@ -278,7 +278,7 @@ struct Received {
     authority: String,
     /// Normalised, with the query.
     target: String,
-    headers: HeaderMap,
+    headers: Headers,
     /// As far as it can be trusted.
     client: IpAddr,
 }
@@ -292,7 +292,7 @@ impl Received {
             let why = format!("the method {} is none that a gateway takes over HTTP/1.1", quoted(sent.method));
             return Err(refused(400, why));
         }
-        let mut hosts = sent.headers.get_all(HOST).iter();
+        let mut hosts = sent.headers.get_all(HOST);
         let authority = match (hosts.next(), hosts.next()) {
             (Some(host), None) if form::is_host(host.as_bytes()) => host.to_str().unwrap_or_default().to_owned(),
             (Some(host), None) => return Err(refused(400, format!("the Host {} is malformed", quoted(host)))),
@@ -328,9 +328,9 @@ impl Received {
 }
 
 /// The headers of a request that rules see otherwise than they were sent.
-fn changed(sent: &HeaderMap, admitted: &HeaderMap) -> Vec<ChangedHeader> {
-    let values = |headers: &HeaderMap, name: &HeaderName| -> Vec<String> {
-        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+fn changed(sent: &Headers, admitted: &Headers) -> Vec<ChangedHeader> {
+    let values = |headers: &Headers, name: &HeaderName| -> Vec<String> {
+        headers.get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
     };
     let mut changed = Vec::new();
     for name in sent.keys() {

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
 use crate::compile::tests::{bare, edge, to, virtual_service};
+use crate::request::headers::Headers;
 use crate::request::path::{self, normalise};
 use crate::table::{ListenerProtocol, Lookup, RequestHead, RouteTable};
 
@@ -388,7 +389,7 @@ proptest! {
             };
             let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
             let headers = request.headers.get("x").into_iter().flatten();
-            let headers: HeaderMap = headers.map(|value| (X, value.parse().expect("a value"))).collect();
+            let headers: Headers = headers.map(|value| (X, value.parse().expect("a value"))).collect();
             let head =
                 RequestHead { method: &request.method, scheme: "http", authority: host, path, query, headers: &headers, claims: None };
             let found = match routes.lookup(&head) {

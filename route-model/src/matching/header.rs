@@ -84,7 +84,7 @@ impl HeaderPredicate {
     fn visit(&self, head: &RequestHead<'_>, mut enough: impl FnMut(&[u8]) -> bool) {
         match &self.field {
             HeaderField::Name(name) => {
-                head.headers.get_all(name).iter().map(HeaderValue::as_bytes).any(enough);
+                head.headers.get_all(name).map(HeaderValue::as_bytes).any(enough);
             }
             HeaderField::Method => {
                 enough(head.method.as_bytes());

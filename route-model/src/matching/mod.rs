@@ -115,12 +115,13 @@ pub(crate) fn quoted(value: impl AsRef<[u8]>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue};
+    use http::{HeaderName, HeaderValue};
 
     use super::*;
     use crate::request::claims::{ClaimPath, Claims};
+    use crate::request::headers::Headers;
 
-    fn head<'a>(query: Option<&'a str>, headers: &'a HeaderMap) -> RequestHead<'a> {
+    fn head<'a>(query: Option<&'a str>, headers: &'a Headers) -> RequestHead<'a> {
         RequestHead {
             method: "GET",
             scheme: "https",
@@ -132,8 +133,8 @@ mod tests {
         }
     }
 
-    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn headers(pairs: &[(&str, &str)]) -> Headers {
+        let mut map = Headers::new();
         for (name, value) in pairs {
             map.append(
                 name.parse::<HeaderName>().expect("name"),
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn method_scheme_and_authority_are_compared_as_they_are() {
-        let none = HeaderMap::new();
+        let none = Headers::new();
         for (predicate, failure) in [
             (Predicate::Method(exact("GET")), None),
             (Predicate::Method(exact("get")), Some("the method is `GET`, the rule wants exactly `get`")),
@@ -277,7 +278,7 @@ mod tests {
     #[test]
     fn query_parameters_are_taken_undecoded_and_first() {
         let text = |matcher| ValueMatch::Text(matcher);
-        let none = HeaderMap::new();
+        let none = Headers::new();
         for (sent, predicate, failure) in [
             (Some("a=1"), query("a", text(exact("1"))), None),
             (Some("b=2&a=1"), query("a", text(exact("1"))), None),
@@ -334,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_first_predicate_that_fails_is_named() {
-        let none = HeaderMap::new();
+        let none = Headers::new();
         let predicates = Predicates::new(vec![
             Predicate::Method(exact("GET")),
             header("a", ValueMatch::Present, false),
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn claims_are_texts_or_lists_of_them() {
-        let none = HeaderMap::new();
+        let none = Headers::new();
         let payload = serde_json::json!({
             "group": ["admin", "dev", 7], "name": "ann", "level": 7, "scope": "read write", "realm": {"role": "r"},
         });

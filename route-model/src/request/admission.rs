@@ -11,11 +11,11 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::{CONNECTION, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use smallvec::SmallVec;
 
 use super::hop::{KEEP_ALIVE, PROXY_CONNECTION, keep_only_trailers, lists, remove_nominated};
+use crate::request::headers::Headers;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -54,7 +54,7 @@ impl Peer {
     /// `trusted_hops` is the number of proxies in front of this one whose X-Forwarded-For entries are believed (Istio
     /// `numTrustedProxies`). With `n` of them the client is the `n`th entry from the right of what arrived; if there
     /// are fewer, or it is no address, the peer is the client. `request_id` becomes the `x-request-id`.
-    pub fn admit(&self, headers: &mut HeaderMap, trusted_hops: u32, request_id: HeaderValue) -> Admitted {
+    pub fn admit(&self, headers: &mut Headers, trusted_hops: u32, request_id: HeaderValue) -> Admitted {
         let seen = Seen::scan(headers);
         seen.strip(headers);
         let client = match trusted_hops {
@@ -72,9 +72,9 @@ impl Peer {
         Admitted { client: client.map_or(self.address, |ip| SocketAddr::new(ip, 0)), scheme }
     }
 
-    fn scheme(&self, headers: &HeaderMap, believe: bool) -> &'static str {
+    fn scheme(&self, headers: &Headers, believe: bool) -> &'static str {
         let own = if self.tls { "https" } else { "http" };
-        let mut values = headers.get_all(X_FORWARDED_PROTO).iter();
+        let mut values = headers.get_all(X_FORWARDED_PROTO);
         match (believe.then(|| values.next()).flatten(), values.next()) {
             (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"https") => "https",
             (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"http") => "http",
@@ -82,14 +82,14 @@ impl Peer {
         }
     }
 
-    fn append_forwarded_for(&self, headers: &mut HeaderMap, present: bool) {
+    fn append_forwarded_for(&self, headers: &mut Headers, present: bool) {
         let value = if present { self.joined_forwarded_for(headers) } else { self.value.clone() };
         headers.insert(X_FORWARDED_FOR, value);
     }
 
-    fn joined_forwarded_for(&self, headers: &HeaderMap) -> HeaderValue {
+    fn joined_forwarded_for(&self, headers: &Headers) -> HeaderValue {
         let mut joined = Vec::with_capacity(64);
-        for value in headers.get_all(X_FORWARDED_FOR).iter().filter(|value| !value.is_empty()) {
+        for value in headers.get_all(X_FORWARDED_FOR).filter(|value| !value.is_empty()) {
             joined.extend_from_slice(value.as_bytes());
             joined.push(b',');
         }
@@ -112,7 +112,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn scan(headers: &HeaderMap) -> Self {
+    fn scan(headers: &Headers) -> Self {
         let mut seen = Self::default();
         for name in headers.keys() {
             match name.as_str() {
@@ -133,12 +133,12 @@ impl Seen {
     }
 
     /// Removes what must not travel. An offer to switch protocols stays: rules may ask for it, and upstreams decide.
-    fn strip(&self, headers: &mut HeaderMap) {
+    fn strip(&self, headers: &mut Headers) {
         for name in &self.forged {
             headers.remove(name);
         }
         // RFC 9110 section 7.8: an Upgrade that Connection does not name is none, and must not become one upstream.
-        let asks = self.upgrade && headers.get_all(CONNECTION).iter().any(|options| lists(options, "upgrade"));
+        let asks = self.upgrade && headers.get_all(CONNECTION).any(|options| lists(options, "upgrade"));
         if self.connection {
             remove_nominated(headers);
             headers.remove(CONNECTION);
@@ -153,7 +153,7 @@ impl Seen {
         }
         // An origin that switched to HTTP/2 in clear text would carry requests past all routes and rules: the offer is
         // dropped, as Envoy does, and the request is answered over HTTP/1.
-        if self.upgrade && (!asks || headers.get_all(UPGRADE).iter().any(|protocols| lists(protocols, "h2c"))) {
+        if self.upgrade && (!asks || headers.get_all(UPGRADE).any(|protocols| lists(protocols, "h2c"))) {
             headers.remove(UPGRADE);
         }
     }
@@ -182,9 +182,9 @@ pub(super) fn is_guarded(name: &str) -> bool {
 }
 
 /// The `hops`th address from the right over all X-Forwarded-For values; entries with ports or names do not count.
-fn forwarded_address(headers: &HeaderMap, hops: usize) -> Option<IpAddr> {
+fn forwarded_address(headers: &Headers, hops: usize) -> Option<IpAddr> {
     let mut remaining = hops;
-    for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+    for value in headers.get_all(X_FORWARDED_FOR).rev() {
         for entry in value.as_bytes().rsplit(|byte| *byte == b',') {
             remaining -= 1;
             if remaining == 0 {
@@ -209,16 +209,16 @@ mod tests {
 
     use super::*;
 
-    fn map(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn map(fields: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_bytes(name.as_bytes()).expect("a name"), value.parse().expect("a value"));
         }
         headers
     }
 
-    fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
-        headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect()
+    fn values<'a>(headers: &'a Headers, name: &str) -> Vec<&'a str> {
+        headers.get_all(name).map(|value| value.to_str().expect("text")).collect()
     }
 
     fn peer() -> Peer {
@@ -229,7 +229,7 @@ mod tests {
         Peer::new(address.parse().expect("an address"), tls, None)
     }
 
-    fn admit(peer: &Peer, headers: &mut HeaderMap, trusted_hops: u32) -> Admitted {
+    fn admit(peer: &Peer, headers: &mut Headers, trusted_hops: u32) -> Admitted {
         peer.admit(headers, trusted_hops, HeaderValue::from_static("new"))
     }
 
@@ -391,9 +391,9 @@ mod tests {
             sent in proptest::collection::vec("[0-9a-f.:, ]{0,20}", 0..4),
             hops in 0..4u32,
         ) {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::new();
             for value in &sent {
-                headers.append("x-forwarded-for", value.parse().expect("a value"));
+                headers.append(X_FORWARDED_FOR, value.parse().expect("a value"));
             }
             admit(&peer(), &mut headers, hops);
             let found = values(&headers, "x-forwarded-for");

@@ -4,7 +4,6 @@
 //! does, as gRPC asks for it. A Connection header cannot make a proxy remove fields that identify a request or its
 //! sender.
 
-use http::HeaderMap;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
     FORWARDED, HOST, HeaderName, HeaderValue, PROXY_AUTHORIZATION, TE, UPGRADE,
@@ -12,6 +11,7 @@ use http::header::{
 use smallvec::SmallVec;
 
 use super::admission::is_guarded;
+use crate::request::headers::Headers;
 
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -22,10 +22,9 @@ pub fn lists(value: &HeaderValue, token: &str) -> bool {
 }
 
 /// Removes the fields that Connection headers name.
-pub fn remove_nominated(headers: &mut HeaderMap) {
+pub fn remove_nominated(headers: &mut Headers) {
     let nominated: SmallVec<[HeaderName; 4]> = headers
         .get_all(CONNECTION)
-        .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
         .filter(|name| headers.contains_key(name) && !is_protected(name))
@@ -35,8 +34,8 @@ pub fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
-pub(super) fn keep_only_trailers(headers: &mut HeaderMap) {
-    if headers.get_all(TE).iter().any(|codings| lists(codings, "trailers")) {
+pub(super) fn keep_only_trailers(headers: &mut Headers) {
+    if headers.get_all(TE).any(|codings| lists(codings, "trailers")) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     } else {
         headers.remove(TE);

@@ -6,5 +6,6 @@
 pub mod admission;
 pub mod claims;
 pub mod form;
+pub mod headers;
 pub mod hop;
 pub mod path;

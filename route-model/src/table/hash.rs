@@ -56,7 +56,7 @@ impl ConsistentHash {
     pub fn of(&self, head: &RequestHead<'_>, client: IpAddr) -> Option<u64> {
         match &self.key {
             HashKey::Header(name) => {
-                let mut values = head.headers.get_all(name).iter().peekable();
+                let mut values = head.headers.get_all(name).peekable();
                 values.peek()?;
                 Some(finish(values.fold(SEED, |state, value| absorb(state, value.as_bytes()))))
             }
@@ -117,9 +117,10 @@ fn finish(mut state: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
+    use crate::request::headers::Headers;
 
     fn by(key: HashKey) -> ConsistentHash {
         ConsistentHash { key, algorithm: HashAlgorithm::Ring(1024) }
@@ -129,7 +130,7 @@ mod tests {
         let field = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        let headers: HeaderMap = fields.iter().map(field).collect();
+        let headers: Headers = fields.iter().map(field).collect();
         let head = RequestHead {
             method: "GET",
             scheme: "http",

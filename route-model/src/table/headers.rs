@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 pub use super::template::{Command, Fact, FormatContext, HeaderRef, PseudoHeader, TemplateError, ValueTemplate};
+
+use crate::request::headers::Headers;
 
 /// One evaluation of header operations: all removes, then all sets, then all adds (Envoy's order, whatever the order
 /// in the resource). Values are formatted from the message as it was before the evaluation.
@@ -50,7 +52,7 @@ pub struct Evaluation<'o> {
 }
 
 impl Evaluation<'_> {
-    pub fn apply(self, headers: &mut HeaderMap) {
+    pub fn apply(self, headers: &mut Headers) {
         let mut formatted = self.formatted.into_iter();
         let mut value = |template: &ValueTemplate| match template.as_static() {
             Some(value) => Some(value.clone()).filter(|value| !value.is_empty()),
@@ -100,8 +102,8 @@ mod tests {
         }
     }
 
-    fn headers(pairs: Pairs<'_>) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn headers(pairs: Pairs<'_>) -> Headers {
+        let mut map = Headers::new();
         for (name, value) in pairs {
             map.append(name.parse::<HeaderName>().expect("name"), value.parse().expect("value"));
         }
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_a_client_cannot_split_a_header() {
-        let mut message = HeaderMap::new();
+        let mut message = Headers::new();
         let context = Context { fact: "a\r\nevil: 1", ..Context::default() };
         ops(&[], &[("x", "%PROTOCOL%"), ("y", "1")], &[]).evaluate(&context).apply(&mut message);
         assert_eq!(message, headers(&[("y", "1")]));

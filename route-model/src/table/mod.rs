@@ -188,7 +188,7 @@ pub struct RequestHead<'a> {
     pub path: &'a str,
     /// What follows the `?`, undecoded.
     pub query: Option<&'a str>,
-    pub headers: &'a http::HeaderMap,
+    pub headers: &'a crate::request::headers::Headers,
     /// What the token says that the request was verified by; `None` without one.
     pub claims: Option<&'a Claims>,
 }
@@ -204,7 +204,7 @@ impl<'a> RequestHead<'a> {
 
     /// The value of the first cookie of a name (RFC 6265 section 5.4).
     pub fn cookie(&self, name: &str) -> Option<&'a [u8]> {
-        let fields = self.headers.get_all(http::header::COOKIE).into_iter();
+        let fields = self.headers.get_all(http::header::COOKIE);
         let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
         pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     }

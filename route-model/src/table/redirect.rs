@@ -99,10 +99,9 @@ fn push_query(head: &RequestHead<'_>, location: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::*;
     use crate::matching::UriPattern;
+    use crate::request::headers::Headers;
 
     fn redirect() -> Redirect {
         Redirect {
@@ -120,7 +119,7 @@ mod tests {
     }
 
     fn with_head<R>(authority: &str, with: impl FnOnce(&RequestHead<'_>) -> R) -> R {
-        let headers = &HeaderMap::new();
+        let headers = &Headers::new();
         let query = Some("q=1");
         with(&RequestHead { method: "GET", scheme: "http", authority, path: "/foo/bar", query, headers, claims: None })
     }

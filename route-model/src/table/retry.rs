@@ -3,7 +3,9 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderName, StatusCode};
+
+use crate::request::headers::Headers;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
@@ -161,7 +163,7 @@ impl RetryPolicy {
     }
 
     /// Whether an answer is a reason to try again.
-    pub fn retries_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+    pub fn retries_response(&self, status: StatusCode, headers: &Headers) -> bool {
         // Somebody behind already refused for want of capacity; asking again makes it worse.
         if headers.contains_key(X_ENVOY_OVERLOADED) {
             return false;
@@ -218,7 +220,7 @@ mod tests {
         RetryPolicy { on, statuses, explicit: true, ..(*RetryPolicy::mesh_default()).clone() }
     }
 
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn headers(fields: &[(&'static str, &'static str)]) -> Headers {
         let field = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), http::HeaderValue::from_static(value))
         };
@@ -228,16 +230,16 @@ mod tests {
     #[test]
     fn answers_are_retried_as_the_words_say() {
         let grpc = |status| headers(&[("grpc-status", status)]);
-        let cases: &[(&[&str], u16, HeaderMap, bool)] = &[
-            (&["5xx"], 500, HeaderMap::new(), true),
-            (&["5xx"], 499, HeaderMap::new(), false),
-            (&["gateway-error"], 500, HeaderMap::new(), false),
-            (&["gateway-error"], 502, HeaderMap::new(), true),
-            (&["gateway-error"], 504, HeaderMap::new(), true),
-            (&["retriable-4xx"], 409, HeaderMap::new(), true),
-            (&["retriable-4xx"], 404, HeaderMap::new(), false),
-            (&["404"], 404, HeaderMap::new(), true),
-            (&["reset", "connect-failure"], 503, HeaderMap::new(), false),
+        let cases: &[(&[&str], u16, Headers, bool)] = &[
+            (&["5xx"], 500, Headers::new(), true),
+            (&["5xx"], 499, Headers::new(), false),
+            (&["gateway-error"], 500, Headers::new(), false),
+            (&["gateway-error"], 502, Headers::new(), true),
+            (&["gateway-error"], 504, Headers::new(), true),
+            (&["retriable-4xx"], 409, Headers::new(), true),
+            (&["retriable-4xx"], 404, Headers::new(), false),
+            (&["404"], 404, Headers::new(), true),
+            (&["reset", "connect-failure"], 503, Headers::new(), false),
             (&["unavailable"], 200, grpc("14"), true),
             (&["unavailable"], 200, grpc("13"), false),
             (&["internal", "cancelled"], 200, grpc("1"), true),

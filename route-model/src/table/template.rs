@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use thiserror::Error;
+
+use crate::request::headers::Headers;
 
 /// A header value with formatters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +121,9 @@ pub trait FormatContext {
     fn authority(&self) -> &str;
     /// Path and query as the client sent them (normalised), before any rewrite.
     fn path_and_query(&self) -> &str;
-    fn request_headers(&self) -> &HeaderMap;
+    fn request_headers(&self) -> &Headers;
     /// `None` while there is no response yet.
-    fn response_headers(&self) -> Option<&HeaderMap>;
+    fn response_headers(&self) -> Option<&Headers>;
     /// Appends the fact's text; appends nothing where it is not known.
     fn append_fact(&self, fact: Fact, out: &mut Vec<u8>);
 }
@@ -343,8 +345,8 @@ pub(super) mod test_context {
     /// A request in which every fact has the same text.
     #[derive(Default)]
     pub(crate) struct Context {
-        pub(crate) request: HeaderMap,
-        pub(crate) response: Option<HeaderMap>,
+        pub(crate) request: Headers,
+        pub(crate) response: Option<Headers>,
         pub(crate) fact: &'static str,
     }
 
@@ -361,10 +363,10 @@ pub(super) mod test_context {
         fn path_and_query(&self) -> &'static str {
             "/cart?item=1"
         }
-        fn request_headers(&self) -> &HeaderMap {
+        fn request_headers(&self) -> &Headers {
             &self.request
         }
-        fn response_headers(&self) -> Option<&HeaderMap> {
+        fn response_headers(&self) -> Option<&Headers> {
             self.response.as_ref()
         }
         fn append_fact(&self, _: Fact, out: &mut Vec<u8>) {
@@ -380,12 +382,12 @@ mod tests {
 
     #[test]
     fn formatters_become_text() {
-        let mut request = HeaderMap::new();
-        request.append("x-user", HeaderValue::from_static("jason"));
-        request.append("x-user", HeaderValue::from_static("bob"));
-        request.append("x-empty", HeaderValue::from_static(""));
-        let mut response = HeaderMap::new();
-        response.append("x-r", HeaderValue::from_static("answer"));
+        let mut request = Headers::new();
+        request.append(HeaderName::from_static("x-user"), HeaderValue::from_static("jason"));
+        request.append(HeaderName::from_static("x-user"), HeaderValue::from_static("bob"));
+        request.append(HeaderName::from_static("x-empty"), HeaderValue::from_static(""));
+        let mut response = Headers::new();
+        response.append(HeaderName::from_static("x-r"), HeaderValue::from_static("answer"));
         let context = Context { request, response: Some(response), fact: "fact" };
         for (text, want) in [
             ("plain", "plain"),

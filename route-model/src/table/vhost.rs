@@ -61,7 +61,7 @@ impl VirtualHost {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+    use http::{HeaderName, HeaderValue, StatusCode};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -73,6 +73,7 @@ mod tests {
         ValueMatch,
     };
     use crate::meta::ResourceKey;
+    use crate::request::headers::Headers;
     use crate::table::headers::HeaderOps;
     use crate::table::route::{Action, DirectResponse, RouteOrigin};
 
@@ -232,7 +233,7 @@ mod tests {
             let second = hosts(&rules_after, Some(&first));
             for (vhost, rules) in [(&first, &rules), (&second, &rules_after)] {
                 for request in &requests {
-                    let mut headers = HeaderMap::new();
+                    let mut headers = Headers::new();
                     for (name, value) in &request.headers {
                         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
                     }
@@ -261,7 +262,7 @@ mod tests {
         };
         let first = VirtualHost::new(HostPattern::new("*"), false, rules(500));
         let second = VirtualHost::after(&first, false, rules(501));
-        let none = HeaderMap::new();
+        let none = Headers::new();
         for i in [0, 7, 499, 500] {
             let path = format!("/tenant/{i}/x");
             let head = RequestHead {

@@ -1,13 +1,14 @@
 //! Cross-origin requests (the Fetch standard's CORS protocol) as Istio's `corsPolicy` has them.
 
+use http::HeaderValue;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
     ORIGIN,
 };
-use http::{HeaderMap, HeaderValue};
 
 use crate::matching::StringMatch;
+use crate::request::headers::Headers;
 
 /// `http[].corsPolicy`, ready to run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,7 +39,7 @@ pub enum CorsVerdict {
 
 impl Cors {
     /// Judges a request by its method and headers.
-    pub fn judge(&self, method: &str, headers: &HeaderMap) -> CorsVerdict {
+    pub fn judge(&self, method: &str, headers: &Headers) -> CorsVerdict {
         let Some(origin) = headers.get(ORIGIN) else { return CorsVerdict::Indifferent };
         let allowed = self.origins.iter().any(|wanted| wanted.is_match(origin.as_bytes()));
         let preflight = method == "OPTIONS" && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
@@ -51,7 +52,7 @@ impl Cors {
     }
 
     /// The headers of the answer to a preflight of an allowed origin.
-    pub fn permit(&self, origin: HeaderValue, headers: &mut HeaderMap) {
+    pub fn permit(&self, origin: HeaderValue, headers: &mut Headers) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         for (name, value) in [
             (ACCESS_CONTROL_ALLOW_METHODS, &self.methods),
@@ -68,7 +69,7 @@ impl Cors {
     }
 
     /// What the response to a request of an allowed origin says in addition.
-    pub fn expose(&self, origin: HeaderValue, headers: &mut HeaderMap) {
+    pub fn expose(&self, origin: HeaderValue, headers: &mut Headers) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if self.credentials {
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
@@ -97,8 +98,8 @@ mod tests {
         }
     }
 
-    fn headers(origin: Option<&'static str>, asks: bool) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn headers(origin: Option<&'static str>, asks: bool) -> Headers {
+        let mut headers = Headers::new();
         if let Some(origin) = origin {
             headers.insert(ORIGIN, HeaderValue::from_static(origin));
         }
@@ -130,10 +131,10 @@ mod tests {
     #[test]
     fn answers_say_what_the_policy_says() {
         let shop = HeaderValue::from_static("https://shop.test");
-        let (mut preflight, mut actual) = (HeaderMap::new(), HeaderMap::new());
+        let (mut preflight, mut actual) = (Headers::new(), Headers::new());
         cors(false).permit(shop.clone(), &mut preflight);
         cors(false).expose(shop, &mut actual);
-        let list = |headers: &HeaderMap| {
+        let list = |headers: &Headers| {
             let mut list: Vec<String> =
                 headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
             list.sort();

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use crate::matching::{Predicates, UriMatch, quoted};
 use crate::meta::ResourceKey;
 use crate::request::claims::ClaimPath;
+use crate::request::headers::Headers;
 use crate::table::RequestHead;
 
 /// The most that one request may cost.
@@ -108,7 +109,7 @@ pub enum KeyPart {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub headers: Headers,
     pub body: Bytes,
 }
 
@@ -158,7 +159,7 @@ impl LimitRule {
     }
 
     /// What a request takes from its bucket.
-    pub fn cost(&self, headers: &HeaderMap) -> u32 {
+    pub fn cost(&self, headers: &Headers) -> u32 {
         let written = self.cost_header.as_ref().and_then(|name| headers.get(name));
         let written = written.and_then(|value| value.to_str().ok()?.parse().ok());
         written.filter(|cost| (1..=MAX_COST).contains(cost)).unwrap_or(self.cost)
@@ -266,10 +267,10 @@ mod tests {
         }
     }
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn headers(pairs: &[(&'static str, &'static str)]) -> Headers {
+        let mut headers = Headers::new();
         for (name, value) in pairs {
-            headers.append(*name, HeaderValue::from_static(value));
+            headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http_body_util::Empty;
 
 use super::*;
+use crate::http::message::RequestParts;
 
 type Pool = Rc<RefCell<Option<Connection<DuplexStream>>>>;
 
@@ -19,12 +20,12 @@ fn connect(io: DuplexStream) -> Connection<DuplexStream> {
     Connection::new(io, ClientOptions::default())
 }
 
-fn head(method: &str, uri: &str, headers: &[(&'static str, &'static str)]) -> http::request::Parts {
+fn head(method: &str, uri: &str, headers: &[(&'static str, &'static str)]) -> RequestParts {
     let mut request = Request::builder().method(method).uri(uri);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    request.body(()).unwrap().into_parts().0
+    request.body(()).unwrap().into_parts().0.into()
 }
 
 /// What the origin's `answer` amounts to: status, headers and body, and whether the connection can be used again.
@@ -193,7 +194,7 @@ async fn split_at_every_byte() {
 
 #[tokio::test]
 async fn heads_of_requests() {
-    let expect = |head: http::request::Parts, body: &'static str, expected: &'static str| async move {
+    let expect = |head: RequestParts, body: &'static str, expected: &'static str| async move {
         let (mut origin, client) = duplex(1 << 20);
         let body = Full::new(Bytes::from_static(body.as_bytes()));
         let sending = connect(client).send(&head, body, |_| ());

@@ -10,12 +10,13 @@ use std::cell::RefCell;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::http::message::Response;
 
 /// What reached the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ fn options() -> Options {
     Options::default()
 }
 
-fn fields(headers: &HeaderMap) -> Vec<String> {
-    headers.iter().map(|(name, value)| format!("{name}: {}", value.as_bytes().escape_ascii())).collect()
+fn fields<'a>(headers: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Vec<String> {
+    headers.into_iter().map(|(name, value)| format!("{name}: {}", value.as_bytes().escape_ascii())).collect()
 }
 
 async fn record(request: Result<crate::h1::Request, Violation>, seen: &RefCell<Vec<Seen>>) -> (StatusCode, Bytes) {
@@ -64,7 +65,7 @@ async fn record(request: Result<crate::h1::Request, Violation>, seen: &RefCell<V
 
 /// A response whose bytes are known in full: its Date is `x`.
 fn response<B>(status: StatusCode, body: B) -> Response<B> {
-    Response::builder().status(status).header("date", "x").body(body).expect("a valid response")
+    http::Response::builder().status(status).header("date", "x").body(body).expect("a valid response").into()
 }
 
 /// A client that sends `pieces` one after the other, then closes its side, to a service that answers with the request

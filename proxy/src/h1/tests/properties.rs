@@ -175,7 +175,7 @@ proptest! {
             origin.shutdown().await.expect("a duplex does not fail");
             let (head, ()) = Request::builder().header("host", "a").body(()).expect("a valid request").into_parts();
             let body = Full::<Bytes>::default();
-            if let Ok(response) = Connection::new(client, ClientOptions::default()).send(&head, body, |_| ()).await {
+            if let Ok(response) = Connection::new(client, ClientOptions::default()).send(&head.into(), body, |_| ()).await {
                 let _ = response.into_body().collect().await;
             }
         });

@@ -30,11 +30,11 @@ where
 }
 
 fn with_headers<B>(status: u16, headers: &[(&'static str, &'static str)], body: B) -> Response<B> {
-    let mut response = Response::builder().status(status).header("date", "x");
+    let mut response = http::Response::builder().status(status).header("date", "x");
     for (name, value) in headers {
         response = response.header(*name, *value);
     }
-    response.body(body).unwrap()
+    response.body(body).unwrap().into()
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn bodies_of_unknown_length_are_chunked() {
     for frame in [data("abc"), data(""), Frame::data(vec![b'x'; 5000].into()), data("0123456789")] {
         sender.send(Ok(frame)).unwrap();
     }
-    let mut trailers = HeaderMap::new();
+    let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().unwrap());
     trailers.insert("content-length", "1".parse().unwrap());
     sender.send(Ok(Frame::trailers(trailers))).unwrap();
@@ -368,7 +368,7 @@ async fn upgrade_hands_over_the_stream_and_what_was_read() {
     let input = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nearly";
     client.write_all(input).await.unwrap();
     let outcome = serve(server, BytesMut::new(), &options, &drain, async |_request| {
-        Response::builder().status(101).header("upgrade", "echo").body(Full::<Bytes>::default()).unwrap()
+        http::Response::builder().status(101).header("upgrade", "echo").body(Full::<Bytes>::default()).unwrap().into()
     })
     .await;
     let Outcome::Upgraded(Upgraded { mut io, read_ahead }) = outcome else { panic!("{outcome:?}") };

@@ -12,9 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
-use http::request::Parts;
-use http::{HeaderValue, Response};
 use route_model::table::authentication::{Authentication, TokenPlace};
 use route_model::table::{HttpRoutes, ListenerProtocol, RouteTable};
 use route_model::verdict::authentication::{
@@ -28,6 +27,7 @@ pub(crate) use self::keys::{KeyStore, Schedule};
 
 use self::keys::{IssuerKeys, Miss};
 use crate::http::local_reply::text_response;
+use crate::http::message::{RequestParts, Response};
 use crate::http::request::{asked, replace_target};
 use crate::telemetry::metrics::{Count, WorkerMetrics};
 use crate::worker::Worker;
@@ -99,7 +99,7 @@ pub(crate) async fn authenticate(
     worker: &Worker,
     verifiers: &Verifiers,
     authentication: &Arc<Authentication>,
-    head: &mut Parts,
+    head: &mut RequestParts,
     scheme: &str,
 ) -> Result<Option<Rc<Verified>>, TokenFault> {
     let outcome = identify(worker, verifiers, authentication, head, scheme).await;
@@ -113,7 +113,7 @@ async fn identify(
     worker: &Worker,
     verifiers: &Verifiers,
     authentication: &Arc<Authentication>,
-    head: &mut Parts,
+    head: &mut RequestParts,
     scheme: &str,
 ) -> Result<Option<Rc<Verified>>, TokenFault> {
     authentication.sanitise(&mut head.headers);
@@ -233,7 +233,7 @@ fn reason(fault: TokenFault) -> Count {
     }
 }
 
-fn take_out(place: &TokenPlace, head: &mut Parts) {
+fn take_out(place: &TokenPlace, head: &mut RequestParts) {
     remove(place, &mut head.headers);
     let TokenPlace::Param(name) = place else { return };
     let Some(query) = head.uri.query() else { return };
@@ -247,7 +247,7 @@ fn take_out(place: &TokenPlace, head: &mut Parts) {
 
 /// The answer to a request whose token is not accepted, as Envoy gives it. The query stays out of it: it may hold the
 /// token.
-pub(crate) fn refusal(fault: TokenFault, head: &Parts, scheme: &str) -> Response<Bytes> {
+pub(crate) fn refusal(fault: TokenFault, head: &RequestParts, scheme: &str) -> Response<Bytes> {
     let mut response = text_response(fault.status(), Bytes::from(fault.to_string()));
     let request = asked(head, scheme, None);
     let path = &request.path[..request.path.len().min(MAX_REALM_PATH)];
@@ -302,8 +302,8 @@ mod tests {
         let verifier = Verifier { authentication: Arc::clone(&authentication), serial: 0, keys };
         let payload = json!({"iss": "https://issuer.test", "sub": "ann", "groups": vec!["a group"; 40]});
         let bearer = format!("Bearer {}", issuer.token(&payload));
-        let (head, ()) =
-            Request::get("/").header(HOST, "h").header(AUTHORIZATION, &bearer).body(()).unwrap().into_parts();
+        let request = Request::get("/").header(HOST, "h").header(AUTHORIZATION, &bearer).body(()).unwrap();
+        let head = RequestParts::from(request.into_parts().0);
         let mut tokens = TokenCache::default();
         let metrics = Metrics::new(ProxyIdentity::default()).worker();
         let mut judge = || {

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Response};
+use route_model::request::headers::Headers;
 use route_model::table::RequestHead;
 use route_model::verdict::limits::{LimitRule, Refusal, RouteLimits, together};
 use smallvec::SmallVec;
@@ -22,6 +23,7 @@ use self::bucket::{Take, Taken};
 use self::buckets::Place;
 use self::state::RuleState;
 use crate::http::local_reply::text_response;
+use crate::http::message::Response;
 
 /// As in draft-ietf-httpapi-ratelimit-headers-10.
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -62,7 +64,7 @@ pub(crate) struct Standing {
 
 impl Standing {
     /// Tells the client.
-    pub(crate) fn tell(self, headers: &mut HeaderMap) {
+    pub(crate) fn tell(self, headers: &mut Headers) {
         for policy in self.advertised {
             headers.append(RATELIMIT_POLICY, policy);
         }

@@ -80,7 +80,8 @@ fn shown(part: &KeyPart, head: &RequestHead<'_>, client: IpAddr) -> Option<Strin
 mod tests {
     use std::time::Duration;
 
-    use http::{HeaderMap, HeaderName, HeaderValue};
+    use http::{HeaderName, HeaderValue};
+    use route_model::request::headers::Headers;
     use route_model::verdict::limits::Rate;
 
     use super::*;
@@ -114,7 +115,7 @@ mod tests {
             advertised: HeaderValue::from_static(""),
         };
         for (value, shown) in [("tenant-a", "\"tenant-a\""), ("0123456789abcdef", "\"01234567\"…")] {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::new();
             headers.insert(name.clone(), HeaderValue::from_static(value));
             let head = RequestHead {
                 method: "GET",

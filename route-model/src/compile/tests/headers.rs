@@ -3,7 +3,7 @@
 use super::*;
 use crate::table::headers::{Fact, FormatContext, HeaderOps};
 
-struct NoContext(HeaderMap);
+struct NoContext(Headers);
 
 impl FormatContext for NoContext {
     fn method(&self) -> &'static str {
@@ -18,10 +18,10 @@ impl FormatContext for NoContext {
     fn path_and_query(&self) -> &'static str {
         "/"
     }
-    fn request_headers(&self) -> &HeaderMap {
+    fn request_headers(&self) -> &Headers {
         &self.0
     }
-    fn response_headers(&self) -> Option<&HeaderMap> {
+    fn response_headers(&self) -> Option<&Headers> {
         None
     }
     fn append_fact(&self, _: Fact, _: &mut Vec<u8>) {}
@@ -29,12 +29,12 @@ impl FormatContext for NoContext {
 
 /// The values of `x` after the evaluations.
 fn after(evaluations: &[HeaderOps]) -> String {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     for ops in evaluations {
         let context = NoContext(headers.clone());
         ops.evaluate(&context).apply(&mut headers);
     }
-    headers.get_all("x").iter().map(|value| value.to_str().expect("text")).collect::<Vec<_>>().join(", ")
+    headers.get_all("x").map(|value| value.to_str().expect("text")).collect::<Vec<_>>().join(", ")
 }
 
 fn rule(route_ops: &str, destination_ops: &str, several: bool) -> String {

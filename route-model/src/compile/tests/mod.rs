@@ -21,10 +21,11 @@ mod upstream_tls;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
 use super::{Compiled, Finding, ProxyRole, ProxyScope, compile};
 use crate::kind::Kind;
+use crate::request::headers::Headers;
 use crate::resource::{Resource, ResourceSet};
 use crate::table::route::Action;
 use crate::table::{ListenerProtocol, Lookup, RequestHead, Route, RouteTable, StreamRoutes, TlsChoice, TlsRoutes};
@@ -225,7 +226,7 @@ pub(crate) fn head<R>(
     let (method, authority, target) =
         (words.next().expect("method"), words.next().expect("authority"), words.next().expect("path"));
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let mut map = HeaderMap::new();
+    let mut map = Headers::new();
     for (name, value) in headers {
         map.append(name.parse::<HeaderName>().expect("name"), value.parse().expect("value"));
     }

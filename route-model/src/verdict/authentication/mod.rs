@@ -7,12 +7,13 @@ mod places;
 mod token;
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 pub use self::fault::TokenFault;
 pub use self::places::{Found, find, query_without, remove};
 pub use self::token::{Algorithm, CLOCK_SKEW, Token, timely};
+use crate::request::headers::Headers;
 
 use crate::table::RequestHead;
 use crate::table::authentication::{Authentication, JwtRule};
@@ -61,7 +62,7 @@ impl Authentication {
 
     /// Removes what clients may not say: headers that only the proxy writes, also where they are spelt with underscores,
     /// which servers that put headers into environment variables cannot tell from dashes.
-    pub fn sanitise(&self, headers: &mut HeaderMap) {
+    pub fn sanitise(&self, headers: &mut Headers) {
         if self.written.is_empty() {
             return;
         }
@@ -80,7 +81,7 @@ fn is_alias(name: &str, written: &str) -> bool {
 }
 
 /// Whether a browser asks for leave before the request proper, which carries no token.
-pub fn is_preflight(method: &str, headers: &HeaderMap) -> bool {
+pub fn is_preflight(method: &str, headers: &Headers) -> bool {
     let says = |name| headers.get(name).is_some_and(|value: &HeaderValue| !value.is_empty());
     method == "OPTIONS" && says(ORIGIN) && says(ACCESS_CONTROL_REQUEST_METHOD)
 }

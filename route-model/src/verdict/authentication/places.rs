@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
+use http::HeaderValue;
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
+use crate::request::headers::Headers;
 use crate::table::RequestHead;
 use crate::table::authentication::TokenPlace;
 
@@ -19,11 +20,11 @@ pub fn find<'p, 'h>(places: &'p [TokenPlace], head: &RequestHead<'h>) -> Found<'
     for place in places {
         match place {
             TokenPlace::Bearer => {
-                let values = head.headers.get_all(AUTHORIZATION).iter().filter_map(|value| bearer(text(value)));
+                let values = head.headers.get_all(AUTHORIZATION).filter_map(|value| bearer(text(value)));
                 found.extend(values.map(|token| (Cow::Borrowed(token), place)));
             }
             TokenPlace::Header { name, prefix } => {
-                let values = head.headers.get_all(name).iter().filter_map(|value| after(text(value), prefix));
+                let values = head.headers.get_all(name).filter_map(|value| after(text(value), prefix));
                 found.extend(values.map(|token| (Cow::Borrowed(token), place)));
             }
             TokenPlace::Param(name) => {
@@ -40,7 +41,7 @@ pub fn find<'p, 'h>(places: &'p [TokenPlace], head: &RequestHead<'h>) -> Found<'
 }
 
 /// Takes a place's tokens out of the headers of a request. Of a query see [`query_without`].
-pub fn remove(place: &TokenPlace, headers: &mut HeaderMap) {
+pub fn remove(place: &TokenPlace, headers: &mut Headers) {
     match place {
         TokenPlace::Bearer => {
             headers.remove(AUTHORIZATION);
@@ -52,7 +53,6 @@ pub fn remove(place: &TokenPlace, headers: &mut HeaderMap) {
         TokenPlace::Cookie(name) => {
             let kept: Vec<&str> = headers
                 .get_all(COOKIE)
-                .iter()
                 .flat_map(|value| text(value).split(';'))
                 .map(str::trim)
                 .filter(|pair| !pair.is_empty() && pair.split('=').next() != Some(name))
@@ -111,8 +111,8 @@ fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
 }
 
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| text(value).split(';'));
+fn cookies(headers: &Headers) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = headers.get_all(COOKIE).flat_map(|value| text(value).split(';'));
     pairs.filter_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
@@ -126,10 +126,10 @@ mod tests {
 
     use super::*;
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn headers(pairs: &[(&'static str, &'static str)]) -> Headers {
+        let mut headers = Headers::new();
         for (name, value) in pairs {
-            headers.append(*name, HeaderValue::from_static(value));
+            headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers
     }

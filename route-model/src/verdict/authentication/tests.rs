@@ -152,9 +152,9 @@ fn claims_become_headers() {
 /// What becomes of a request with these headers, whose tokens are the names of their issuers, good unless they begin
 /// with `bad`.
 fn judged(rules: Vec<JwtRule>, sent: &[(&'static str, &'static str)]) -> String {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     for (name, value) in sent {
-        headers.append(*name, HeaderValue::from_static(value));
+        headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let authentication = Authentication { rules: rules.into(), written: Box::default() };
     let (method, scheme, authority, path) = ("GET", "http", "a", "/");
@@ -205,7 +205,7 @@ fn one_rule_that_is_content_is_enough() {
 fn clients_cannot_write_what_the_proxy_writes() {
     let written = Box::new([HeaderName::from_static("x-sub"), HeaderName::from_static("x_role")]);
     let authentication = Authentication { rules: Box::default(), written };
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     for name in ["x-sub", "x_sub", "x-role", "x_role", "x-other", "xsub"] {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static("forged"));
         headers.append(HeaderName::from_static(name), HeaderValue::from_static("twice"));
@@ -213,12 +213,12 @@ fn clients_cannot_write_what_the_proxy_writes() {
     authentication.sanitise(&mut headers);
     let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
     left.sort_unstable();
-    assert_eq!(left, ["x-other", "xsub"]);
+    assert_eq!(left, ["x-other", "x-other", "xsub", "xsub"]);
 }
 
 #[test]
 fn preflights_are_whole() {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     assert!(!is_preflight("OPTIONS", &headers));
     headers.insert(ORIGIN, HeaderValue::from_static("https://a.test"));
     assert!(!is_preflight("OPTIONS", &headers));

@@ -163,7 +163,7 @@ fn is_in_lower_case(text: &str, mut is: impl FnMut(&[u8]) -> bool) -> bool {
 fn header(head: &RequestHead<'_>, field: &HeaderField, mut is: impl FnMut(&[u8]) -> bool) -> bool {
     match field {
         HeaderField::Name(name) => {
-            let mut values = head.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+            let mut values = head.headers.get_all(name).map(HeaderValue::as_bytes);
             let Some(first) = values.next() else { return false };
             let Some(second) = values.next() else { return is(first) };
             let mut joined = SmallVec::<[u8; 256]>::from_slice(first);

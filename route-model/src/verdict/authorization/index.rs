@@ -239,12 +239,11 @@ impl Addresses {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::super::addresses::AddressSet;
     use super::super::text::TextSet;
     use super::*;
     use crate::matching::HeaderField;
+    use crate::request::headers::Headers;
     use crate::table::RequestHead;
 
     fn text(attribute: Attribute, value: String) -> Check {
@@ -261,8 +260,8 @@ mod tests {
     fn held(checks: impl Fn(usize) -> Vec<Check>) -> usize {
         let rules: Vec<_> = (0..10_000).map(|number| rule(number, checks(number))).collect();
         let index = Index::new(rules.iter().map(|rule| (rule.number / 10, rule)));
-        let mut headers = HeaderMap::new();
-        headers.insert("x-key", http::HeaderValue::from_static("key-77"));
+        let mut headers = Headers::new();
+        headers.insert(http::HeaderName::from_static("x-key"), http::HeaderValue::from_static("key-77"));
         let head = RequestHead {
             method: "GET",
             scheme: "http",
