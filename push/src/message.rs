@@ -173,12 +173,13 @@ pub struct Upsert {
 pub fn role_name(role: ProxyRole) -> &'static str {
     match role {
         ProxyRole::Gateway => "gateway",
+        ProxyRole::Sidecar => "sidecar",
     }
 }
 
 /// The role that [`Hello::role`] names; `None` when this build does not know it.
 pub fn role_of_name(name: &str) -> Option<ProxyRole> {
-    [ProxyRole::Gateway].into_iter().find(|role| role_name(*role) == name)
+    ProxyRole::ALL.into_iter().find(|role| role_name(*role) == name)
 }
 
 impl Hello {
@@ -270,6 +271,15 @@ mod tests {
 
         let newer = Key { kind: "TrafficWeaver".into(), ..wire };
         assert_eq!(newer.resource_key(), None);
+    }
+
+    #[test]
+    fn roles_survive_the_wire_and_unknown_ones_are_told_apart() {
+        for role in ProxyRole::ALL {
+            assert_eq!(role_of_name(role_name(role)), Some(role));
+        }
+        assert_eq!(role_name(ProxyRole::Sidecar), "sidecar");
+        assert_eq!(role_of_name("waypoint"), None);
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! What of all resources a gateway can reach: all that it is sent.
+//! What of all resources a proxy can reach: all that it is sent.
 //!
-//! Generous where it costs little (a DestinationRule whose host may be meant, a VirtualService whose hosts no server
+//! A gateway reaches what is routed through it; a sidecar what is for the mesh and visible in its namespace, and no
+//! secrets. Generous where it costs little (a DestinationRule whose host may be meant, a VirtualService whose hosts no server
 //! admits), strict where it matters: other namespaces' secrets never leave the control plane.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use route_model::compile::ProxyScope;
 use route_model::compile::attachment::Attachment;
-use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
+use route_model::compile::names::{MESH, is_visible, qualify_gateway, qualify_host};
+use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::kind::Kind;
 use route_model::kinds::destination_rule::ClientTlsMode;
 use route_model::kinds::rate_limit_policy::TargetKind;
@@ -24,7 +25,7 @@ use route_model::resource::{Resource, ResourceSet, SpecType};
 /// Istio keeps a CA apart from the certificate that goes with it under this suffix.
 const CA_SUFFIX: &str = "-cacert";
 
-/// The resources that a gateway of this scope can reach, by key.
+/// The resources that a proxy of this scope can reach, by key.
 pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>> {
     let mut reached = Reached { set, scope, found: BTreeMap::new(), hosts: HashSet::default() };
     let mesh = set.get(&ResourceKey::new(Kind::MeshConfig, "", "default"));
@@ -68,6 +69,9 @@ impl<'a> Reached<'a> {
 
     /// The Gateways that select the proxy, and their secrets: in the proxy's namespace and in the Gateway's own.
     fn gateways(&mut self) {
+        if self.scope.role == ProxyRole::Sidecar {
+            return;
+        }
         for (resource, gateway) in self.specs::<Gateway>() {
             if !gateway.selector.iter().all(|(key, value)| self.scope.labels.get(key) == Some(value)) {
                 continue;
@@ -94,17 +98,25 @@ impl<'a> Reached<'a> {
         }
     }
 
-    /// The VirtualServices that name one of the Gateways and are visible to the proxy, and their delegates.
-    fn virtual_services(&mut self, default: &[String]) {
-        for (resource, service) in self.specs::<VirtualService>() {
-            let home = &*resource.key.namespace;
-            let bound = service.gateways.iter().any(|name| {
+    /// Whether a VirtualService is for the proxy: for one of its Gateways, or for the mesh.
+    fn is_bound(&self, home: &str, service: &VirtualService) -> bool {
+        match self.scope.role {
+            ProxyRole::Gateway => service.gateways.iter().any(|name| {
                 let name = qualify_gateway(name, home);
                 let key =
                     name.split_once('/').map(|(namespace, name)| ResourceKey::new(Kind::Gateway, namespace, name));
                 key.is_some_and(|key| self.found.contains_key(&key))
-            });
-            if !bound || !self.is_visible(resource, &service.export_to, default) {
+            }),
+            // Without any gateway it is for the mesh.
+            ProxyRole::Sidecar => service.gateways.is_empty() || service.gateways.iter().any(|name| name == MESH),
+        }
+    }
+
+    /// The VirtualServices that are for the proxy and visible to it, and their delegates.
+    fn virtual_services(&mut self, default: &[String]) {
+        for (resource, service) in self.specs::<VirtualService>() {
+            let home = &*resource.key.namespace;
+            if !self.is_bound(home, service) || !self.is_visible(resource, &service.export_to, default) {
                 continue;
             }
             self.add(resource);
@@ -188,8 +200,11 @@ impl<'a> Reached<'a> {
         }
     }
 
-    /// Whether a route leads to a service of this name or pattern, in lower case.
+    /// Whether a route leads to a service of this name or pattern, in lower case. Any may be called from a workload.
     fn is_destination(&self, host: &str) -> bool {
+        if self.scope.role == ProxyRole::Sidecar {
+            return true;
+        }
         match host.strip_prefix('*') {
             None => self.hosts.contains(host),
             Some(suffix) => self.hosts.iter().any(|known| known.len() > suffix.len() && known.ends_with(suffix)),
@@ -211,7 +226,7 @@ impl<'a> Reached<'a> {
                 continue;
             }
             self.add(resource);
-            if self.is_for_this_proxy(&resource.key.namespace, rule) {
+            if self.scope.role == ProxyRole::Gateway && self.is_for_this_proxy(&resource.key.namespace, rule) {
                 for name in credentials(rule) {
                     self.secrets(&resource.key.namespace, name);
                 }

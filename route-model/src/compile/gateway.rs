@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::ProxyScope;
 use super::finding::{Finding, Severity};
 use super::names::{Seniority, qualified_name};
 use super::topology::{self, Topology};
 use super::virtual_service::Binding;
+use super::{ProxyRole, ProxyScope};
 use crate::field::FieldPath;
 use crate::kinds::gateway::{Gateway, Server, ServerTlsMode};
 use crate::kinds::protocol::Protocol;
@@ -159,8 +159,11 @@ impl ServerHost {
 }
 
 impl Plan {
-    /// Merges the servers of all Gateways that select the proxy, oldest first.
+    /// Merges the servers of all Gateways that select the proxy, oldest first. No Gateway is for a sidecar.
     pub(super) fn new(set: &ResourceSet, scope: &ProxyScope) -> Self {
+        if scope.role == ProxyRole::Sidecar {
+            return Self::default();
+        }
         let mut selected: Vec<_> = set
             .specs::<Gateway>()
             .filter(|(_, spec)| spec.selector.iter().all(|(key, value)| scope.labels.get(key) == Some(value)))

@@ -95,7 +95,14 @@ fn labelled_locality<'a>(label: impl Fn(&str) -> Option<&'a str>) -> Locality<'a
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProxyRole {
+    /// At the edge: Gateways say what it serves.
     Gateway,
+    /// Beside one workload, for what is between workloads.
+    Sidecar,
+}
+
+impl ProxyRole {
+    pub const ALL: [Self; 2] = [Self::Gateway, Self::Sidecar];
 }
 
 /// Defines what the resources mean for a proxy.

@@ -10,7 +10,7 @@ use crate::resource::Resource;
 const DOMAIN: &str = "svc.cluster.local";
 
 /// The reserved gateway name that stands for all sidecars.
-pub(crate) const MESH: &str = "mesh";
+pub const MESH: &str = "mesh";
 
 /// A host as a VirtualService or DestinationRule names it, in lower case: without any dot it is a service of the
 /// resource's own namespace. Wildcards and IP addresses stay as they are.

@@ -414,3 +414,36 @@ proptest::proptest! {
         proptest::prop_assert_eq!(meaning(&sent), meaning(&all));
     }
 }
+
+#[test]
+fn a_sidecar_is_sent_what_is_for_the_mesh_and_no_secrets() {
+    let mut set = ResourceSet::default();
+    add(&mut set, Kind::Gateway, "shop/edge", gateway(json!({}), "cert"));
+    add(&mut set, Kind::Secret, "shop/cert", json!({"type": "kubernetes.io/tls", "data": {}}));
+    add(&mut set, Kind::VirtualService, "shop/everywhere", service(&[], "reviews"));
+    add(&mut set, Kind::VirtualService, "shop/both", service(&["edge", "mesh"], "reviews"));
+    add(&mut set, Kind::VirtualService, "shop/edge-only", service(&["edge"], "reviews"));
+    let private = |host: &str, to: &str| json!({"hosts": [host], "exportTo": [to]});
+    add(&mut set, Kind::ServiceEntry, "shop/reviews", private("reviews.shop.svc.cluster.local", "."));
+    add(&mut set, Kind::ServiceEntry, "bank/vault", private("vault.bank.svc.cluster.local", "."));
+    add(&mut set, Kind::ServiceEntry, "bank/rates", private("rates.bank.svc.cluster.local", "*"));
+    let tls = json!({"tls": {"mode": "SIMPLE", "credentialName": "cert"}});
+    add(
+        &mut set,
+        Kind::DestinationRule,
+        "shop/rates",
+        json!({"host": "*.bank.svc.cluster.local", "trafficPolicy": tls}),
+    );
+    let sidecar = ProxyScope { role: ProxyRole::Sidecar, namespace: "shop".into(), labels: BTreeMap::new() };
+    let reached: Vec<_> = reach(&set, &sidecar).iter().map(|resource| resource.key.to_string()).collect();
+    assert_eq!(
+        reached,
+        [
+            "VirtualService shop/both",
+            "VirtualService shop/everywhere",
+            "DestinationRule shop/rates",
+            "ServiceEntry bank/rates",
+            "ServiceEntry shop/reviews",
+        ]
+    );
+}

@@ -53,6 +53,15 @@ fn the_selector_decides_who_serves_a_gateway() {
 }
 
 #[test]
+fn no_gateway_is_for_a_sidecar() {
+    let sidecar = ProxyScope { role: ProxyRole::Sidecar, ..scope() };
+    for selector in ["{istio: ingressgateway}", "{}"] {
+        let yaml = gateway("default", "edge", 0, HTTP).replace("{istio: ingressgateway}", selector);
+        assert!(compile(&set(&yaml), &sidecar).0.listeners.is_empty(), "{selector}");
+    }
+}
+
+#[test]
 fn a_virtual_service_attaches_to_the_gateways_it_names() {
     for (name, attaches) in [
         ("edge", true),
