@@ -73,7 +73,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    ::gateway::process::exit_code(run(Cli::parse().command))
+    follower::process::exit_code(run(Cli::parse().command))
 }
 
 fn run(command: Command) -> anyhow::Result<()> {

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use gateway::logging::LogArgs;
-use gateway::process;
+use follower::logging::LogArgs;
+use follower::process;
 
 /// Arenas that give memory back, and less contention between workers than the system's allocator.
 #[global_allocator]
@@ -24,5 +24,5 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.log.init();
-    process::exit_code(process::run(cli.args))
+    process::exit_code(gateway::run(cli.args))
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use admin_api::server::ControlPlane;
 use anyhow::Context;
-use gateway::logging::LogArgs;
-use gateway::process;
+use follower::logging::LogArgs;
+use follower::process;
 use serde_json::Value;
 
 use crate::commands::control_plane::{ControlPlaneArgs, ports};

@@ -1,6 +1,6 @@
 //! `fairway gateway`: the same as the binary `fairway-gateway`.
 
-use gateway::logging::LogArgs;
+use follower::logging::LogArgs;
 
 #[derive(clap::Args)]
 #[group(skip)]
@@ -13,5 +13,5 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     args.log.init();
-    gateway::process::run(args.gateway)
+    gateway::run(args.gateway)
 }

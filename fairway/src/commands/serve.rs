@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use admin_api::server::{Bound, ControlPlane};
 use anyhow::Context;
-use gateway::logging::LogArgs;
-use gateway::process;
-use route_model::compile::{ProxyRole, ProxyScope};
+use follower::logging::LogArgs;
+use follower::{Follower, Transport, process};
 use tokio::sync::oneshot;
 
 use crate::client::{Client, ServerArgs, read_ports};
@@ -28,7 +27,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     control_plane: ControlPlaneArgs,
     #[command(flatten, next_help_heading = "Gateway")]
-    proxy: gateway::ProxyArgs,
+    gateway: gateway::GatewayArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -47,14 +46,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let shutdown = process::signalled().context("cannot listen for signals")?;
-    let options = args.control_plane.options(&args.data_dir, scope(&args.proxy))?;
+    let options = args.control_plane.options(&args.data_dir, args.gateway.scope())?;
     let control_plane = ControlPlane::start(options).await?;
     let bound = control_plane.bound;
 
-    let gateway_options = args.proxy.into_options(args.data_dir.clone(), ports(&bound));
-    let transport = gateway::Transport { connect: Arc::new(control_plane.local_transport()), token: None };
+    let gateway_options = args.gateway.into_options(args.data_dir.clone(), ports(&bound));
+    let transport = Transport { connect: Arc::new(control_plane.local_transport()), token: None };
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut gateway = tokio::spawn(gateway::run(gateway_options, transport, async {
+    let gateway = Follower::start(gateway_options, transport)?;
+    let mut gateway = tokio::spawn(gateway.run(async {
         // An error means that the sender is gone: stop as well.
         let _ = stopped.await;
     }));
@@ -77,13 +77,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         None => gateway.await,
     };
     control_plane.stop().await;
-    result.context("the gateway panicked")??;
+    result.context("the gateway panicked")?;
     Ok(())
-}
-
-/// The gateway of this process, as the control plane compiles changes for it.
-pub(crate) fn scope(proxy: &gateway::ProxyArgs) -> ProxyScope {
-    ProxyScope { role: ProxyRole::Gateway, namespace: proxy.gateway_namespace.as_str().into(), labels: proxy.labels() }
 }
 
 async fn demo(data_dir: &Path, bound: Bound) -> anyhow::Result<()> {

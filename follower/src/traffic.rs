@@ -23,7 +23,7 @@ pub(crate) enum Outcome {
 
 /// The proxy and the compiler that feeds it.
 #[derive(Debug)]
-pub(crate) struct Edge {
+pub(crate) struct Traffic {
     proxy: Arc<Proxy>,
     report: watch::Receiver<ApplyReport>,
     scope: ProxyScope,
@@ -31,7 +31,7 @@ pub(crate) struct Edge {
     compiler: Option<Compiler>,
 }
 
-impl Edge {
+impl Traffic {
     pub(crate) fn new(proxy: Proxy, scope: ProxyScope) -> Self {
         Self { report: proxy.report(), proxy: Arc::new(proxy), scope, compiler: None }
     }
@@ -71,15 +71,15 @@ impl Edge {
                 error!(%revision, panic = first, "the compiler failed, trying again from nothing");
                 match self.compile(held, Changed::Everything).await {
                     Ok(table) => table,
-                    Err(panic) => return failed(format!("this gateway cannot compile the revision: {panic}")),
+                    Err(panic) => return failed(format!("this proxy cannot compile the revision: {panic}")),
                 }
             }
         };
-        // On its own task, so that a panic below ends the task and not the gateway.
+        // On its own task, so that a panic below ends the task and not the process.
         let proxy = self.proxy.clone();
         match tokio::spawn(async move { proxy.apply(table).await }).await {
             Ok(report) => Outcome::InForce(report.issues.into_iter().map(issue).collect()),
-            Err(error) => failed(format!("this gateway cannot apply the revision: {error}")),
+            Err(error) => failed(format!("this proxy cannot apply the revision: {error}")),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 
-/// A data folder, locked against a second gateway for as long as this lives.
+/// A data folder, locked against a second proxy for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     root: PathBuf,
@@ -19,8 +19,7 @@ impl DataDir {
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let failed = |source| Error::DataDir { path: root.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
-        let lock =
-            private().write(true).create(true).truncate(false).open(root.join("gateway.lock")).map_err(failed)?;
+        let lock = private().write(true).create(true).truncate(false).open(root.join("proxy.lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(Error::InUse(root.to_owned())),
@@ -32,7 +31,7 @@ impl DataDir {
         self.root.join(name)
     }
 
-    /// The id that this gateway keeps from start to start.
+    /// The id that this proxy keeps from start to start.
     pub(crate) fn node_id(&self) -> Result<String, Error> {
         let path = self.path("node-id");
         if let Ok(id) = fs::read_to_string(&path) {
@@ -51,7 +50,7 @@ fn hostname() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String =
         name.trim().chars().take(200).filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
-    if name.is_empty() { "gateway".to_owned() } else { name }
+    if name.is_empty() { "proxy".to_owned() } else { name }
 }
 
 fn private() -> OpenOptions {
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_serves_one_gateway_at_a_time() {
+    fn a_folder_serves_one_proxy_at_a_time() {
         let root = tempfile::tempdir().unwrap();
         let first = DataDir::open(root.path()).unwrap();
         assert!(matches!(DataDir::open(root.path()), Err(Error::InUse(_))));

@@ -1,4 +1,4 @@
-//! A gateway against a control plane in the same process.
+//! A proxy, here a gateway, against a control plane in the same process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use push::message::{Hello, Issue, Key};
 use push::server::{ControlPlane, Entry, Event, Peer, PushServer, Refusal, Scope, SessionId};
 use push::transport::{Connect, Io, PipeTransport, pipe};
+use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::meta::Revision;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Error, Options, Transport, run};
+use super::{Follower, Options, Transport};
 
 /// How long anything in these tests may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -126,7 +127,7 @@ async fn until<T>(what: &str, found: impl AsyncFn() -> Option<T>) -> T {
 
 struct Gateway {
     shutdown: oneshot::Sender<()>,
-    running: JoinHandle<Result<(), Error>>,
+    running: JoinHandle<()>,
 }
 
 impl Gateway {
@@ -137,7 +138,8 @@ impl Gateway {
     fn over(data_dir: &Path, connect: Arc<dyn Connect>) -> Self {
         let (shutdown, ended) = oneshot::channel::<()>();
         let transport = Transport { connect, token: None };
-        let running = tokio::spawn(run(options(data_dir), transport, async move {
+        let follower = Follower::start(options(data_dir), transport).unwrap();
+        let running = tokio::spawn(follower.run(async move {
             let _ = ended.await;
         }));
         Self { shutdown, running }
@@ -145,15 +147,18 @@ impl Gateway {
 
     async fn end(self) {
         self.shutdown.send(()).unwrap();
-        tokio::time::timeout(PATIENCE, self.running).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, self.running).await.unwrap().unwrap();
     }
 }
 
 fn options(data_dir: &Path) -> Options {
     Options {
         node_id: None,
-        namespace: "istio-system".into(),
-        labels: BTreeMap::from([("istio".into(), "ingressgateway".into())]),
+        scope: ProxyScope {
+            role: ProxyRole::Gateway,
+            namespace: "istio-system".into(),
+            labels: BTreeMap::from([("istio".into(), "ingressgateway".into())]),
+        },
         proxy: proxy::Options {
             bind: "127.0.0.1".parse().unwrap(),
             port_map: BTreeMap::from([(80, 0)]),
@@ -379,6 +384,6 @@ async fn a_gateway_whose_data_folder_cannot_be_used_says_so() {
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let transport = Transport { connect: Arc::new(nobody()), token: None };
-    let error = run(options(&file), transport, async {}).await.unwrap_err().to_string();
+    let error = Follower::start(options(&file), transport).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot use the data folder {}", file.display())), "{error}");
 }

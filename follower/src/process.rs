@@ -1,4 +1,4 @@
-//! What a process does around its gateway: limits, signals, a runtime for everything that is not traffic.
+//! What a process does around its proxy: limits, signals, a runtime for everything that is not traffic.
 
 use std::future::Future;
 use std::io;
@@ -9,19 +9,21 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::Args;
+use crate::{Follower, Options, Transport};
 
-/// Runs a gateway until a signal ends the process. The workers have threads of their own; this thread runs the rest.
-pub fn run(args: Args) -> anyhow::Result<()> {
+/// Runs a proxy until a signal ends the process. The workers have threads of their own; this thread runs the rest.
+pub fn run(options: Options, transport: Transport) -> anyhow::Result<()> {
     raise_file_limit();
-    let (options, transport) = args.into_parts()?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let shutdown = signalled().context("cannot listen for signals")?;
-        crate::run(options, transport, shutdown).await?;
+        Follower::start(options, transport)?.run(shutdown).await;
         Ok(())
     })
+}
+
+/// For everything that is not traffic, in a process that has nothing else to do.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")
 }
 
 /// Ends a process: an error is printed with what caused it.

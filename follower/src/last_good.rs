@@ -47,7 +47,7 @@ enum LoadError {
 }
 
 impl LastGood {
-    /// Makes a key on first use. Without one the gateway still runs.
+    /// Makes a key on first use. Without one the proxy still runs.
     pub(crate) fn open(dir: &DataDir) -> Self {
         let key = match key(dir) {
             Ok(key) => Some(key),

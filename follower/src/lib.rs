@@ -1,0 +1,194 @@
+//! A [`proxy::Proxy`] that follows a control plane: what gateway and sidecar do alike around their traffic.
+//!
+//! A [`Follower`] subscribes to the control plane ([`push`]), compiles what it receives ([`route_model::compile`]),
+//! hands the tables to the proxy and acknowledges them. The last good set is kept on disk, so that a proxy starts and
+//! serves while every control plane is away. What else their processes share is here too: flags ([`args`]), the log
+//! ([`logging`]), signals and limits ([`process`]).
+
+pub mod args;
+mod data_dir;
+mod last_good;
+pub mod logging;
+mod ports;
+pub mod process;
+#[cfg(test)]
+mod tests;
+mod traffic;
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use push::client::{Node, Subscriber, SubscriberOptions, Token};
+use push::message::Ack;
+use push::transport::Connect;
+use route_model::compile::ProxyScope;
+use route_model::meta::Revision;
+use serde_json::{Map, Value};
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use self::data_dir::DataDir;
+use self::last_good::{LastGood, Saver};
+use self::ports::PortsFile;
+use self::traffic::{Outcome, Traffic};
+
+/// What a proxy is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Unique among the proxies of a control plane. `None`: made once and kept in the data folder.
+    pub node_id: Option<String>,
+    /// What the proxy is, and so what the control plane sends it.
+    pub scope: ProxyScope,
+    /// Of its identity only the workload is taken; the rest follows from the two fields above.
+    pub proxy: proxy::Options,
+    pub data_dir: PathBuf,
+    /// Further entries of `ports.json`: what the rest of this process has bound.
+    pub other_ports: Map<String, Value>,
+}
+
+/// The way to the control plane.
+#[derive(Clone)]
+pub struct Transport {
+    pub connect: Arc<dyn Connect>,
+    /// Not needed inside one process.
+    pub token: Option<Token>,
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport").field("origin", &self.connect.origin()).finish_non_exhaustive()
+    }
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("cannot use the data folder {}: {source}", path.display())]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error("the data folder {} is in use by another proxy", .0.display())]
+    InUse(PathBuf),
+    #[error(transparent)]
+    Proxy(#[from] proxy::StartError),
+}
+
+/// A proxy that was started and serves nothing yet.
+#[derive(Debug)]
+pub struct Follower {
+    traffic: Traffic,
+    ports: PortsFile,
+    node: Node,
+    transport: Transport,
+    in_force: watch::Sender<Option<Revision>>,
+    /// Locked for as long as this lives.
+    dir: DataDir,
+}
+
+impl Follower {
+    /// Takes the data folder, binds the proxy's own ports and starts its threads.
+    pub fn start(options: Options, transport: Transport) -> Result<Self, Error> {
+        let dir = DataDir::open(&options.data_dir)?;
+        let node_id = match options.node_id {
+            Some(id) => id,
+            None => dir.node_id()?,
+        };
+        let mut proxy_options = options.proxy;
+        proxy_options.identity.node_id.clone_from(&node_id);
+        proxy_options.identity.namespace = options.scope.namespace.to_string();
+        let traffic = Traffic::new(proxy::Proxy::start(proxy_options)?, options.scope.clone());
+        let mut ports = PortsFile::new(dir.path("ports.json"), options.other_ports);
+        ports.write(&traffic.bound());
+        let node = Node { id: node_id, scope: options.scope, build: env!("CARGO_PKG_VERSION").to_owned() };
+        Ok(Self { traffic, ports, node, transport, in_force: watch::Sender::default(), dir })
+    }
+
+    /// The revision in force: `None` until there is one. That of the last good set counts.
+    pub fn in_force(&self) -> watch::Receiver<Option<Revision>> {
+        self.in_force.subscribe()
+    }
+
+    /// Follows the control plane until `shutdown` resolves, then drains. Must be called inside a tokio runtime.
+    ///
+    /// It does not fail: what goes wrong is logged and reported to the control plane, and the last good table goes on
+    /// serving.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let last_good = LastGood::open(&self.dir);
+        let token = self.transport.token.take();
+        let mut subscription = SubscriberOptions { token, ..SubscriberOptions::new(self.node.clone()) };
+        if let Some(held) = last_good.load() {
+            let revision = held.set().revision;
+            let held = Arc::new(held);
+            match self.traffic.start_from(held.clone()).await {
+                Outcome::InForce(issues) => {
+                    info!(%revision, issues = issues.len(), "serving the last good configuration");
+                    subscription.applied = Some(Ack::new(revision, issues));
+                    subscription.held = Some(Arc::unwrap_or_clone(held));
+                    self.in_force.send_replace(Some(revision));
+                }
+                Outcome::Failed(issue) => error!(%revision, %issue, "the last good configuration cannot be served"),
+            }
+            self.ports.write(&self.traffic.bound());
+        }
+
+        let saver = Saver::start(last_good);
+        let acked = subscription.applied.clone();
+        let mut subscriber = Subscriber::start(subscription, self.transport.connect.clone());
+        self.follow(&mut subscriber, acked, &saver, shutdown).await;
+        info!("draining");
+        drop(subscriber);
+        saver.finish().await;
+        self.traffic.drain().await;
+        info!("drained");
+    }
+
+    async fn follow(
+        &mut self,
+        subscriber: &mut Subscriber,
+        mut acked: Option<Ack>,
+        saver: &Saver,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                update = subscriber.next_update() => {
+                    let began = Instant::now();
+                    let revision = update.revision();
+                    let held = update.held.clone();
+                    match self.traffic.take(update).await {
+                        Outcome::InForce(issues) => {
+                            subscriber.ack(revision, issues.clone());
+                            acked = Some(Ack::new(revision, issues.clone()));
+                            for issue in &issues {
+                                warn!(%revision, %issue, "not in force");
+                            }
+                            let took_ms = began.elapsed().as_millis();
+                            info!(%revision, resources = held.set().len(), issues = issues.len(), took_ms, "in force");
+                            self.in_force.send_replace(Some(revision));
+                            saver.offer(held);
+                            self.ports.write(&self.traffic.bound());
+                        }
+                        Outcome::Failed(issue) => {
+                            error!(%revision, %issue, "cannot be put in force, the revision before goes on serving");
+                            subscriber.nack(revision, vec![issue]);
+                        }
+                    }
+                }
+                ack = self.traffic.next_report() => {
+                    // Nearly always what was acknowledged with the update.
+                    if acked.as_ref() != Some(&ack) {
+                        let revision = ack.revision;
+                        info!(revision, issues = ack.issues.len(), "more is in force now");
+                        subscriber.ack(Revision(revision), ack.issues.clone());
+                        acked = Some(ack);
+                        self.ports.write(&self.traffic.bound());
+                    }
+                }
+            }
+        }
+    }
+}
