@@ -94,8 +94,9 @@ class Fairway(Peer):
 
     def start(self):
         env = dict(os.environ)
+        binary, *command = env.get("FAIRWAY_BENCH_GATEWAY", "fairway-gateway").split()
         self.process = subprocess.Popen(
-            ["taskset", "-c", PROXY_CPU, f"{self.binaries}/fairway-gateway", "--control-plane", "https://127.0.0.1:19192",
+            ["taskset", "-c", PROXY_CPU, f"{self.binaries}/{binary}", *command, "--control-plane", "https://127.0.0.1:19192",
              "--control-plane-ca", f"{self.folder}/admin/ca.crt", "--join-token-file", f"{self.folder}/join.token",
              "--data-dir", f"{self.folder}/gateway", "--gateway-workers", "1", "--gateway-bind", "127.0.0.1",
              "--access-log", "off", "--proxy-admin-addr", "127.0.0.1:19194", "--metrics-addr", f"127.0.0.1:{self.metrics}"],
