@@ -19,6 +19,9 @@ use serde::de::value::Error as ValueError;
 
 use crate::MAX_ISSUES;
 
+/// The service account of a proxy that names none, as in Kubernetes.
+pub const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+
 /// What a proxy sends.
 #[derive(Clone, PartialEq, Message)]
 pub struct FromProxy {
@@ -61,6 +64,9 @@ pub struct Hello {
     /// The last acknowledgement that the proxy gave, so that a control plane that restarted knows it at once.
     #[prost(message, optional, tag = "8")]
     pub applied: Option<Ack>,
+    /// The service account that the proxy runs as; empty means [`DEFAULT_SERVICE_ACCOUNT`].
+    #[prost(string, tag = "9")]
+    pub service_account: String,
 }
 
 /// The set that a proxy holds.
@@ -183,12 +189,22 @@ pub fn role_of_name(name: &str) -> Option<ProxyRole> {
 }
 
 impl Hello {
+    /// The service account that the proxy runs as, by default too.
+    pub fn service_account(&self) -> &str {
+        service_account_or_default(&self.service_account)
+    }
+
     /// The proxy's scope; `None` when this build does not know its role.
     pub fn proxy_scope(&self) -> Option<ProxyScope> {
         let role = role_of_name(&self.role)?;
         let labels = self.labels.clone().into_iter().collect();
         Some(ProxyScope { role, namespace: self.namespace.as_str().into(), labels })
     }
+}
+
+/// What an empty name of a service account stands for.
+pub fn service_account_or_default(name: &str) -> &str {
+    if name.is_empty() { DEFAULT_SERVICE_ACCOUNT } else { name }
 }
 
 impl From<&ResourceKey> for Key {

@@ -1,6 +1,6 @@
 //! Which proxies may join.
 //!
-//! A join token lets proxies of one namespace in until it expires, or once. A proxy that was let in stays a member: it
+//! A join token lets proxies of one service account of one namespace in until it expires, or once. A proxy that was let in stays a member: it
 //! comes back with the same token although that has expired or is used up, for as long as the token is not revoked.
 //! When it is, the sessions that it let in end.
 //! So a control plane that restarts after a day does not lose its proxies, and needs no database to know them.
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use push::message::Hello;
+use push::message::{DEFAULT_SERVICE_ACCOUNT, Hello};
 use push::server::{Peer, Refusal};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -22,7 +22,14 @@ use crate::store::{Snapshot, Token, TokenHash, TokenUse};
 pub(super) struct JoinScope {
     /// Where the proxies run.
     pub(super) namespace: String,
+    /// What they run as. Tokens that were made before there were service accounts name none.
+    #[serde(default = "default_service_account")]
+    pub(super) service_account: String,
     pub(super) single_use: bool,
+}
+
+pub(super) fn default_service_account() -> String {
+    DEFAULT_SERVICE_ACCOUNT.to_owned()
 }
 
 impl JoinScope {
@@ -92,6 +99,15 @@ impl Admission {
                 token.id, scope.namespace, hello.namespace
             )));
         }
+        if scope.service_account != hello.service_account() {
+            return Err(Refusal::PermissionDenied(format!(
+                "the join token {} is for service account {} in namespace {}, this proxy says it runs as {}",
+                token.id,
+                scope.service_account,
+                scope.namespace,
+                hello.service_account()
+            )));
+        }
         Ok(())
     }
 
@@ -135,7 +151,7 @@ pub(super) fn new_token(
         id: format!("join-{}", crate::base64_url(&id).to_ascii_lowercase().replace(['-', '_'], "x")),
         hash: TokenHash::of(&text),
         purpose: TokenUse::Join,
-        name: format!("proxies in {}", scope.namespace),
+        name: format!("proxies of {}/{}", scope.namespace, scope.service_account),
         scope: serde_json::json!(scope),
         created_at: Timestamp::now(),
         created_by: created_by.to_owned(),

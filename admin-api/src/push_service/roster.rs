@@ -40,6 +40,7 @@ pub struct ProxyView {
 pub struct ProxyInfo {
     pub role: String,
     pub namespace: String,
+    pub service_account: String,
     pub labels: BTreeMap<String, String>,
     pub build: String,
     pub model_version: u32,
@@ -332,6 +333,7 @@ fn info(hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyInfo {
     ProxyInfo {
         role: hello.role.clone(),
         namespace: hello.namespace.clone(),
+        service_account: hello.service_account().to_owned(),
         labels: hello.labels.clone().into_iter().collect(),
         build: hello.build.clone(),
         model_version: hello.model_version,

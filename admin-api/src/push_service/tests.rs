@@ -113,6 +113,29 @@ async fn a_join_token_lets_proxies_of_its_namespace_in_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_claims_the_service_account_of_its_token_and_no_other() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let token = replica.join_token(&json!({"namespace": "shop", "serviceAccount": "reviews"})).await;
+    let start = |node: &str, service_account: &str| {
+        let token = Some(Token::new(&token).unwrap());
+        let service_account = service_account.to_owned();
+        Subscriber::start(
+            SubscriberOptions { token, service_account, ..options(node, "shop") },
+            replica.tls(&replica.ca),
+        )
+    };
+    for (claimed, shown) in [("ratings", "ratings"), ("", "default")] {
+        let refused = until_waiting(&start("reviews-1", claimed)).await;
+        let reason = format!("is for service account reviews in namespace shop, this proxy says it runs as {shown}");
+        assert!(refused.contains(&reason), "{refused}");
+    }
+    follow_to(&mut start("reviews-1", "reviews"), revision).await;
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_control_plane_that_another_ca_signed_is_not_trusted() {
     let database = Database::new().await;
     let replica = Replica::start(&database).await;
@@ -322,6 +345,7 @@ async fn what_makes_no_token_is_refused() {
         (r#"{"ttl": "0s"}"#, "more than 0"),
         (r#"{"ttl": "400d"}"#, "at most 366d"),
         (r#"{"namespace": "A b"}"#, "is not the name of a namespace"),
+        (r#"{"serviceAccount": "a/b"}"#, "is not the name of a service account"),
         (r#"{"name": "x"}"#, "unknown field"),
     ] {
         let (status, problem) = replica.call("POST", "/api/fairway/v1/join-tokens", Some(body)).await;

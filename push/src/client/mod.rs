@@ -49,6 +49,8 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct SubscriberOptions {
     pub node: Node,
+    /// The service account that the proxy runs as: what its join token must name. Empty: `default`.
+    pub service_account: String,
     /// What proves the proxy's right to join; not needed over a pipe.
     pub token: Option<Token>,
     /// What the proxy holds from an earlier run. The first update brings only what differs.
@@ -61,7 +63,15 @@ pub struct SubscriberOptions {
 
 impl SubscriberOptions {
     pub fn new(node: Node) -> Self {
-        Self { node, token: None, held: None, applied: None, backoff: Backoff::default(), limits: Limits::default() }
+        Self {
+            node,
+            service_account: String::new(),
+            token: None,
+            held: None,
+            applied: None,
+            backoff: Backoff::default(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -176,7 +186,7 @@ impl Drop for Subscriber {
 }
 
 impl Hello {
-    fn of(node: &Node) -> Self {
+    fn of(SubscriberOptions { node, service_account, .. }: &SubscriberOptions) -> Self {
         let labels: &BTreeMap<String, String> = &node.scope.labels;
         Self {
             node: node.id.clone(),
@@ -187,6 +197,7 @@ impl Hello {
             model_version: crate::MODEL_VERSION,
             resume: None,
             applied: None,
+            service_account: service_account.clone(),
         }
     }
 }

@@ -243,7 +243,7 @@ impl Driver {
 
         let (sender, receiver) = mpsc::channel(8);
         let hello =
-            Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options.node) };
+            Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options) };
         // The channel is new and has room.
         let _ = sender.try_send(FromProxy { message: Some(ProxyMessage::Hello(Box::new(hello))) });
         let mut request = tonic::Request::new(ReceiverStream::new(receiver));

@@ -144,8 +144,8 @@ fn check(hello: &Hello) -> Result<(), Refusal> {
     }
     let long = |text: &str| text.len() > MAX_NAME_BYTES;
     let labels = &hello.labels;
-    if labels.len() > MAX_LABELS || labels.iter().any(|(key, value)| long(key) || long(value)) || long(&hello.build) {
-        return Err(Refusal::Invalid(format!("at most {MAX_LABELS} labels of {MAX_NAME_BYTES} bytes each are taken")));
+    if labels.len() > MAX_LABELS || labels.iter().any(|(key, value)| long(key) || long(value)) || long(&hello.build) || long(&hello.service_account) {
+        return Err(Refusal::Invalid(format!("at most {MAX_LABELS} labels and names of {MAX_NAME_BYTES} bytes each are taken")));
     }
     Ok(())
 }

@@ -8,11 +8,12 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
+use route_model::names::{is_dns_label, is_dns_subdomain};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::super::PushService;
-use super::super::admission::{JoinScope, new_token};
+use super::super::admission::{JoinScope, default_service_account, new_token};
 use super::allow;
 use crate::api::{ApiError, MAX_OBJECT, Problem, read_body};
 use crate::auth::Identity;
@@ -20,7 +21,6 @@ use crate::store::Token;
 
 const DEFAULT_TTL: &str = "24h";
 const MAX_TTL: Duration = Duration::from_hours(366 * 24);
-const MAX_NAME_BYTES: usize = 63;
 
 /// A token to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -29,6 +29,9 @@ pub(super) struct NewJoinToken {
     /// The namespace that proxies with this token run in.
     #[serde(default = "default_namespace")]
     namespace: String,
+    /// The service account that they run as, which becomes part of their identity.
+    #[serde(default = "default_service_account")]
+    service_account: String,
     /// How long it lets proxies in: `30m`, `24h` (the default), `7d`. Proxies that joined stay members.
     #[serde(default = "default_ttl")]
     ttl: String,
@@ -62,6 +65,7 @@ pub(super) struct JoinTokenView {
     /// Revokes it.
     id: String,
     namespace: String,
+    service_account: String,
     single_use: bool,
     /// RFC 3339.
     created: String,
@@ -83,6 +87,7 @@ fn view(token: &Token) -> Option<JoinTokenView> {
     Some(JoinTokenView {
         id: token.id.clone(),
         namespace: scope.namespace,
+        service_account: scope.service_account,
         single_use: scope.single_use,
         created: time(token.created_at),
         created_by: token.created_by.clone(),
@@ -95,7 +100,7 @@ fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Make a token with which proxies of a namespace join.
+/// Make a token with which proxies of a service account join.
 #[utoipa::path(
     post, path = "/api/fairway/v1/join-tokens", tag = "proxies", operation_id = "createJoinToken",
     request_body = NewJoinToken,
@@ -120,13 +125,16 @@ pub(super) async fn create(
         return Err(ApiError::bad_request("the ttl must be more than 0 and at most 366d").into());
     }
     let namespace = wanted.namespace;
-    let is_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if namespace.is_empty() || namespace.len() > MAX_NAME_BYTES || !namespace.bytes().all(is_label) {
+    if !is_dns_label(&namespace) {
         return Err(ApiError::bad_request(format!("{namespace:?} is not the name of a namespace")).into());
+    }
+    let service_account = wanted.service_account;
+    if !is_dns_subdomain(&service_account) {
+        return Err(ApiError::bad_request(format!("{service_account:?} is not the name of a service account")).into());
     }
     let expires = SignedDuration::try_from(ttl).ok().and_then(|ttl| Timestamp::now().checked_add(ttl).ok());
     let expires = expires.ok_or_else(|| ApiError::bad_request("the ttl is too long"))?;
-    let scope = JoinScope { namespace, single_use: wanted.single_use };
+    let scope = JoinScope { namespace, service_account, single_use: wanted.single_use };
     let (text, token) = new_token(&scope, expires, &identity.name)
         .map_err(|_| ApiError::internal(&"the operating system gives no random bytes"))?;
     service.snapshot.store().put_token(&token).await?;
