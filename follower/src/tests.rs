@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use push::message::{Hello, Issue, Key};
-use push::server::{ControlPlane, Entry, Event, Peer, PushServer, Refusal, Scope, SessionId};
+use push::server::{Caller, ControlPlane, Entry, Event, Peer, PushServer, Refusal, Scope, SessionId};
+use push::sign::{SignRequest, SignResponse};
 use push::transport::{Connect, Io, PipeTransport, pipe};
 use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::meta::Revision;
@@ -31,8 +32,12 @@ struct Recorder {
 }
 
 impl ControlPlane for Recorder {
-    async fn admit(&self, _: Peer, _: Option<&str>, _: &Hello) -> Result<Arc<Scope>, Refusal> {
+    async fn admit(&self, _: &Caller, _: &Hello) -> Result<Arc<Scope>, Refusal> {
         Ok(self.scope.clone())
+    }
+
+    async fn sign(&self, _: &Caller, _: SignRequest) -> Result<SignResponse, Refusal> {
+        Err(Refusal::Invalid("no certificates here".into()))
     }
 
     fn observe(&self, _: SessionId, event: Event) {

@@ -11,13 +11,17 @@
 //! - [`client::Subscriber`] is the proxy's end. It reconnects by itself and resumes from what it holds.
 //! - `server::PushServer` (feature `server`) is the control plane's end. It serves connections that somebody else
 //!   accepted; sets and serialised deltas live in `server::Scope`, shared by all proxies of the same scope.
+//! - [`client::sign`] is a call beside the stream: it has a proxy's certificate signed ([`sign::SignRequest`]), which
+//!   [`credential::Credential`] then shows in place of the join token.
 //! - [`transport`] connects the two: TLS with a pinned CA, or a pipe inside one process.
 
 mod broken;
 pub mod client;
+pub mod credential;
 pub mod digest;
 pub mod message;
 mod rpc;
+pub mod sign;
 pub mod transport;
 
 #[cfg(feature = "server")]
@@ -46,6 +50,10 @@ pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The most issues that an acknowledgement carries; what is beyond is counted in a last issue.
 pub const MAX_ISSUES: usize = 1_000;
+
+/// The longest name of a node, a namespace, a label and so on, in bytes.
+#[cfg(feature = "server")]
+pub(crate) const MAX_NAME_BYTES: usize = 253;
 
 /// How often either end pings an otherwise silent connection, and how long it waits for the answer.
 pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);

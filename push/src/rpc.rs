@@ -1,6 +1,6 @@
-//! The gRPC call underneath: its path, and the codecs of both ends.
+//! The gRPC calls underneath: their paths, and the codecs of both ends.
 //!
-//! Written by hand: one call does not earn a code generator, and the server's encoder has to take bytes that were
+//! Written by hand: two calls do not earn a code generator, and the server's encoder has to take bytes that were
 //! serialised once for all proxies of a scope.
 
 #[cfg(feature = "server")]
@@ -59,6 +59,9 @@ pub(crate) mod frame {
 
 /// Path of the stream.
 pub(crate) const STREAM_PATH: &str = "/fairway.push.v1.Push/Stream";
+
+/// Path of the call that has a certificate signed.
+pub(crate) const SIGN_PATH: &str = "/fairway.push.v1.Push/Sign";
 
 /// Metadata that carries the join token, as `Bearer <token>`.
 pub(crate) const AUTHORIZATION: &str = "authorization";

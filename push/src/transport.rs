@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -15,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+
+use crate::credential::Credential;
 
 /// Where a control plane listens for proxies when the address does not say it.
 const DEFAULT_PORT: u16 = 15012;
@@ -99,6 +102,19 @@ impl TlsTransport {
             server_name,
             connector: TlsConnector::from(Arc::new(config)),
         })
+    }
+}
+
+impl TlsTransport {
+    /// Shows a certificate of the proxy's own, where there is one, with each connection from here on.
+    #[must_use]
+    pub fn with_credential(mut self, credential: Arc<Credential>) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.client_auth_cert_resolver = credential;
+        // A resumed session would stand for the certificate that the first one showed.
+        config.resumption = Resumption::disabled();
+        self.connector = TlsConnector::from(Arc::new(config));
+        self
     }
 }
 

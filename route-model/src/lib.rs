@@ -12,6 +12,7 @@ pub mod effective;
 pub mod explain;
 pub mod field;
 pub mod fields;
+pub mod identity;
 pub mod kind;
 pub mod kinds;
 pub mod matching;

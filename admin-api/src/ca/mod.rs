@@ -1,21 +1,33 @@
-//! Fairway's own certificate authority: it signs the certificates of the control plane's ports.
+//! Fairway's own certificate authority: it signs the certificates of the control plane's ports and of the proxies.
 //!
-//! The root is made on first start and lives, sealed, in the database, so that all replicas share it.
+//! Its root is made on first start and lives, sealed, in the database, so that all replicas share it; or an operator
+//! gives a CA of theirs (`--ca-cert`, `--ca-key`), an intermediate one for instance.
 
-use std::net::IpAddr;
+mod given;
+mod server;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SerialNumber,
 };
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+pub use self::server::{ServerCertificate, read_server_certificate, server_names};
+pub use self::workload::{CsrError, Identified, MAX_CERT_TTL, MIN_CERT_TTL, Svid};
 
 /// The root is good for ten years; who needs another hierarchy brings certificates of their own.
 const ROOT_DAYS: i64 = 3650;
-/// A server certificate is made anew at every start, so this bounds how long a process may run.
-const SERVER_DAYS: i64 = 825;
 
 /// The root certificate and its key, as PEM: the form in which it is kept.
 #[derive(Clone, Serialize, Deserialize)]
@@ -30,13 +42,6 @@ impl std::fmt::Debug for Root {
     }
 }
 
-/// A certificate with its chain, and the key to it.
-#[derive(Debug)]
-pub struct ServerCertificate {
-    pub chain: Vec<CertificateDer<'static>>,
-    pub key: PrivateKeyDer<'static>,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     #[error("cannot make a certificate: {0}")]
@@ -47,12 +52,19 @@ pub enum CaError {
     File { file: String, reason: String },
 }
 
-/// Signs certificates.
+/// Signs certificates, and knows whose to accept.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
+    /// What lies between a certificate that is signed here and the root.
+    intermediates: Vec<CertificateDer<'static>>,
+    /// What is trusted; first the root above the issuer.
+    roots: Vec<CertificateDer<'static>>,
     root_pem: String,
+    /// When the first certificate between the issuer and its root expires: nothing that is signed here outlives it.
+    not_after: OffsetDateTime,
+    /// Accepts the certificates of proxies.
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl Root {
@@ -70,91 +82,75 @@ impl Root {
 }
 
 impl Authority {
+    /// The one that the database keeps.
     pub fn new(root: &Root) -> Result<Self, CaError> {
         let damaged = |error: &dyn std::fmt::Display| CaError::Damaged(error.to_string());
         let key = KeyPair::from_pem(&root.private_key).map_err(|e| damaged(&e))?;
         let der = CertificateDer::from_pem_slice(root.certificate.as_bytes()).map_err(|e| damaged(&e))?;
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(&e))?;
-        Ok(Self { issuer, root: der, root_pem: root.certificate.clone() })
+        Self::of_chain(vec![der.clone()], key, vec![der]).map_err(|reason| damaged(&reason))
     }
 
-    /// What clients verify this control plane against (PEM).
+    /// `chain` leads from the certificate of `key` to the first of the roots, which may be left out at its end.
+    fn of_chain(
+        mut chain: Vec<CertificateDer<'static>>,
+        key: KeyPair,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let signer = chain.first().ok_or("there is no certificate")?;
+        let issuer = Issuer::from_ca_cert_der(signer, key).map_err(|e| text(&e))?;
+        let ends = chain.iter().map(|certificate| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(certificate).map_err(|e| text(&e))?;
+            Ok(certificate.validity().not_after.to_datetime())
+        });
+        let not_after = ends.collect::<Result<Vec<_>, String>>()?.into_iter().min().ok_or("there is no certificate")?;
+        chain.retain(|certificate| !roots.contains(certificate));
+
+        let mut store = RootCertStore::empty();
+        let mut root_pem = String::new();
+        for root in &roots {
+            store.add(root.clone()).map_err(|e| text(&e))?;
+            root_pem.push_str(&pem(root));
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build().map_err(|e| text(&e))?;
+        Ok(Self { issuer, intermediates: chain, roots, root_pem, not_after, clients })
+    }
+
+    /// What clients verify this control plane against (PEM), one or more certificates.
     pub fn root_pem(&self) -> &str {
         &self.root_pem
     }
 
-    /// A certificate for a server that is reached by these names and addresses.
-    pub fn issue_server(&self, names: &[String]) -> Result<ServerCertificate, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::new(names.to_vec())?;
-        params.distinguished_name.push(DnType::CommonName, "fairway");
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-        (params.not_before, params.not_after) = validity(SERVER_DAYS);
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(ServerCertificate {
-            chain: vec![certificate.der().clone(), self.root.clone()],
-            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        })
+    /// The roots of all that is trusted here.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// A leaf, with what leads from it to the root.
+    fn with_intermediates(&self, leaf: CertificateDer<'static>) -> Vec<CertificateDer<'static>> {
+        std::iter::once(leaf).chain(self.intermediates.iter().cloned()).collect()
     }
 }
 
 /// From an hour ago, for clocks that differ, to so many days ahead.
-fn validity(days: i64) -> (time::OffsetDateTime, time::OffsetDateTime) {
-    let now = time::OffsetDateTime::now_utc();
+fn validity(days: i64) -> (OffsetDateTime, OffsetDateTime) {
+    let now = OffsetDateTime::now_utc();
     (now - time::Duration::hours(1), now + time::Duration::days(days))
 }
 
-/// Reads a certificate chain and its key from PEM files (`--admin-cert`, `--admin-key`).
-pub fn read_server_certificate(cert: &std::path::Path, key: &std::path::Path) -> Result<ServerCertificate, CaError> {
-    let wrong = |path: &std::path::Path, reason: String| CaError::File { file: path.display().to_string(), reason };
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| wrong(cert, e.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong(cert, "it holds no PEM certificate".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, e.to_string()))?;
-    Ok(ServerCertificate { chain, key })
+/// 127 random bits: RFC 5280, section 4.1.2.2 wants serial numbers positive, unique per issuer and at most 20 bytes.
+fn serial_number() -> Result<SerialNumber, rcgen::Error> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// The names by which clients on this host and its network may reach a server bound to these addresses.
-pub fn server_names(bound: &[IpAddr], extra: &[String]) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
-    let addresses = bound.iter().filter(|ip| !ip.is_unspecified()).map(IpAddr::to_string);
-    names.extend(addresses.chain(extra.iter().cloned()).chain(hostname()));
-    names.sort();
-    names.dedup();
-    names
-}
-
-fn hostname() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().to_owned();
-    let valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    (!name.is_empty() && name.chars().all(valid)).then_some(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    #[test]
-    fn a_client_that_trusts_the_root_accepts_the_server() {
-        let authority = Authority::new(&Root::generate().unwrap()).unwrap();
-        let issued = authority.issue_server(&server_names(&[], &[])).unwrap();
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.root_pem().as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier =
-            rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-        use rustls::client::danger::ServerCertVerifier;
-        let now = rustls_pki_types::UnixTime::now();
-        for (name, fits) in [("localhost", true), ("127.0.0.1", true), ("elsewhere.example", false)] {
-            let name = name.try_into().unwrap();
-            let verdict = verifier.verify_server_cert(&issued.chain[0], &issued.chain[1..], &name, &[], now);
-            assert_eq!(verdict.is_ok(), fits, "{name:?}");
-        }
-    }
+/// A certificate as PEM (RFC 7468): base64 in lines of 64 characters.
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let text = crate::base64(certificate);
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }

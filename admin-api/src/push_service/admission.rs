@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use push::message::{DEFAULT_SERVICE_ACCOUNT, Hello};
-use push::server::{Peer, Refusal};
+use push::server::{Caller, Peer, Refusal};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -64,13 +64,16 @@ impl Admission {
         self.lock().get(node).cloned()
     }
 
-    /// Decides about a proxy. Answers whether it is a new member, whom the caller writes down before it lets it in.
-    pub(super) async fn admit(&self, peer: Peer, token: Option<&str>, hello: &Hello) -> Result<Admitted, Refusal> {
+    /// Decides about a proxy whose certificate, if any, does not say that it may. Answers whether it is a new member,
+    /// whom the caller writes down before it lets it in.
+    pub(super) async fn admit(&self, caller: &Caller, hello: &Hello) -> Result<Admitted, Refusal> {
+        let peer = caller.peer;
         if peer == Peer::InProcess {
             return Ok(Admitted::Known);
         }
-        let text = token.ok_or_else(|| Refusal::Unauthenticated("a join token is required".to_owned()))?;
-        let hash = TokenHash::of(text);
+        let text =
+            caller.token.as_ref().ok_or_else(|| Refusal::Unauthenticated("a join token is required".to_owned()))?;
+        let hash = TokenHash::of(text.as_str());
         let known = self.snapshot.view().token(&hash).cloned();
         // A token made a moment ago at another replica is not in the snapshot yet, but the store counts uses itself.
         let scope = known.as_deref().map(|token| (token, JoinScope::of(token)));

@@ -1,5 +1,7 @@
 //! The control plane's side of push: which proxies may join, what each is sent, what each runs.
 //!
+//! A proxy comes with a join token first, has a certificate signed with its help, and from then on comes with that.
+//!
 //! Every replica serves its own proxies from its own picture of the store. What the proxies acknowledge is written
 //! down in batches, so that every replica can answer for all.
 
@@ -9,6 +11,7 @@ mod listen;
 mod reach;
 mod roster;
 mod scopes;
+mod signing;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +21,8 @@ use std::time::Duration;
 
 use axum::Router;
 use push::message::Hello;
-use push::server::{ControlPlane, Event, Peer, PushServer, Refusal, Scope, SessionId};
+use push::server::{Caller, ControlPlane, Event, Peer, PushServer, Refusal, Scope, SessionId};
+use push::sign::{SignRequest, SignResponse};
 use push::transport::{PipeListener, PipeTransport, pipe};
 use route_model::meta::Revision;
 use tokio::net::TcpListener;
@@ -29,9 +33,12 @@ use tracing::{debug, error, info};
 
 use self::admission::{Admission, Admitted};
 pub(crate) use self::calls::PushApi;
+pub(crate) use self::listen::tls;
 pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName};
 use self::roster::{Member, Roster};
 use self::scopes::Scopes;
+pub(crate) use self::signing::CurrentAuthority;
+use self::signing::Signing;
 use crate::api::{Acks, ProxyAck, ProxyIssue};
 use crate::store::{ProxyState, Snapshot, StoreError};
 
@@ -52,6 +59,7 @@ pub struct PushService {
     snapshot: Snapshot,
     scopes: Arc<Scopes>,
     admission: Admission,
+    signing: Arc<Signing>,
     roster: Roster,
     acks: watch::Sender<Arc<[ProxyAck]>>,
     pipe: PipeTransport,
@@ -60,12 +68,14 @@ pub struct PushService {
 }
 
 impl PushService {
-    pub fn new(snapshot: Snapshot) -> Arc<Self> {
+    /// Proxies get certificates of this CA that are good for so long.
+    pub fn new(snapshot: Snapshot, authority: CurrentAuthority, cert_ttl: Duration) -> Arc<Self> {
         let (pipe, listener) = pipe();
         let replica = uuid::Uuid::new_v4().to_string();
         Arc::new(Self {
             scopes: Arc::new(Scopes::new(snapshot.view().resources().clone())),
             admission: Admission::new(snapshot.clone()),
+            signing: Arc::new(Signing::new(snapshot.clone(), authority, cert_ttl)),
             roster: Roster::new(replica),
             acks: watch::Sender::new(Arc::default()),
             snapshot,
@@ -106,7 +116,7 @@ impl PushService {
                     self.publish_acks(),
                     self.exchange(),
                     self.end_revoked(&server),
-                    listen::accept(&server, &listener, &tls),
+                    listen::accept(&server, &self.signing, &listener, &tls),
                     listen::accept_piped(&server, piped),
                 )
             };
@@ -229,6 +239,27 @@ impl PushService {
         }
     }
 
+    /// Lets in who shows a certificate of what it claims to be, or a join token for it.
+    async fn let_in(&self, caller: &Caller, hello: &Hello) -> Result<(), Refusal> {
+        let fault = match self.signing.vouches(caller, hello) {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(reason) if caller.token.is_none() => return Err(Refusal::PermissionDenied(reason)),
+            Err(reason) => Some(reason),
+        };
+        if let Some(reason) = fault {
+            info!(node = hello.node, reason, "a proxy's certificate was passed over, its join token decides");
+        }
+        if self.admission.admit(caller, hello).await? == Admitted::New {
+            // A member must be one after a crash too.
+            let state = self.roster.joining(hello, caller.peer, self.admission.token_of(&hello.node));
+            self.snapshot.store().put_proxies(self.roster.replica(), &[state]).await.map_err(|error| {
+                Refusal::Unavailable(format!("the proxy cannot be written down as a member: {error}"))
+            })?;
+        }
+        Ok(())
+    }
+
     async fn write_down(&self) {
         let states = self.roster.states();
         if let Err(error) = self.snapshot.store().put_proxies(self.roster.replica(), &states).await {
@@ -238,22 +269,32 @@ impl PushService {
 }
 
 impl ControlPlane for PushService {
-    async fn admit(&self, peer: Peer, token: Option<&str>, hello: &Hello) -> Result<Arc<Scope>, Refusal> {
+    async fn admit(&self, caller: &Caller, hello: &Hello) -> Result<Arc<Scope>, Refusal> {
         let scope = hello
             .proxy_scope()
             .ok_or_else(|| Refusal::Invalid(format!("this control plane knows no proxies of role {:?}", hello.role)))?;
-        if self.admission.admit(peer, token, hello).await? == Admitted::New {
-            // A member must be one after a crash too.
-            let state = self.roster.joining(hello, peer, self.admission.token_of(&hello.node));
-            self.snapshot.store().put_proxies(self.roster.replica(), &[state]).await.map_err(|error| {
-                Refusal::Unavailable(format!("the proxy cannot be written down as a member: {error}"))
-            })?;
-        }
+        self.let_in(caller, hello).await?;
         Ok(self.scopes.of(&scope, hello.model_version))
     }
 
+    async fn sign(&self, caller: &Caller, request: SignRequest) -> Result<SignResponse, Refusal> {
+        let claim = Hello {
+            node: request.node.clone(),
+            namespace: request.namespace.clone(),
+            service_account: request.service_account.clone(),
+            ..Hello::default()
+        };
+        self.let_in(caller, &claim).await?;
+        self.signing.sign(&claim, request).await
+    }
+
     fn observe(&self, session: SessionId, event: Event) {
-        self.roster.observe(session, event, |node| self.admission.token_of(node));
+        // Neither inside this process nor with a certificate is a token what lets a proxy in, whatever its node came
+        // with at another time.
+        self.roster.observe(session, event, |caller, hello| {
+            let without = caller.peer == Peer::InProcess || self.signing.vouches(caller, hello) == Ok(true);
+            if without { None } else { self.admission.token_of(&hello.node) }
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use push::message::{Hello, Issue};
-use push::server::{Event, Peer, Scope, SessionId};
+use push::server::{Caller, Event, Peer, Scope, SessionId};
 use route_model::compile::ProxyScope;
 use route_model::meta::{ResourceKey, Revision};
 use serde::{Deserialize, Serialize};
@@ -200,13 +200,18 @@ impl Roster {
         state(local.view(&hello.node, &self.replica))
     }
 
-    pub(super) fn observe(&self, session: SessionId, event: Event, join_token: impl FnOnce(&str) -> Option<String>) {
+    /// `join_token` says which token let a proxy in that connected, if one did.
+    pub(super) fn observe(
+        &self,
+        session: SessionId,
+        event: Event,
+        join_token: impl FnOnce(&Caller, &Hello) -> Option<String>,
+    ) {
         let state = &mut *self.lock();
-        if let Event::Connected { hello, peer, scope } = event {
+        if let Event::Connected { hello, caller, scope } = event {
+            let peer = caller.peer;
             info!(node = hello.node, peer = %address(peer), "proxy connected");
-            // Inside this process nobody needs a token, whoever had the same name elsewhere.
-            let join_token = if peer == Peer::InProcess { None } else { join_token(&hello.node) };
-            let info = info(&hello, peer, join_token);
+            let info = info(&hello, peer, join_token(&caller, &hello));
             let local =
                 Local { session, scope: Some(scope), acked: Revision(0), sent: Revision(0), issues: Vec::new(), info };
             let held_back = local.held_back();

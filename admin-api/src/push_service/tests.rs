@@ -1,13 +1,15 @@
 //! Proxies against a control plane: over the pipe and over TLS, on an embedded store.
 
+mod identity;
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use push::MODEL_VERSION;
 use push::message::{Ack, Hello, Issue, Key};
-use push::server::{ControlPlane, Event, Peer, SessionId};
+use push::server::{Caller, ControlPlane, Event, Peer, SessionId};
 use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use serde_json::{Value, json};
@@ -282,8 +284,9 @@ async fn a_proxy_that_is_too_old_for_a_kind_is_not_sent_it_and_that_is_seen() {
             model_version,
             ..Hello::default()
         };
-        let scope = service.admit(Peer::InProcess, None, &hello).await.unwrap();
-        let connected = Event::Connected { hello: hello.into(), peer: Peer::InProcess, scope };
+        let caller = Caller { peer: Peer::InProcess, certificate: Arc::default(), token: None };
+        let scope = service.admit(&caller, &hello).await.unwrap();
+        let connected = Event::Connected { hello: hello.into(), caller, scope };
         service.observe(SessionId(u64::from(model_version) + 1), connected);
     }
     eventually("the Gateway is held back from the old one alone", async || {

@@ -64,6 +64,9 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     if !options.admin_addr.ip().is_loopback() {
         return Err(StartError::PlainNotLoopback(options.admin_addr));
     }
+    if !(ca::MIN_CERT_TTL..=ca::MAX_CERT_TTL).contains(&options.cert_ttl) {
+        return Err(StartError::CertTtl);
+    }
     // Ports first: a taken one is told before anything is written.
     let admin = listen::bind("--admin-addr", options.admin_addr).await?;
     let admin_tls = listen::bind("--admin-tls-addr", options.admin_tls_addr).await?;
@@ -79,13 +82,16 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     let store = open_store(&options).await?;
     crate::api::ensure_initial_namespaces(&*store).await?;
     let snapshot = Snapshot::load(store.clone()).await?;
-    let authority = authority(&*store).await?;
+    let authority = match &options.ca {
+        Some((certificate, key)) => Authority::given(certificate, key)?,
+        None => authority(&*store).await?,
+    };
     write_file(&options.data_dir, "ca.crt", authority.root_pem().as_bytes(), 0o644)?;
     let token = admin_token(&options)?;
 
     let names = ca::server_names(&[bound.admin_tls.ip(), bound.push.ip()], &options.server_names);
     let issued = authority.issue_server(&names)?;
-    let push_tls = tls("--push-addr", issued, &[b"h2"])?;
+    let push_tls = crate::push_service::tls(issued).map_err(|error| StartError::Tls { flag: "--push-addr", error })?;
     let admin_certificate = match &options.admin_certificate {
         Some((certificate, key)) => ca::read_server_certificate(certificate, key)?,
         None => authority.issue_server(&names)?,
@@ -94,7 +100,9 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
 
     let (shutdown, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let service = crate::push_service::PushService::new(snapshot.clone());
+    // Nothing else is signed with until the next start.
+    let authority = watch::Sender::new(Arc::new(authority)).subscribe();
+    let service = PushService::new(snapshot.clone(), authority, options.cert_ttl);
     let api = ApiState::new(snapshot.clone(), options.gateway.clone(), service.acks());
     let router = router(api.clone(), &service, Authenticator::new(&token));
     let mut spawn = |listener, tls| {

@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use route_model::compile::ProxyScope;
 use tokio::sync::watch;
@@ -36,6 +37,10 @@ pub struct Options {
     pub push_addr: SocketAddr,
     /// Certificate and key of the TLS admin port (PEM files); else Fairway's own CA issues one.
     pub admin_certificate: Option<(PathBuf, PathBuf)>,
+    /// Certificate chain and key of the CA (PEM files); else the one kept in the database.
+    pub ca: Option<(PathBuf, PathBuf)>,
+    /// How long the certificates of proxies are good.
+    pub cert_ttl: Duration,
     /// More names by which this server is reached, for the certificates that Fairway's CA issues.
     pub server_names: Vec<String>,
     /// The gateway that changes are checked for before they are stored.
@@ -72,6 +77,8 @@ pub enum StartError {
     Ca(#[from] CaError),
     #[error("the certificate of {flag} cannot be used: {error}")]
     Tls { flag: &'static str, error: rustls::Error },
+    #[error("--cert-ttl must be 1m to 90d: proxies renew their certificates within it")]
+    CertTtl,
     #[error("the operating system gives no random bytes")]
     Random,
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use admin_api::server::{Database, MasterKeySource, Options};
 use anyhow::bail;
@@ -33,6 +34,16 @@ pub(crate) struct ControlPlaneArgs {
     /// The key to --admin-cert (PEM)
     #[arg(long, env = "FAIRWAY_ADMIN_KEY", value_name = "FILE", requires = "admin_cert")]
     pub admin_key: Option<PathBuf>,
+    /// The CA that signs the certificates of proxies (and of the ports, without --admin-cert): a chain in PEM, its
+    /// root last; else Fairway makes a root on first start
+    #[arg(long, env = "FAIRWAY_CA_CERT", value_name = "FILE", requires = "ca_key")]
+    pub ca_cert: Option<PathBuf>,
+    /// The key to the first certificate in --ca-cert (PEM)
+    #[arg(long, env = "FAIRWAY_CA_KEY", value_name = "FILE", requires = "ca_cert")]
+    pub ca_key: Option<PathBuf>,
+    /// How long the certificates of proxies are good: 1m to 90d
+    #[arg(long, env = "FAIRWAY_CERT_TTL", default_value = "24h", value_name = "TIME", value_parser = duration)]
+    pub cert_ttl: Duration,
     /// More names by which clients reach this server, for the certificates that Fairway's CA issues
     #[arg(long, env = "FAIRWAY_SERVER_NAMES", value_name = "NAME", value_delimiter = ',')]
     pub server_names: Vec<String>,
@@ -60,10 +71,17 @@ impl ControlPlaneArgs {
             admin_tls_addr: self.admin_tls_addr,
             push_addr: self.push_addr,
             admin_certificate: self.admin_cert.clone().zip(self.admin_key.clone()),
+            ca: self.ca_cert.clone().zip(self.ca_key.clone()),
+            cert_ttl: self.cert_ttl,
             server_names: self.server_names.clone(),
             gateway,
         })
     }
+}
+
+/// `90s`, `30m`, `24h`, `7d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    admin_api::parse_duration(text).ok_or_else(|| format!("{text:?} is not a time such as 30m, 24h or 7d"))
 }
 
 fn non_empty_env(name: &str) -> Option<String> {

@@ -4,6 +4,7 @@ mod assembly;
 mod backoff;
 mod held;
 mod session;
+mod sign;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 pub use self::backoff::Backoff;
 pub use self::held::{Held, HeldError};
 use self::session::{Command, Driver, Slot};
+pub use self::sign::{SignError, Signed, sign};
 use crate::message::{Ack, Hello, Issue, Nack, role_name};
 use crate::transport::Connect;
 
@@ -91,6 +93,12 @@ impl Token {
             return Err(InvalidToken);
         }
         Ok(Self(text.into()))
+    }
+
+    /// The text.
+    #[cfg(feature = "server")]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     fn bearer(&self) -> String {

@@ -24,14 +24,14 @@ use tonic_prost::ProstCodec;
 use tracing::{debug, info, warn};
 
 use super::assembly::{Assembled, Assembly, ProtocolError};
-use super::{Held, Status, SubscriberOptions, Update};
+use super::{Held, Status, SubscriberOptions, Token, Update};
 use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, at_most_max};
 use crate::rpc::{AUTHORIZATION, STREAM_PATH};
 use crate::transport::{Connect, Io};
 use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_MESSAGE_BYTES, broken};
 
 /// How long the control plane may take from the open connection to its first answer.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Room for a large set to be in flight instead of waiting for window updates.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
@@ -91,7 +91,7 @@ pub(super) enum Command {
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
-enum SessionError {
+pub(super) enum SessionError {
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
     #[error("{}", broken::describe(.0, SERVER).unwrap_or_else(|| format!("the connection broke: {}", .0)))]
@@ -117,7 +117,7 @@ fn explain(status: &tonic::Status) -> String {
 
 impl SessionError {
     /// Trying again soon will not help; a person has to do something.
-    fn is_refusal(&self) -> bool {
+    pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Status(status) if matches!(
             status.code(),
             Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::Aborted | Code::Unimplemented
@@ -226,35 +226,15 @@ impl Driver {
         io: Box<dyn Io>,
         tasks: &mut JoinSet<()>,
     ) -> Result<(mpsc::Sender<FromProxy>, Streaming<Delta>), SessionError> {
-        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(STREAM_WINDOW * 2)
-            .handshake(TokioIo::new(io))
-            .await?;
-        tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "the connection to the control plane ended");
-            }
-        });
-
+        let requests = handshake(io, tasks).await?;
         let (sender, receiver) = mpsc::channel(8);
-        let hello =
-            Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options) };
+        let hello = Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options) };
         // The channel is new and has room.
         let _ = sender.try_send(FromProxy { message: Some(ProxyMessage::Hello(Box::new(hello))) });
         let mut request = tonic::Request::new(ReceiverStream::new(receiver));
-        if let Some(token) = &self.options.token
-            && let Ok(mut value) = MetadataValue::try_from(token.bearer())
-        {
-            value.set_sensitive(true);
-            request.metadata_mut().insert(AUTHORIZATION, value);
-        }
+        authorize(&mut request, self.options.token.as_ref());
         let origin: Uri = self.transport.origin().parse().unwrap_or_default();
-        let mut grpc = Grpc::with_origin(Requests(requests), origin).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut grpc = Grpc::with_origin(requests, origin).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let response = grpc.streaming(request, PathAndQuery::from_static(STREAM_PATH), ProstCodec::default()).await?;
         Ok((sender, response.into_inner()))
     }
@@ -326,8 +306,37 @@ impl Driver {
     }
 }
 
+/// Begins HTTP/2 on an open connection, which a task among `tasks` drives.
+pub(super) async fn handshake(io: Box<dyn Io>, tasks: &mut JoinSet<()>) -> Result<Requests, hyper::Error> {
+    let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * 2)
+        .handshake(TokioIo::new(io))
+        .await?;
+    tasks.spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(%error, "the connection to the control plane ended");
+        }
+    });
+    Ok(Requests(requests))
+}
+
+/// Shows the join token with a request.
+pub(super) fn authorize<T>(request: &mut tonic::Request<T>, token: Option<&Token>) {
+    if let Some(token) = token
+        && let Ok(mut value) = MetadataValue::try_from(token.bearer())
+    {
+        value.set_sensitive(true);
+        request.metadata_mut().insert(AUTHORIZATION, value);
+    }
+}
+
 /// An open connection as tonic wants it.
-struct Requests(http2::SendRequest<tonic::body::Body>);
+pub(super) struct Requests(http2::SendRequest<tonic::body::Body>);
 
 impl GrpcService<tonic::body::Body> for Requests {
     type ResponseBody = hyper::body::Incoming;

@@ -1,8 +1,10 @@
 //! The control plane's end. It serves connections that somebody else accepted (and decrypted), and asks a
 //! [`ControlPlane`] who may have what.
 
+mod caller;
 mod scope;
 mod session;
+mod sign;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -11,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,12 +22,15 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
+pub use self::caller::{Caller, ClientCertificate};
 pub use self::scope::{Entry, Scope, TooLarge};
 use crate::message::{Hello, Issue};
+use crate::rpc::{SIGN_PATH, STREAM_PATH};
+use crate::sign::{SignRequest, SignResponse};
 use crate::transport::Io;
 use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 
-/// Streams that one connection may have open: a proxy needs one, and room for the one that replaces it.
+/// Streams that one connection may have open: a proxy needs one, and room for the one that replaces it and for calls.
 const MAX_STREAMS: u32 = 8;
 
 /// Where a connection comes from.
@@ -47,6 +53,9 @@ pub enum Refusal {
     /// A hello that makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// More than the proxy's share.
+    #[error("{0}")]
+    TooMany(String),
     /// Not now; the proxy tries again.
     #[error("{0}")]
     Unavailable(String),
@@ -58,6 +67,7 @@ impl From<Refusal> for Status {
             Refusal::Unauthenticated(message) => Self::unauthenticated(message),
             Refusal::PermissionDenied(message) => Self::permission_denied(message),
             Refusal::Invalid(message) => Self::invalid_argument(message),
+            Refusal::TooMany(message) => Self::resource_exhausted(message),
             Refusal::Unavailable(message) => Self::unavailable(message),
         }
     }
@@ -71,7 +81,7 @@ pub struct SessionId(pub u64);
 #[derive(Clone, Debug)]
 pub enum Event {
     /// First. `hello.applied` may already say what the proxy runs.
-    Connected { hello: Arc<Hello>, peer: Peer, scope: Arc<Scope> },
+    Connected { hello: Arc<Hello>, caller: Caller, scope: Arc<Scope> },
     /// The proxy was sent everything it needs for this revision.
     Sent { revision: Revision },
     /// The proxy runs this revision, apart from the issues.
@@ -84,13 +94,12 @@ pub enum Event {
 
 /// What the server needs to know from the control plane, and tells it.
 pub trait ControlPlane: Send + Sync + 'static {
-    /// Decides whether a proxy is taken in and which scope it follows. `token` is the bearer token it showed.
-    fn admit(
-        &self,
-        peer: Peer,
-        token: Option<&str>,
-        hello: &Hello,
-    ) -> impl Future<Output = Result<Arc<Scope>, Refusal>> + Send;
+    /// Decides whether a proxy is taken in and which scope it follows.
+    fn admit(&self, caller: &Caller, hello: &Hello) -> impl Future<Output = Result<Arc<Scope>, Refusal>> + Send;
+
+    /// Signs a proxy's certificate, if it may have it. The sizes in the request were checked.
+    fn sign(&self, caller: &Caller, request: SignRequest)
+    -> impl Future<Output = Result<SignResponse, Refusal>> + Send;
 
     /// Must not block.
     fn observe(&self, session: SessionId, event: Event);
@@ -129,11 +138,28 @@ impl<C: ControlPlane> PushServer<C> {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Serves one connection until either side ends it.
+    /// Serves one connection until either side ends it. It has no certificate that counts.
     pub async fn serve_connection(&self, io: impl Io, peer: Peer) -> Result<(), hyper::Error> {
-        let service = service_fn(|request| {
-            let server = self.clone();
-            async move { Ok::<_, Infallible>(session::serve(server.shared, peer, request).await) }
+        self.serve_identified(io, peer, ClientCertificate::Absent).await
+    }
+
+    /// Serves one connection that came with a certificate until either side ends it.
+    pub async fn serve_identified(
+        &self,
+        io: impl Io,
+        peer: Peer,
+        certificate: ClientCertificate,
+    ) -> Result<(), hyper::Error> {
+        let certificate = Arc::new(certificate);
+        let service = service_fn(|request: http::Request<Incoming>| {
+            let (shared, certificate) = (self.shared.clone(), certificate.clone());
+            async move {
+                Ok::<_, Infallible>(match request.uri().path() {
+                    STREAM_PATH => session::serve(shared, peer, certificate, request).await,
+                    SIGN_PATH => sign::serve(shared.control_plane.clone(), peer, certificate, request).await,
+                    _ => Status::unimplemented("this is a push service for Fairway's proxies").into_http(),
+                })
+            }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -14,11 +14,12 @@ use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::scope::{Delivery, Position, Scope};
-use super::{ControlPlane, Event, Peer, Refusal, SessionId, Shared};
+use super::{Caller, ClientCertificate, ControlPlane, Event, Peer, Refusal, SessionId, Shared};
+use crate::client::Token;
 use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage};
+use crate::rpc::AUTHORIZATION;
 use crate::rpc::frame::{Frame, FrameCodec};
-use crate::rpc::{AUTHORIZATION, STREAM_PATH};
-use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES, broken};
+use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, broken};
 
 /// How long a proxy may take from opening the stream to its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +28,6 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// revision: another replica may have been a moment faster.
 const CATCH_UP: Duration = Duration::from_secs(3);
 
-const MAX_NAME_BYTES: usize = 253;
 const MAX_LABELS: usize = 64;
 
 type Frames = ReceiverStream<Result<Frame, Status>>;
@@ -35,20 +35,19 @@ type Frames = ReceiverStream<Result<Frame, Status>>;
 pub(super) async fn serve<C: ControlPlane>(
     shared: Arc<Shared<C>>,
     peer: Peer,
+    certificate: Arc<ClientCertificate>,
     request: http::Request<Incoming>,
 ) -> http::Response<tonic::body::Body> {
-    if request.uri().path() != STREAM_PATH {
-        return Status::unimplemented("this is a push service for Fairway's proxies").into_http();
-    }
     Grpc::new(FrameCodec::<FromProxy>::new())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .streaming(Open { shared, peer }, request)
+        .streaming(Open { shared, peer, certificate }, request)
         .await
 }
 
 struct Open<C> {
     shared: Arc<Shared<C>>,
     peer: Peer,
+    certificate: Arc<ClientCertificate>,
 }
 
 impl<C: ControlPlane> StreamingService<FromProxy> for Open<C> {
@@ -61,9 +60,9 @@ impl<C: ControlPlane> StreamingService<FromProxy> for Open<C> {
         // Little room: a proxy that reads slowly makes its session wait, and nothing else.
         let (sender, frames) = mpsc::channel(2);
         let shared = self.shared.clone();
-        let peer = self.peer;
+        let caller = Caller { peer: self.peer, certificate: self.certificate.clone(), token: bearer(&request) };
         tokio::spawn(async move {
-            if let Err(status) = run(&shared, peer, request, &sender).await {
+            if let Err(status) = run(&shared, caller, request, &sender).await {
                 // Fails when the proxy is gone.
                 let _ = sender.send(Err(status)).await;
             }
@@ -88,11 +87,10 @@ impl Future for Ready {
 
 async fn run<C: ControlPlane>(
     shared: &Shared<C>,
-    peer: Peer,
+    caller: Caller,
     request: Request<Streaming<FromProxy>>,
     frames: &mpsc::Sender<Result<Frame, Status>>,
 ) -> Result<(), Status> {
-    let token = bearer(&request);
     let mut messages = request.into_inner();
     let hello = match tokio::time::timeout(HELLO_TIMEOUT, messages.message()).await {
         Err(_) => return Err(Status::deadline_exceeded("no hello within 10 s")),
@@ -101,12 +99,12 @@ async fn run<C: ControlPlane>(
         Ok(Err(status)) => return Err(status),
     };
     check(&hello)?;
-    let scope = shared.control_plane.admit(peer, token.as_deref(), &hello).await?;
+    let scope = shared.control_plane.admit(&caller, &hello).await?;
 
     let id = shared.session_id();
     let ended_by_us = shared.claim(&hello.node, id);
     let hello: Arc<Hello> = hello.into();
-    shared.control_plane.observe(id, Event::Connected { hello: hello.clone(), peer, scope: scope.clone() });
+    shared.control_plane.observe(id, Event::Connected { hello: hello.clone(), caller, scope: scope.clone() });
     let mut session = Session {
         shared,
         id,
@@ -129,10 +127,11 @@ async fn run<C: ControlPlane>(
     ended
 }
 
-fn bearer(request: &Request<Streaming<FromProxy>>) -> Option<String> {
+/// The token that a request shows; one that could be none is like none.
+pub(super) fn bearer<T>(request: &Request<T>) -> Option<Token> {
     let value = request.metadata().get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    scheme.eq_ignore_ascii_case("bearer").then(|| Token::new(token).ok())?
 }
 
 fn check(hello: &Hello) -> Result<(), Refusal> {
@@ -144,8 +143,14 @@ fn check(hello: &Hello) -> Result<(), Refusal> {
     }
     let long = |text: &str| text.len() > MAX_NAME_BYTES;
     let labels = &hello.labels;
-    if labels.len() > MAX_LABELS || labels.iter().any(|(key, value)| long(key) || long(value)) || long(&hello.build) || long(&hello.service_account) {
-        return Err(Refusal::Invalid(format!("at most {MAX_LABELS} labels and names of {MAX_NAME_BYTES} bytes each are taken")));
+    if labels.len() > MAX_LABELS
+        || labels.iter().any(|(key, value)| long(key) || long(value))
+        || long(&hello.build)
+        || long(&hello.service_account)
+    {
+        return Err(Refusal::Invalid(format!(
+            "at most {MAX_LABELS} labels and names of {MAX_NAME_BYTES} bytes each are taken"
+        )));
     }
     Ok(())
 }

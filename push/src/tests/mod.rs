@@ -10,9 +10,10 @@ use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 
 use self::support::{PATIENCE, Plane, gateway, key, names, options, service_entry};
-use crate::client::{Limits, Status, Subscriber, SubscriberOptions};
+use crate::client::{Limits, SignError, Status, Subscriber, SubscriberOptions, Token, sign};
 use crate::message::{Issue, Key};
 use crate::server::{Entry, Event, Scope};
+use crate::sign::SignRequest;
 
 #[tokio::test]
 async fn a_proxy_receives_the_set_then_only_what_changes() {
@@ -268,4 +269,20 @@ async fn a_thousand_proxies_share_one_serialised_delta() {
     for proxy in proxies {
         proxy.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_certificate_is_signed_beside_the_stream_for_who_shows_the_token() {
+    let plane = Plane::with(Scope::new("gateway/edge"), Some("secret"));
+    let request =
+        SignRequest { csr: "request".into(), node: "p1".into(), namespace: "edge".into(), ..Default::default() };
+    let token = Token::new("secret").unwrap();
+    let signed = sign(&*plane.transport(), Some(&token), request.clone()).await.unwrap();
+    assert_eq!((&*signed.chain[0], &*signed.roots[0]), (&b"request"[..], &b"root"[..]));
+
+    let refused = sign(&*plane.transport(), None, request.clone()).await.unwrap_err();
+    assert!(matches!(refused, SignError::Refused(_)), "{refused:?}");
+    assert_eq!(refused.to_string(), "the control plane refused: the join token is not known");
+    let huge = SignRequest { csr: vec![0; 1024 * 1024].into(), ..request };
+    assert!(sign(&*plane.transport(), Some(&token), huge).await.is_err());
 }

@@ -14,9 +14,10 @@ use route_model::meta::Revision;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::client::{Backoff, Node, Status, Subscriber, SubscriberOptions, Update};
+use crate::client::{Backoff, Node, Status, Subscriber, SubscriberOptions, Token, Update};
 use crate::message::{Hello, Issue, Key};
-use crate::server::{ControlPlane, Entry, Event, Peer, PushServer, Refusal, Scope, SessionId};
+use crate::server::{Caller, ControlPlane, Entry, Event, Peer, PushServer, Refusal, Scope, SessionId};
+use crate::sign::{SignRequest, SignResponse};
 use crate::transport::{Connect, Io, PipeTransport, pipe};
 
 /// How long anything in these tests may take.
@@ -29,12 +30,24 @@ pub(super) struct Recorder {
     events: Mutex<Vec<(SessionId, Event)>>,
 }
 
-impl ControlPlane for Recorder {
-    async fn admit(&self, _: Peer, token: Option<&str>, _: &Hello) -> Result<Arc<Scope>, Refusal> {
-        if self.token.is_some() && self.token.as_deref() != token {
+impl Recorder {
+    fn check(&self, caller: &Caller) -> Result<(), Refusal> {
+        if self.token.is_some() && self.token.as_deref() != caller.token.as_ref().map(Token::as_str) {
             return Err(Refusal::Unauthenticated("the join token is not known".into()));
         }
+        Ok(())
+    }
+}
+
+impl ControlPlane for Recorder {
+    async fn admit(&self, caller: &Caller, _: &Hello) -> Result<Arc<Scope>, Refusal> {
+        self.check(caller)?;
         Ok(self.scope.clone())
+    }
+
+    async fn sign(&self, caller: &Caller, request: SignRequest) -> Result<SignResponse, Refusal> {
+        self.check(caller)?;
+        Ok(SignResponse { chain: vec![request.csr], roots: vec!["root".into()], not_after: 1 })
     }
 
     fn observe(&self, session: SessionId, event: Event) {

@@ -17,6 +17,7 @@ use super::super::admission::{JoinScope, default_service_account, new_token};
 use super::allow;
 use crate::api::{ApiError, MAX_OBJECT, Problem, read_body};
 use crate::auth::Identity;
+use crate::parse_duration;
 use crate::store::Token;
 
 const DEFAULT_TTL: &str = "24h";
@@ -120,7 +121,8 @@ pub(super) async fn create(
     let wanted: NewJoinToken = serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::bad_request(format!("the body is not valid: {error}")))?;
     allow(&identity, "create", "jointokens", &wanted.namespace)?;
-    let ttl = duration(&wanted.ttl)?;
+    let ttl = parse_duration(&wanted.ttl)
+        .ok_or_else(|| ApiError::bad_request(format!("{:?} is not a time such as 30m, 24h or 7d", wanted.ttl)))?;
     if ttl.is_zero() || ttl > MAX_TTL {
         return Err(ApiError::bad_request("the ttl must be more than 0 and at most 366d").into());
     }
@@ -184,20 +186,4 @@ pub(super) async fn revoke(
         return Err(missing());
     }
     if store.delete_token(&id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(missing()) }
-}
-
-/// `90s`, `30m`, `24h`, `7d`.
-fn duration(text: &str) -> Result<Duration, ApiError> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit {
-        "s" => Some(1),
-        "m" => Some(60),
-        "h" => Some(3_600),
-        "d" => Some(86_400),
-        _ => None,
-    };
-    let seconds = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-    let wrong = || ApiError::bad_request(format!("{text:?} is not a time such as 30m, 24h or 7d"));
-    seconds.map(Duration::from_secs).ok_or_else(wrong)
 }

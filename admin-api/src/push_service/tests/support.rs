@@ -19,7 +19,6 @@ use testkit::wait::DEADLINE;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::super::PushService;
@@ -55,6 +54,9 @@ impl Database {
     }
 }
 
+/// How long the certificates of proxies are good here.
+pub(super) const CERT_TTL: Duration = Duration::from_hours(2);
+
 pub(super) struct Replica {
     pub(super) snapshot: Snapshot,
     pub(super) service: Arc<PushService>,
@@ -79,23 +81,20 @@ impl Replica {
     }
 
     async fn serve(snapshot: Snapshot, following: Option<JoinHandle<()>>) -> Self {
-        let authority = Authority::new(&Root::generate().unwrap()).unwrap();
+        Self::serve_with(snapshot, following, Authority::new(&Root::generate().unwrap()).unwrap()).await
+    }
+
+    async fn serve_with(snapshot: Snapshot, following: Option<JoinHandle<()>>, authority: Authority) -> Self {
         let issued = authority.issue_server(&server_names(&[], &[])).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(issued.chain, issued.key)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = super::super::tls(issued).unwrap();
+        let ca = authority.root_pem().to_owned();
+        let authority = watch::Sender::new(Arc::new(authority));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopping) = watch::channel(false);
-        let service = PushService::new(snapshot.clone());
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let service = PushService::new(snapshot.clone(), authority.subscribe(), CERT_TTL);
         let serving = tokio::spawn(service.clone().serve(listener, acceptor, stopping));
-        Self { snapshot, service, ca: authority.root_pem().to_owned(), address, stop, serving, following }
+        Self { snapshot, service, ca, address, stop, serving, following }
     }
 
     pub(super) async fn end(self) {
@@ -110,8 +109,23 @@ impl Replica {
         Arc::new(self.service.local_transport())
     }
 
+    pub(super) fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
     pub(super) fn tls(&self, ca: &str) -> Arc<dyn Connect> {
-        Arc::new(TlsTransport::new(&format!("https://{}", self.address), ca.as_bytes()).unwrap())
+        Arc::new(TlsTransport::new(&self.url(), ca.as_bytes()).unwrap())
+    }
+
+    /// Writes an object that is in no namespace.
+    pub(super) async fn put_cluster(&self, kind: Kind, name: &str, spec: Value) -> Revision {
+        let object = json!({
+            "apiVersion": kind.info().api_version(kind.info().preferred_version()),
+            "kind": kind.name(),
+            "metadata": {"name": name},
+            "spec": spec,
+        });
+        self.write(ResourceKey::new(kind, "", name), Op::Put(object)).await
     }
 
     pub(super) async fn put(&self, kind: Kind, name: &str, spec: Value) -> Revision {

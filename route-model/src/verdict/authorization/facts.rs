@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use smallvec::SmallVec;
 
+use crate::identity::{SPIFFE, WorkloadId};
 use crate::matching::HeaderField;
 use crate::request::claims::{ClaimPath, Claims};
 use crate::table::RequestHead;
@@ -122,31 +123,8 @@ impl Facts<'_> {
         self.head?.claims
     }
 
-    fn identities(&self) -> impl Iterator<Item = Identity<'_>> {
-        self.principals.iter().filter_map(|name| Identity::parse(name))
-    }
-}
-
-const SPIFFE: &str = "spiffe://";
-
-/// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`
-struct Identity<'a> {
-    trust_domain: &'a str,
-    namespace: &'a str,
-    /// `<namespace>/sa/<service account>`
-    account: &'a str,
-}
-
-impl<'a> Identity<'a> {
-    fn parse(name: &'a str) -> Option<Self> {
-        let (trust_domain, account) = name.strip_prefix(SPIFFE)?.split_once("/ns/")?;
-        let (namespace, service_account) = account.split_once("/sa/")?;
-        let plain = |part: &str| !part.is_empty() && !part.contains('/');
-        (plain(trust_domain) && plain(namespace) && plain(service_account)).then_some(Self {
-            trust_domain,
-            namespace,
-            account,
-        })
+    fn identities(&self) -> impl Iterator<Item = WorkloadId<'_>> {
+        self.principals.iter().filter_map(|name| WorkloadId::parse(name))
     }
 }
 

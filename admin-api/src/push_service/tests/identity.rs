@@ -1,0 +1,219 @@
+//! Certificates of proxies, over TLS.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use push::client::{SignError, Signed, Subscriber, SubscriberOptions, Token, sign};
+use push::credential::Credential;
+use push::sign::{MAX_CSR_BYTES, SignRequest};
+use push::transport::{Connect, TlsTransport};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use route_model::kind::Kind;
+use rustls_pki_types::PrivateKeyDer;
+use serde_json::json;
+use testkit::eventually;
+
+use super::support::{CERT_TTL, Database, Replica, follow_to, options, until_waiting};
+
+/// A proxy's key, its certificate once there is one, and its way to the control plane.
+struct Workload {
+    key: KeyPair,
+    credential: Arc<Credential>,
+    transport: Arc<TlsTransport>,
+    token: Option<Token>,
+}
+
+impl Workload {
+    fn new(replica: &Replica, token: Option<&str>) -> Self {
+        let credential = Arc::new(Credential::default());
+        let transport = TlsTransport::new(&replica.url(), replica.ca.as_bytes()).unwrap();
+        Self {
+            key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
+            transport: Arc::new(transport.with_credential(credential.clone())),
+            credential,
+            token: token.map(|token| Token::new(token).unwrap()),
+        }
+    }
+
+    async fn sign(&self, node: &str, service_account: &str) -> Result<Signed, SignError> {
+        let csr = CertificateParams::default().serialize_request(&self.key).unwrap();
+        let request = SignRequest {
+            csr: csr.der().to_vec().into(),
+            node: node.into(),
+            namespace: "shop".into(),
+            service_account: service_account.into(),
+        };
+        sign(&*self.transport, self.token.as_ref(), request).await
+    }
+
+    /// Shows this certificate from now on.
+    fn show(&self, signed: &Signed) {
+        let key = PrivateKeyDer::Pkcs8(self.key.serialize_der().into());
+        self.credential.set(signed.chain.clone(), key, signed.not_after).unwrap();
+    }
+
+    fn subscribe(&self, node: &str) -> Subscriber {
+        let options =
+            SubscriberOptions { token: self.token.clone(), service_account: "reviews".into(), ..options(node, "shop") };
+        Subscriber::start(options, self.transport.clone() as Arc<dyn Connect>)
+    }
+}
+
+fn reviews() -> serde_json::Value {
+    json!({"namespace": "shop", "serviceAccount": "reviews"})
+}
+
+/// The one name of a certificate.
+fn id(signed: &Signed) -> String {
+    let (_, leaf) = x509_parser::parse_x509_certificate(&signed.chain[0]).unwrap();
+    match &leaf.subject_alternative_name().unwrap().unwrap().value.general_names[..] {
+        [x509_parser::extensions::GeneralName::URI(uri)] => (*uri).to_owned(),
+        other => unreachable!("{other:?}"),
+    }
+}
+
+async fn revoke_all_tokens(replica: &Replica) {
+    let (_, tokens) = replica.call("GET", "/api/fairway/v1/join-tokens", None).await;
+    for token in tokens["items"].as_array().unwrap() {
+        let path = format!("/api/fairway/v1/join-tokens/{}", token["id"].as_str().unwrap());
+        assert_eq!(replica.call("DELETE", &path, None).await.0, StatusCode::NO_CONTENT);
+    }
+    eventually("the tokens to be gone", async || replica.snapshot.view().tokens().next().is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_has_the_certificate_of_its_service_account_signed_and_no_other() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let token = replica.join_token(&reviews()).await;
+    let workload = Workload::new(&replica, Some(&token));
+
+    let refused = workload.sign("ratings-1", "ratings").await.unwrap_err();
+    assert!(matches!(refused, SignError::Refused(_)));
+    let reason = "is for service account reviews in namespace shop, this proxy says it runs as ratings";
+    assert!(refused.to_string().contains(reason), "{refused}");
+    let stranger = Workload::new(&replica, None).sign("reviews-1", "reviews").await.unwrap_err();
+    assert!(stranger.to_string().contains("a join token is required"), "{stranger}");
+
+    let signed = workload.sign("reviews-1", "reviews").await.unwrap();
+    assert_eq!(id(&signed), "spiffe://cluster.local/ns/shop/sa/reviews");
+    let left = signed.not_after.duration_since(SystemTime::now()).unwrap();
+    assert!(left <= CERT_TTL && left + Duration::from_mins(1) > CERT_TTL, "{left:?}");
+    assert_eq!(signed.roots.len(), 1);
+
+    // The mesh's trust domain is part of the identity.
+    replica.put_cluster(Kind::MeshConfig, "default", json!({"trustDomain": "shop.example"})).await;
+    let signed = workload.sign("reviews-1", "reviews").await.unwrap();
+    assert_eq!(id(&signed), "spiffe://shop.example/ns/shop/sa/reviews");
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_and_the_stream_goes_on_without_a_token() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let token = replica.join_token(&reviews()).await;
+    let mut workload = Workload::new(&replica, Some(&token));
+    let signed = workload.sign("reviews-1", "reviews").await.unwrap();
+    workload.show(&signed);
+    revoke_all_tokens(&replica).await;
+
+    // With the token, which is revoked, and without.
+    for token in [workload.token.take(), None] {
+        workload.token = token;
+        let renewed = workload.sign("reviews-1", "reviews").await.unwrap();
+        assert_ne!(renewed.chain[0], signed.chain[0]);
+        workload.show(&renewed);
+        let mut proxy = workload.subscribe("reviews-1");
+        follow_to(&mut proxy, revision).await;
+        replica.until_acked("reviews-1", revision).await;
+    }
+    // The certificate is for what it names, and for nothing else.
+    let refused = workload.sign("reviews-1", "ratings").await.unwrap_err();
+    let reason = "the certificate is of spiffe://cluster.local/ns/shop/sa/reviews, the proxy claims to be \
+                  spiffe://cluster.local/ns/shop/sa/ratings";
+    assert!(refused.to_string().contains(reason), "{refused}");
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_a_certificate_opened_outlives_the_token_that_came_first() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let token = replica.join_token(&reviews()).await;
+    let workload = Workload::new(&replica, Some(&token));
+    workload.show(&workload.sign("reviews-1", "reviews").await.unwrap());
+    let mut proxy = workload.subscribe("reviews-1");
+    follow_to(&mut proxy, revision).await;
+    let by_token = Workload::new(&replica, Some(&token));
+    let mut beside = by_token.subscribe("reviews-2");
+    follow_to(&mut beside, revision).await;
+    revoke_all_tokens(&replica).await;
+    let reason = until_waiting(&beside).await;
+    assert!(reason.contains("was revoked"), "{reason}");
+    let revision = replica.route("shop/site", "hello").await;
+    follow_to(&mut proxy, revision).await;
+    replica.until_acked("reviews-1", revision).await;
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_ca_counts_for_nothing_and_the_token_decides() {
+    let database = Database::new().await;
+    let (replica, other) = (Replica::start(&database).await, Replica::start(&database).await);
+    let token = replica.join_token(&reviews()).await;
+    let foreign = Workload::new(&other, Some(&token)).sign("reviews-1", "reviews").await.unwrap();
+    assert_eq!(id(&foreign), "spiffe://cluster.local/ns/shop/sa/reviews");
+
+    let mut workload = Workload::new(&replica, None);
+    let theirs = Workload::new(&other, Some(&token));
+    let signed = theirs.sign("reviews-1", "reviews").await.unwrap();
+    workload.key = theirs.key;
+    workload.show(&signed);
+    let refused = workload.sign("reviews-1", "reviews").await.unwrap_err();
+    assert!(refused.to_string().contains("the proxy's certificate does not count"), "{refused}");
+    workload.token = Some(Token::new(&token).unwrap());
+    workload.show(&workload.sign("reviews-1", "reviews").await.unwrap());
+    workload.token = None;
+    workload.sign("reviews-1", "reviews").await.unwrap();
+    replica.end().await;
+    other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_large_and_too_many_requests_are_refused() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let token = replica.join_token(&reviews()).await;
+    let workload = Workload::new(&replica, Some(&token));
+    for (bytes, reason) in [
+        (0, "must have 1 to 16384 bytes"),
+        (300, "is no PKCS#10 certificate signing request"),
+        (MAX_CSR_BYTES, "is no PKCS#10 certificate signing request"),
+        (MAX_CSR_BYTES + 1, "must have 1 to 16384 bytes"),
+    ] {
+        let request = SignRequest {
+            csr: vec![0xff; bytes].into(),
+            node: "reviews-1".into(),
+            namespace: "shop".into(),
+            service_account: "reviews".into(),
+        };
+        let refused = sign(&*workload.transport, workload.token.as_ref(), request).await.unwrap_err();
+        assert!(refused.to_string().contains(reason), "{refused}");
+    }
+    let mut signed = 0;
+    let refused = loop {
+        match workload.sign("reviews-1", "reviews").await {
+            Ok(_) => signed += 1,
+            Err(error) => break error,
+        }
+        assert!(signed < 40, "a node gets as many as it likes");
+    };
+    assert!(matches!(refused, SignError::Unavailable(_)));
+    assert!(refused.to_string().contains("reviews-1 has had 10 certificates in a short time"), "{refused}");
+    workload.sign("reviews-2", "reviews").await.unwrap();
+    replica.end().await;
+}
