@@ -35,7 +35,7 @@ use self::admission::{Admission, Admitted};
 pub(crate) use self::calls::PushApi;
 pub(crate) use self::listen::tls;
 pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName};
-use self::roster::{Member, Roster};
+use self::roster::{Member, Roster, Standing};
 use self::scopes::Scopes;
 pub(crate) use self::signing::CurrentAuthority;
 use self::signing::Signing;
@@ -167,7 +167,7 @@ impl PushService {
         }
     }
 
-    /// Ends the sessions of proxies whose join token was revoked, here or at another replica. A token that merely
+    /// Ends the sessions that a join token opened which was revoked, here or at another replica. A token that merely
     /// expired ends none: what joined is a member.
     async fn end_revoked(&self, server: &PushServer<Self>) {
         let mut views = self.snapshot.views();
@@ -241,9 +241,9 @@ impl PushService {
 
     /// Lets in who shows a certificate of what it claims to be, or a join token for it.
     async fn let_in(&self, caller: &Caller, hello: &Hello) -> Result<(), Refusal> {
-        let fault = match self.signing.vouches(caller, hello) {
-            Ok(true) => return Ok(()),
-            Ok(false) => None,
+        let fault = match self.signing.vouched(caller, hello) {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => None,
             Err(reason) if caller.token.is_none() => return Err(Refusal::PermissionDenied(reason)),
             Err(reason) => Some(reason),
         };
@@ -289,11 +289,10 @@ impl ControlPlane for PushService {
     }
 
     fn observe(&self, session: SessionId, event: Event) {
-        // Neither inside this process nor with a certificate is a token what lets a proxy in, whatever its node came
-        // with at another time.
-        self.roster.observe(session, event, |caller, hello| {
-            let without = caller.peer == Peer::InProcess || self.signing.vouches(caller, hello) == Ok(true);
-            if without { None } else { self.admission.token_of(&hello.node) }
+        self.roster.observe(session, event, |caller, hello| Standing {
+            // Inside this process nobody needs a token, whoever had the same name elsewhere.
+            join_token: self.admission.token_of(&hello.node).filter(|_| caller.peer != Peer::InProcess),
+            identity: self.signing.vouched(caller, hello).ok().flatten(),
         });
     }
 }

@@ -57,9 +57,12 @@ pub struct ProxyInfo {
     /// The newest revision of which it runs nothing, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedView>,
-    /// The join token that it came with.
+    /// The join token that it came with first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub join_token: Option<String>,
+    /// The SPIFFE id in the certificate that it came with; without one it is the token that lets it be here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 impl ProxyInfo {
@@ -114,7 +117,16 @@ impl ProxyView {
     }
 }
 
-/// A connected proxy that joined by a token.
+/// By what right a proxy is connected.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// The id of the token that it joined with.
+    pub(super) join_token: Option<String>,
+    /// What its certificate names, which counts more than the token.
+    pub(super) identity: Option<String>,
+}
+
+/// A connected proxy that is here by a token.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) node: String,
@@ -176,12 +188,15 @@ impl Roster {
         self.arrived.notified().await;
     }
 
-    /// The sessions of proxies that are connected here by a join token for which `holds` is false.
+    /// The sessions that a join token opened here for which `holds` is false.
     pub(super) fn without_token(&self, holds: impl Fn(&str) -> bool) -> Vec<Member> {
         let state = self.lock();
         let connected = state.local.iter().filter(|(_, local)| local.scope.is_some());
         let suspects = connected.filter_map(|(node, local)| {
             let token = local.info.join_token.as_ref().filter(|token| !holds(token))?;
+            if local.info.identity.is_some() {
+                return None;
+            }
             Some(Member { node: node.clone(), session: local.session, token: token.clone() })
         });
         suspects.collect()
@@ -194,24 +209,19 @@ impl Roster {
 
     /// A proxy that is about to be let in for the first time.
     pub(super) fn joining(&self, hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyState {
-        let info = info(hello, peer, join_token);
+        let info = info(hello, peer, Standing { join_token, identity: None });
         let zero = Revision(0);
         let local = Local { session: SessionId(0), scope: None, acked: zero, sent: zero, issues: Vec::new(), info };
         state(local.view(&hello.node, &self.replica))
     }
 
-    /// `join_token` says which token let a proxy in that connected, if one did.
-    pub(super) fn observe(
-        &self,
-        session: SessionId,
-        event: Event,
-        join_token: impl FnOnce(&Caller, &Hello) -> Option<String>,
-    ) {
+    /// `standing` says by what right a proxy is here that connected.
+    pub(super) fn observe(&self, session: SessionId, event: Event, standing: impl FnOnce(&Caller, &Hello) -> Standing) {
         let state = &mut *self.lock();
         if let Event::Connected { hello, caller, scope } = event {
             let peer = caller.peer;
             info!(node = hello.node, peer = %address(peer), "proxy connected");
-            let info = info(&hello, peer, join_token(&caller, &hello));
+            let info = info(&hello, peer, standing(&caller, &hello));
             let local =
                 Local { session, scope: Some(scope), acked: Revision(0), sent: Revision(0), issues: Vec::new(), info };
             let held_back = local.held_back();
@@ -334,7 +344,7 @@ impl Local {
     }
 }
 
-fn info(hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyInfo {
+fn info(hello: &Hello, peer: Peer, standing: Standing) -> ProxyInfo {
     ProxyInfo {
         role: hello.role.clone(),
         namespace: hello.namespace.clone(),
@@ -347,7 +357,8 @@ fn info(hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyInfo {
         since: now(),
         disconnected: None,
         refused: None,
-        join_token,
+        join_token: standing.join_token,
+        identity: standing.identity,
     }
 }
 

@@ -112,11 +112,13 @@ impl Signing {
         workload_id(mesh.unwrap_or(&default).trust_domain(), &claim.namespace, claim.service_account())
     }
 
-    /// Whether the caller's certificate is one of the identity that it claims; the reason if not, and nothing if there
-    /// is no certificate.
-    pub(super) fn vouches(&self, caller: &Caller, claim: &Hello) -> Result<bool, String> {
+    /// The identity that the caller claims, if its certificate is one of it; none if it has no certificate.
+    ///
+    /// # Errors
+    /// Why its certificate is none of that identity.
+    pub(super) fn vouched(&self, caller: &Caller, claim: &Hello) -> Result<Option<String>, String> {
         let (id, not_after) = match &*caller.certificate {
-            ClientCertificate::Absent => return Ok(false),
+            ClientCertificate::Absent => return Ok(None),
             ClientCertificate::Refused(reason) => {
                 return Err(format!("the proxy's certificate does not count: {reason}"));
             }
@@ -127,7 +129,7 @@ impl Signing {
         }
         let claimed = self.id(claim);
         if *id == claimed {
-            return Ok(true);
+            return Ok(Some(claimed));
         }
         Err(match WorkloadId::parse(id) {
             Some(own) if own.namespace == claim.namespace && own.service_account == claim.service_account() => {

@@ -157,6 +157,36 @@ async fn a_session_that_a_certificate_opened_outlives_the_token_that_came_first(
     let revision = replica.route("shop/site", "hello").await;
     follow_to(&mut proxy, revision).await;
     replica.until_acked("reviews-1", revision).await;
+    let (_, shown) = replica.call("GET", "/api/fairway/v1/proxies/reviews-1", None).await;
+    assert_eq!(shown["identity"], "spiffe://cluster.local/ns/shop/sa/reviews");
+    assert_eq!((&shown["serviceAccount"], &shown["namespace"]), (&json!("reviews"), &json!("shop")));
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_without_a_certificate_comes_back_with_the_token_that_it_used_up() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let revision = replica.gateway("shop/edge").await;
+    let mut wanted = reviews();
+    wanted["singleUse"] = json!(true);
+    let token = replica.join_token(&wanted).await;
+    let workload = Workload::new(&replica, Some(&token));
+    workload.show(&workload.sign("reviews-1", "reviews").await.unwrap());
+    let mut proxy = workload.subscribe("reviews-1");
+    follow_to(&mut proxy, revision).await;
+    replica.until_acked("reviews-1", revision).await;
+    let thief = Workload::new(&replica, Some(&token)).sign("reviews-2", "reviews").await.unwrap_err();
+    assert!(thief.to_string().contains("was used already"), "{thief}");
+    drop(proxy);
+    replica.end().await;
+
+    // A control plane that knows it from the database alone; its CA is another one.
+    let replica = Replica::start(&database).await;
+    let workload = Workload::new(&replica, Some(&token));
+    workload.sign("reviews-1", "reviews").await.unwrap();
+    let thief = Workload::new(&replica, Some(&token)).sign("reviews-2", "reviews").await.unwrap_err();
+    assert!(thief.to_string().contains("was used already"), "{thief}");
     replica.end().await;
 }
 
