@@ -11,8 +11,8 @@ mod documents;
 mod output;
 
 use commands::{
-    admin, apply, completions, delete, describe, explain, gateway, get, join_token, kubeconfig, serve, validate,
-    version,
+    admin, apply, completions, delete, describe, explain, gateway, get, identity, join_token, kubeconfig, serve,
+    validate, version,
 };
 
 /// jemalloc keeps the memory of a long-running proxy flat where the system's allocator fragments.
@@ -66,6 +66,9 @@ enum Command {
     /// Make and list the tokens by which proxies join
     #[command(subcommand)]
     JoinToken(join_token::Command),
+    /// Deny identities of proxies, and allow them again
+    #[command(subcommand)]
+    Identity(identity::Command),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print the version of this binary, and of the server if one answers
@@ -89,6 +92,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Describe(command) => client_runtime()?.block_on(describe::run(command)),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::JoinToken(command) => client_runtime()?.block_on(join_token::run(command)),
+        Command::Identity(command) => client_runtime()?.block_on(identity::run(command)),
         Command::Completions(args) => {
             completions::run(&args, &mut Cli::command());
             Ok(())

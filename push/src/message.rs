@@ -143,8 +143,8 @@ pub struct Delta {
     /// The revision that the delta is to be applied to. 0: to nothing; what is not in the parts is gone.
     #[prost(uint64, tag = "2")]
     pub base: u64,
-    /// Names this delta in its acknowledgement; the same in all parts. 0 in the first message of a stream, which is
-    /// no delta: it says that the proxy was taken in, and into which scope.
+    /// Names this delta in its acknowledgement; the same in all parts. 0 in messages that are no delta: the first of a
+    /// stream says that the proxy was taken in, and into which scope, and later ones that [`Trust`] changed.
     #[prost(uint64, tag = "3")]
     pub nonce: u64,
     #[prost(message, repeated, tag = "4")]
@@ -160,6 +160,22 @@ pub struct Delta {
     /// In the last part: [`crate::digest::SetDigest`] of the set that results.
     #[prost(bytes = "bytes", tag = "8")]
     pub digest: Bytes,
+    /// In messages that are no delta: what is trusted from here on.
+    #[prost(message, optional, tag = "9")]
+    pub trust: Option<Trust>,
+}
+
+/// Whose certificates to accept. It comes with the first message of a stream, whole, and again whenever it changes; it
+/// belongs to no revision: it is the same for all proxies, counts also where a revision was refused, and no rollback of
+/// the configuration brings back what was denied.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Trust {
+    /// In DER: the roots of the mesh. While one takes over from another there are both.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub roots: Vec<Bytes>,
+    /// SPIFFE ids that are denied although their certificates are good, in their order.
+    #[prost(string, repeated, tag = "2")]
+    pub denied: Vec<String>,
 }
 
 /// A resource that was added or changed.

@@ -7,6 +7,7 @@
 
 mod admission;
 mod calls;
+mod denied;
 mod listen;
 mod reach;
 mod roster;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use push::message::Hello;
+use push::message::{Hello, Trust};
 use push::server::{Caller, ControlPlane, Event, Peer, PushServer, Refusal, Scope, SessionId};
 use push::sign::{SignRequest, SignResponse};
 use push::transport::{PipeListener, PipeTransport, pipe};
@@ -33,6 +34,7 @@ use tracing::{debug, error, info};
 
 use self::admission::{Admission, Admitted};
 pub(crate) use self::calls::PushApi;
+use self::denied::Denied;
 pub(crate) use self::listen::tls;
 pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName};
 use self::roster::{Member, Roster, Standing};
@@ -60,6 +62,8 @@ pub struct PushService {
     scopes: Arc<Scopes>,
     admission: Admission,
     signing: Arc<Signing>,
+    denied: Denied,
+    trust: watch::Sender<Arc<Trust>>,
     roster: Roster,
     acks: watch::Sender<Arc<[ProxyAck]>>,
     pipe: PipeTransport,
@@ -76,6 +80,8 @@ impl PushService {
             scopes: Arc::new(Scopes::new(snapshot.view().resources().clone())),
             admission: Admission::new(snapshot.clone()),
             signing: Arc::new(Signing::new(snapshot.clone(), authority, cert_ttl)),
+            denied: Denied::new(snapshot.store().clone()),
+            trust: watch::Sender::default(),
             roster: Roster::new(replica),
             acks: watch::Sender::new(Arc::default()),
             snapshot,
@@ -109,13 +115,18 @@ impl PushService {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: TlsAcceptor, mut stopping: watch::Receiver<bool>) {
         let server = PushServer::new(self.clone());
         let piped = self.piped.lock().await.take();
+        // Nobody is let in before it is known who is denied.
+        self.denied.look().await;
+        self.trust.send_replace(self.trusted());
         {
             let working = async {
                 tokio::join!(
                     self.follow_resources(),
                     self.publish_acks(),
                     self.exchange(),
-                    self.end_revoked(&server),
+                    self.end_unwelcome(&server),
+                    self.denied.follow(),
+                    self.publish_trust(),
                     listen::accept(&server, &self.signing, &listener, &tls),
                     listen::accept_piped(&server, piped),
                 )
@@ -167,11 +178,43 @@ impl PushService {
         }
     }
 
-    /// Ends the sessions that a join token opened which was revoked, here or at another replica. A token that merely
-    /// expired ends none: what joined is a member.
-    async fn end_revoked(&self, server: &PushServer<Self>) {
-        let mut views = self.snapshot.views();
+    /// Whose certificates to accept now.
+    fn trusted(&self) -> Arc<Trust> {
+        let roots = self.signing.authority().roots().iter().map(|root| root.to_vec().into()).collect();
+        Arc::new(Trust { roots, denied: self.denied.current().keys().cloned().collect() })
+    }
+
+    async fn publish_trust(&self) {
+        let (mut denied, mut authority) = (self.denied.watch(), self.signing.authorities());
         loop {
+            self.trust.send_if_modified(|current| {
+                let trusted = self.trusted();
+                let changed = *current != trusted;
+                *current = trusted;
+                changed
+            });
+            tokio::select! {
+                Ok(()) = denied.changed() => {}
+                Ok(()) = authority.changed() => {}
+                else => return,
+            }
+        }
+    }
+
+    /// Ends the sessions of identities that are denied, and those that a join token opened which was revoked, here or at
+    /// another replica. A token that merely expired ends none: what joined is a member.
+    async fn end_unwelcome(&self, server: &PushServer<Self>) {
+        let mut views = self.snapshot.views();
+        let mut denied = self.denied.watch();
+        loop {
+            denied.mark_unchanged();
+            for Member { node, session, id } in self
+                .roster
+                .with_identity(|ns, account| Some(self.signing.id(ns, account)).filter(|id| self.denied.contains(id)))
+            {
+                info!(node, id, "a proxy's identity is denied, its session ends");
+                server.end_session(&node, session, denial(&id));
+            }
             let view = views.borrow().clone();
             let known: HashSet<&str> = view.tokens().map(|token| &*token.id).collect();
             let suspects = self.roster.without_token(|token| known.contains(token));
@@ -180,6 +223,7 @@ impl PushService {
                 changed = views.wait_for(|now| now.token_writes() != view.token_writes()) => if changed.is_err() { return },
                 // A token may be revoked while it lets a proxy in.
                 () = self.roster.arrived() => {}
+                Ok(()) = denied.changed() => {}
                 () = tokio::time::sleep(EXCHANGE_EVERY), if undecided => {}
             }
         }
@@ -189,7 +233,7 @@ impl PushService {
     async fn end_if_revoked(&self, server: &PushServer<Self>, suspects: Vec<Member>) -> Result<(), StoreError> {
         let tokens = self.snapshot.store().tokens().await?;
         let kept: HashSet<&str> = tokens.iter().map(|token| &*token.id).collect();
-        for Member { node, session, token } in suspects.into_iter().filter(|member| !kept.contains(&*member.token)) {
+        for Member { node, session, id: token } in suspects.into_iter().filter(|member| !kept.contains(&*member.id)) {
             info!(node, token, "a proxy's join token was revoked, its session ends");
             let why = format!("the join token {token} was revoked");
             server.end_session(&node, session, Refusal::Unauthenticated(why));
@@ -241,6 +285,10 @@ impl PushService {
 
     /// Lets in who shows a certificate of what it claims to be, or a join token for it.
     async fn let_in(&self, caller: &Caller, hello: &Hello) -> Result<(), Refusal> {
+        let id = self.signing.id(&hello.namespace, hello.service_account());
+        if self.denied.contains(&id) {
+            return Err(denial(&id));
+        }
         let fault = match self.signing.vouched(caller, hello) {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => None,
@@ -288,6 +336,10 @@ impl ControlPlane for PushService {
         self.signing.sign(&claim, request).await
     }
 
+    fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+
     fn observe(&self, session: SessionId, event: Event) {
         self.roster.observe(session, event, |caller, hello| Standing {
             // Inside this process nobody needs a token, whoever had the same name elsewhere.
@@ -295,6 +347,10 @@ impl ControlPlane for PushService {
             identity: self.signing.vouched(caller, hello).ok().flatten(),
         });
     }
+}
+
+fn denial(id: &str) -> Refusal {
+    Refusal::PermissionDenied(format!("the identity {id} is denied; `fairway identity allow` allows it again"))
 }
 
 fn ack(view: &ProxyView, scopes: &Scopes) -> ProxyAck {

@@ -126,13 +126,13 @@ pub(super) struct Standing {
     pub(super) identity: Option<String>,
 }
 
-/// A connected proxy that is here by a token.
+/// A connected proxy, and why it is asked for.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) node: String,
     pub(super) session: SessionId,
-    /// The token's id.
-    pub(super) token: String,
+    /// Of its join token, or its SPIFFE id.
+    pub(super) id: String,
 }
 
 /// The proxies of this replica, and what others wrote down about theirs.
@@ -197,9 +197,20 @@ impl Roster {
             if local.info.identity.is_some() {
                 return None;
             }
-            Some(Member { node: node.clone(), session: local.session, token: token.clone() })
+            Some(Member { node: node.clone(), session: local.session, id: token.clone() })
         });
         suspects.collect()
+    }
+
+    /// The sessions of proxies here for whose namespace and service account `pick` gives an identity.
+    pub(super) fn with_identity(&self, pick: impl Fn(&str, &str) -> Option<String>) -> Vec<Member> {
+        let state = self.lock();
+        let connected = state.local.iter().filter(|(_, local)| local.scope.is_some());
+        let picked = connected.filter_map(|(node, local)| {
+            let id = pick(&local.info.namespace, &local.info.service_account)?;
+            Some(Member { node: node.clone(), session: local.session, id })
+        });
+        picked.collect()
     }
 
     /// How many proxies are connected here.

@@ -55,6 +55,15 @@ impl Signing {
         Self { snapshot, authority, ttl, turns: Semaphore::new(MAX_AT_ONCE), shares: Mutex::default() }
     }
 
+    /// What signs now.
+    pub(super) fn authority(&self) -> Arc<Authority> {
+        self.authority.borrow().clone()
+    }
+
+    pub(super) fn authorities(&self) -> CurrentAuthority {
+        self.authority.clone()
+    }
+
     /// What a connection's certificate is worth.
     pub(super) fn identify(&self, chain: Option<&[rustls_pki_types::CertificateDer<'_>]>) -> ClientCertificate {
         let Some(chain) = chain else { return ClientCertificate::Absent };
@@ -69,7 +78,8 @@ impl Signing {
         self.take_share(&claim.node)?;
         let busy = |_| Refusal::Unavailable("the control plane is busy signing certificates".to_owned());
         let _turn = timeout(TURN, self.turns.acquire()).await.map_err(busy)?;
-        let (authority, id, ttl) = (self.authority.borrow().clone(), self.id(claim), self.ttl);
+        let (authority, id, ttl) =
+            (self.authority.borrow().clone(), self.id(&claim.namespace, claim.service_account()), self.ttl);
         let signed = tokio::task::spawn_blocking(move || {
             let svid = authority.issue_workload(&request.csr, &id, ttl)?;
             Ok((svid, authority, id))
@@ -103,13 +113,13 @@ impl Signing {
         }
     }
 
-    /// The identity that a proxy claims, in the mesh's trust domain.
-    fn id(&self, claim: &Hello) -> String {
+    /// The identity of a service account, in the mesh's trust domain.
+    pub(super) fn id(&self, namespace: &str, service_account: &str) -> String {
         let view = self.snapshot.view();
         let mesh = view.resources().get(&ResourceKey::new(Kind::MeshConfig, "", "default"));
         let mesh = mesh.and_then(|mesh| mesh.spec::<MeshConfig>());
         let default = MeshConfig::default();
-        workload_id(mesh.unwrap_or(&default).trust_domain(), &claim.namespace, claim.service_account())
+        workload_id(mesh.unwrap_or(&default).trust_domain(), namespace, service_account)
     }
 
     /// The identity that the caller claims, if its certificate is one of it; none if it has no certificate.
@@ -127,7 +137,7 @@ impl Signing {
         if not_after <= SystemTime::now() {
             return Err(format!("the certificate of {id}, with which the connection was opened, has expired"));
         }
-        let claimed = self.id(claim);
+        let claimed = self.id(&claim.namespace, claim.service_account());
         if *id == claimed {
             return Ok(Some(claimed));
         }

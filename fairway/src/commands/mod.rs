@@ -9,6 +9,7 @@ pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod gateway;
 pub(crate) mod get;
+pub(crate) mod identity;
 pub(crate) mod join_token;
 pub(crate) mod kubeconfig;
 pub(crate) mod serve;

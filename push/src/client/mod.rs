@@ -21,7 +21,7 @@ pub use self::backoff::Backoff;
 pub use self::held::{Held, HeldError};
 use self::session::{Command, Driver, Slot};
 pub use self::sign::{SignError, Signed, sign};
-use crate::message::{Ack, Hello, Issue, Nack, role_name};
+use crate::message::{Ack, Hello, Issue, Nack, Trust, role_name};
 use crate::transport::Connect;
 
 /// Who a proxy is.
@@ -147,6 +147,7 @@ pub struct Subscriber {
     slot: Arc<Slot>,
     commands: mpsc::UnboundedSender<Command>,
     status: watch::Receiver<Status>,
+    trust: watch::Receiver<Option<Arc<Trust>>>,
     driver: JoinHandle<()>,
 }
 
@@ -156,8 +157,9 @@ impl Subscriber {
         let slot = Arc::new(Slot::default());
         let (commands, received) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(Status::Connecting);
-        let driver = Driver::new(options, transport, slot.clone(), received, status_sender);
-        Self { slot, commands, status, driver: tokio::spawn(driver.run()) }
+        let (trust_sender, trust) = watch::channel(None);
+        let driver = Driver::new(options, transport, slot.clone(), received, status_sender, trust_sender);
+        Self { slot, commands, status, trust, driver: tokio::spawn(driver.run()) }
     }
 
     /// The newest revision that was not handed over yet; what came between is merged into it. May be dropped and
@@ -179,6 +181,11 @@ impl Subscriber {
 
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Whose certificates to accept; nothing until the control plane took the proxy in for the first time.
+    pub fn trust(&self) -> watch::Receiver<Option<Arc<Trust>>> {
+        self.trust.clone()
     }
 
     fn send(&self, command: Command) {

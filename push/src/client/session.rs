@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::assembly::{Assembled, Assembly, ProtocolError};
 use super::{Held, Status, SubscriberOptions, Token, Update};
-use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, at_most_max};
+use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust, at_most_max};
 use crate::rpc::{AUTHORIZATION, STREAM_PATH};
 use crate::transport::{Connect, Io};
 use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_MESSAGE_BYTES, broken};
@@ -131,6 +131,7 @@ pub(super) struct Driver {
     slot: Arc<Slot>,
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<Status>,
+    trust: watch::Sender<Option<Arc<Trust>>>,
     held: Arc<Held>,
     /// The last acknowledgement; quoted in every hello.
     applied: Option<Ack>,
@@ -143,10 +144,11 @@ impl Driver {
         slot: Arc<Slot>,
         commands: mpsc::UnboundedReceiver<Command>,
         status: watch::Sender<Status>,
+        trust: watch::Sender<Option<Arc<Trust>>>,
     ) -> Self {
         let held = Arc::new(options.held.take().unwrap_or_default());
         let applied = options.applied.take();
-        Self { options, transport, slot, commands, status, held, applied }
+        Self { options, transport, slot, commands, status, trust, held, applied }
     }
 
     pub(super) async fn run(mut self) {
@@ -253,8 +255,12 @@ impl Driver {
                     let part = part?.ok_or(SessionError::Ended)?;
                     if part.nonce == 0 {
                         // The control plane's greeting: it took the proxy in.
-                        info!(origin = self.transport.origin(), scope = part.scope, "connected to the control plane");
-                        self.status.send_replace(Status::Connected);
+                        if *self.status.borrow() != Status::Connected {
+                            let origin = self.transport.origin();
+                            info!(origin, scope = part.scope, "connected to the control plane");
+                            self.status.send_replace(Status::Connected);
+                        }
+                        self.note_trust(part.trust);
                         continue;
                     }
                     let (revision, nonce) = (part.revision, part.nonce);
@@ -284,6 +290,18 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn note_trust(&self, trust: Option<Trust>) {
+        let Some(trust) = trust else { return };
+        self.trust.send_if_modified(|current| {
+            let changed = current.as_deref() != Some(&trust);
+            if changed {
+                debug!(roots = trust.roots.len(), denied = trust.denied.len(), "what is trusted changed");
+                *current = Some(Arc::new(trust));
+            }
+            changed
+        });
     }
 
     async fn say(&self, sender: &mpsc::Sender<FromProxy>, message: ProxyMessage) -> Result<(), SessionError> {

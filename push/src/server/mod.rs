@@ -24,7 +24,7 @@ use tonic::Status;
 
 pub use self::caller::{Caller, ClientCertificate};
 pub use self::scope::{Entry, Scope, TooLarge};
-use crate::message::{Hello, Issue};
+use crate::message::{Hello, Issue, Trust};
 use crate::rpc::{SIGN_PATH, STREAM_PATH};
 use crate::sign::{SignRequest, SignResponse};
 use crate::transport::Io;
@@ -100,6 +100,9 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Signs a proxy's certificate, if it may have it. The sizes in the request were checked.
     fn sign(&self, caller: &Caller, request: SignRequest)
     -> impl Future<Output = Result<SignResponse, Refusal>> + Send;
+
+    /// Whose certificates proxies are to accept: theirs from the first message on.
+    fn trust(&self) -> watch::Receiver<Arc<Trust>>;
 
     /// Must not block.
     fn observe(&self, session: SessionId, event: Event);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use prost::Message;
 use route_model::meta::Revision;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::scope::{Delivery, Position, Scope};
 use super::{Caller, ClientCertificate, ControlPlane, Event, Peer, Refusal, SessionId, Shared};
 use crate::client::Token;
-use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage};
+use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust};
 use crate::rpc::AUTHORIZATION;
 use crate::rpc::frame::{Frame, FrameCodec};
 use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, broken};
@@ -178,8 +178,8 @@ impl<C: ControlPlane> Session<'_, C> {
     async fn follow(&mut self, hello: &Hello, mut ended_by_us: oneshot::Receiver<Status>) -> Result<(), Status> {
         let mut ending = self.shared.ending.subscribe();
         let mut changed = self.scope.watch();
-        let greeting = Delta { scope: self.scope.id().to_string(), more: true, ..Delta::default() };
-        self.send(Frame(greeting.encode_to_vec().into())).await?;
+        let mut trust = self.shared.control_plane.trust();
+        self.greet(&mut trust).await?;
         if let Some(ack) = &hello.applied {
             self.observe(Event::Acked { revision: Revision(ack.revision), issues: ack.issues.clone() });
         }
@@ -192,6 +192,7 @@ impl<C: ControlPlane> Session<'_, C> {
         }
         changed.mark_changed();
         loop {
+            let mut trusts_others = false;
             tokio::select! {
                 message = self.messages.message() => match message? {
                     Some(FromProxy { message: Some(message) }) => self.heard(message)?,
@@ -199,11 +200,15 @@ impl<C: ControlPlane> Session<'_, C> {
                     None => return Ok(()),
                 },
                 Ok(()) = changed.changed(), if self.outstanding.is_none() => {}
+                Ok(()) = trust.changed() => trusts_others = true,
                 // The sender lives as long as the server knows this session.
                 Ok(why) = &mut ended_by_us => return Err(why),
                 _ = ending.wait_for(|ending| *ending) => {
                     return Err(Status::unavailable("the control plane is going down"));
                 }
+            }
+            if trusts_others {
+                self.greet(&mut trust).await?;
             }
             if self.outstanding.is_none()
                 && let Some(delivery) = self.scope.delivery(self.held)
@@ -212,6 +217,13 @@ impl<C: ControlPlane> Session<'_, C> {
                 self.deliver(delivery).await?;
             }
         }
+    }
+
+    /// Says into which scope the proxy was taken, and whose certificates it is to accept now.
+    async fn greet(&self, trust: &mut watch::Receiver<Arc<Trust>>) -> Result<(), Status> {
+        let trust = Some(Trust::clone(&trust.borrow_and_update()));
+        let greeting = Delta { scope: self.scope.id().to_string(), more: true, trust, ..Delta::default() };
+        self.send(Frame(greeting.encode_to_vec().into())).await
     }
 
     async fn deliver(&mut self, delivery: Arc<Delivery>) -> Result<(), Status> {

@@ -3,6 +3,7 @@
 mod faults;
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use route_model::compile::Changed;
@@ -11,7 +12,7 @@ use route_model::meta::{ResourceKey, Revision};
 
 use self::support::{PATIENCE, Plane, gateway, key, names, options, service_entry};
 use crate::client::{Limits, SignError, Status, Subscriber, SubscriberOptions, Token, sign};
-use crate::message::{Issue, Key};
+use crate::message::{Issue, Key, Trust};
 use crate::server::{Entry, Event, Scope};
 use crate::sign::SignRequest;
 
@@ -285,4 +286,24 @@ async fn a_certificate_is_signed_beside_the_stream_for_who_shows_the_token() {
     assert_eq!(refused.to_string(), "the control plane refused: the join token is not known");
     let huge = SignRequest { csr: vec![0; 1024 * 1024].into(), ..request };
     assert!(sign(&*plane.transport(), Some(&token), huge).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_trusted_comes_with_the_greeting_and_whenever_it_changes() {
+    let plane = Plane::start();
+    let trust = |denied: &[&str]| Trust {
+        roots: vec!["root".into()],
+        denied: denied.iter().map(|id| (*id).to_owned()).collect(),
+    };
+    plane.trusts(trust(&[]));
+    let proxy = Subscriber::start(options("p1"), plane.transport());
+    let mut known = proxy.trust();
+    for denied in [&[][..], &["spiffe://cluster.local/ns/shop/sa/reviews"], &[]] {
+        plane.trusts(trust(denied));
+        let is = |known: &Option<Arc<Trust>>| known.as_deref() == Some(&trust(denied));
+        tokio::time::timeout(PATIENCE, known.wait_for(is)).await.unwrap().unwrap();
+    }
+    // It is no new connection.
+    plane.until_connected(1).await;
+    assert_eq!(plane.events().len(), 1, "{:?}", plane.events());
 }

@@ -13,9 +13,10 @@ use route_model::kind::Kind;
 use route_model::meta::Revision;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
 use crate::client::{Backoff, Node, Status, Subscriber, SubscriberOptions, Token, Update};
-use crate::message::{Hello, Issue, Key};
+use crate::message::{Hello, Issue, Key, Trust};
 use crate::server::{Caller, ControlPlane, Entry, Event, Peer, PushServer, Refusal, Scope, SessionId};
 use crate::sign::{SignRequest, SignResponse};
 use crate::transport::{Connect, Io, PipeTransport, pipe};
@@ -27,6 +28,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Recorder {
     scope: Arc<Scope>,
     token: Option<String>,
+    trust: watch::Sender<Arc<Trust>>,
     events: Mutex<Vec<(SessionId, Event)>>,
 }
 
@@ -50,6 +52,10 @@ impl ControlPlane for Recorder {
         Ok(SignResponse { chain: vec![request.csr], roots: vec!["root".into()], not_after: 1 })
     }
 
+    fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+
     fn observe(&self, session: SessionId, event: Event) {
         self.events.lock().unwrap().push((session, event));
     }
@@ -71,7 +77,12 @@ impl Plane {
     pub(super) fn with(scope: Scope, token: Option<&str>) -> Self {
         let scope = Arc::new(scope);
         let token = token.map(str::to_owned);
-        let recorder = Arc::new(Recorder { scope: scope.clone(), token, events: Mutex::default() });
+        let recorder = Arc::new(Recorder {
+            scope: scope.clone(),
+            token,
+            trust: watch::Sender::default(),
+            events: Mutex::default(),
+        });
         let server = PushServer::new(recorder.clone());
         let (transport, mut listener) = pipe();
         let serving = server.clone();
@@ -86,6 +97,10 @@ impl Plane {
 
     pub(super) fn transport(&self) -> Arc<PipeTransport> {
         Arc::new(self.transport.clone())
+    }
+
+    pub(super) fn trusts(&self, trust: Trust) {
+        self.recorder.trust.send_replace(Arc::new(trust));
     }
 
     pub(super) fn events(&self) -> Vec<Event> {

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::super::PushService;
 use super::super::admission::{JoinScope, default_service_account, new_token};
-use super::allow;
+use super::{allow, time};
 use crate::api::{ApiError, MAX_OBJECT, Problem, read_body};
 use crate::auth::Identity;
 use crate::parse_duration;
@@ -95,10 +95,6 @@ fn view(token: &Token) -> Option<JoinTokenView> {
         expires: token.expires_at.map(time),
         valid: token.is_valid(Timestamp::now()),
     })
-}
-
-fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Make a token with which proxies of a service account join.

@@ -1,5 +1,6 @@
 //! The calls about proxies: what they run, and the tokens they join with.
 
+mod denied;
 mod join_tokens;
 mod proxies;
 
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{delete, get};
+use jiff::Timestamp;
 use utoipa::OpenApi;
 
 use super::PushService;
@@ -15,7 +17,16 @@ use crate::auth::{Access, Authorizer, Identity};
 
 /// The description of these calls.
 #[derive(Debug, OpenApi)]
-#[openapi(paths(proxies::list, proxies::read, join_tokens::create, join_tokens::list, join_tokens::revoke))]
+#[openapi(paths(
+    proxies::list,
+    proxies::read,
+    join_tokens::create,
+    join_tokens::list,
+    join_tokens::revoke,
+    denied::deny,
+    denied::list,
+    denied::allow_again
+))]
 pub(crate) struct PushApi;
 
 pub(super) fn router(service: Arc<PushService>) -> Router {
@@ -24,7 +35,13 @@ pub(super) fn router(service: Arc<PushService>) -> Router {
         .route("/api/fairway/v1/proxies/{id}", get(proxies::read))
         .route("/api/fairway/v1/join-tokens", get(join_tokens::list).post(join_tokens::create))
         .route("/api/fairway/v1/join-tokens/{id}", delete(join_tokens::revoke))
+        .route("/api/fairway/v1/denied-identities", get(denied::list).post(denied::deny))
+        .route("/api/fairway/v1/denied-identities/{identity}", delete(denied::allow_again))
         .with_state(service)
+}
+
+fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn allow(identity: &Identity, verb: &str, resource: &str, namespace: &str) -> Result<(), Problem> {

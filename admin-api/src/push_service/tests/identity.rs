@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use push::client::{SignError, Signed, Subscriber, SubscriberOptions, Token, sign};
 use push::credential::Credential;
+use push::message::Trust;
 use push::sign::{MAX_CSR_BYTES, SignRequest};
 use push::transport::{Connect, TlsTransport};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -13,6 +14,7 @@ use route_model::kind::Kind;
 use rustls_pki_types::PrivateKeyDer;
 use serde_json::json;
 use testkit::eventually;
+use testkit::wait::DEADLINE;
 
 use super::support::{CERT_TTL, Database, Replica, follow_to, options, until_waiting};
 
@@ -246,4 +248,51 @@ async fn too_large_and_too_many_requests_are_refused() {
     assert!(refused.to_string().contains("reviews-1 has had 10 certificates in a short time"), "{refused}");
     workload.sign("reviews-2", "reviews").await.unwrap();
     replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denied_identity_is_out_at_every_replica_and_every_proxy_is_told() {
+    let databases = Database::shared().await;
+    let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);
+    let revision = one.gateway("shop/edge").await;
+    two.snapshot.reached(revision).await;
+    let token = two.join_token(&reviews()).await;
+    let workload = Workload::new(&two, Some(&token));
+    workload.show(&workload.sign("reviews-1", "reviews").await.unwrap());
+    let mut reviews = workload.subscribe("reviews-1");
+    follow_to(&mut reviews, revision).await;
+    let other = Subscriber::start(options("edge-1", "istio-system"), two.pipe());
+    let mut trust = other.trust();
+    let told = async |trust: &mut tokio::sync::watch::Receiver<_>, denied: &[&str]| {
+        let is = |trust: &Option<Arc<Trust>>| trust.as_ref().is_some_and(|trust| trust.denied == denied);
+        tokio::time::timeout(DEADLINE, trust.wait_for(is)).await.unwrap().unwrap().clone().unwrap()
+    };
+    assert_eq!(told(&mut trust, &[]).await.roots.len(), 1);
+
+    let id = "spiffe://cluster.local/ns/shop/sa/reviews";
+    let body = json!({"identity": id}).to_string();
+    let (status, denied) = one.call("POST", "/api/fairway/v1/denied-identities", Some(&body)).await;
+    assert_eq!((status, &denied["identity"], &denied["by"]), (StatusCode::OK, &json!(id), &json!("admin")));
+    let reason = until_waiting(&reviews).await;
+    assert!(reason.contains(&format!("the identity {id} is denied")), "{reason}");
+    told(&mut trust, &[id]).await;
+    let refused = workload.sign("reviews-1", "reviews").await.unwrap_err();
+    assert!(refused.to_string().contains("is denied"), "{refused}");
+    eventually("the other replica to list it", async || {
+        let (_, list) = two.call("GET", "/api/fairway/v1/denied-identities", None).await;
+        if list["items"][0]["identity"] == id { Ok(()) } else { Err(list) }
+    })
+    .await;
+
+    let path = "/api/fairway/v1/denied-identities/spiffe%3A%2F%2Fcluster.local%2Fns%2Fshop%2Fsa%2Freviews";
+    assert_eq!(two.call("DELETE", path, None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(two.call("DELETE", path, None).await.0, StatusCode::NOT_FOUND);
+    told(&mut trust, &[]).await;
+    workload.sign("reviews-1", "reviews").await.unwrap();
+    for wrong in ["{}", r#"{"identity": "reviews"}"#, r#"{"identity": "spiffe://a/ns/B c/sa/d"}"#] {
+        let (status, _) = one.call("POST", "/api/fairway/v1/denied-identities", Some(wrong)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    one.end().await;
+    two.end().await;
 }
