@@ -25,5 +25,6 @@ pub mod upstream;
 mod worker;
 
 pub use limits::Limits;
+pub use listener::original_dst::original_destination;
 pub use options::{AccessLogFormat, ListenAddr, Options, ProxyIdentity};
 pub use proxy::{ApplyReport, BoundListener, BoundPorts, Issue, Proxy, StartError, reason};

@@ -5,6 +5,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod bind;
+pub(crate) mod original_dst;
 pub(crate) mod retry;
 pub(crate) mod sockets;
 
