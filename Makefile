@@ -21,6 +21,7 @@ lint: ## formatting and clippy, warnings are errors
 build: ## the release binaries; the small ones apart, so that they link only what they use
 	$(RELEASE) --bin fairway
 	$(RELEASE) -p gateway --bin fairway-gateway
+	$(RELEASE) -p mesh-sidecar --bin fairway-sidecar
 
 bench: build ## the same work on Fairway, nginx, HAProxy and Envoy
 	scripts/setup bench

@@ -48,6 +48,12 @@ enum Command {
     Admin(Box<admin::Args>),
     /// Run a gateway that takes its routes from a control plane elsewhere
     Gateway(Box<gateway::Args>),
+    /// Run a sidecar of an application, or lead the traffic of this host through one
+    #[command(after_help = mesh_sidecar::EXAMPLES)]
+    Sidecar {
+        #[command(subcommand)]
+        command: mesh_sidecar::Command,
+    },
     /// Create or change resources from YAML or JSON files, all in one transaction
     Apply(apply::Args),
     /// Show resources, or the proxies that are connected
@@ -76,11 +82,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    follower::process::exit_code(run(Cli::parse().command))
+    let words: Vec<_> = std::env::args_os().collect();
+    let is_sidecar = words.get(1).is_some_and(|word| word == "sidecar");
+    let words = if is_sidecar { mesh_sidecar::with_run(words, 2) } else { words };
+    run(Cli::parse_from(words).command).unwrap_or_else(|error| follower::process::exit_code(Err(error)))
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        // Ends as its application does.
+        Command::Sidecar { command } => return Ok(mesh_sidecar::run(command)),
         Command::Serve(args) => serve::run(*args),
         Command::Admin(args) => admin::run(*args),
         Command::Gateway(args) => gateway::run(*args),
@@ -98,7 +109,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Version(args) => client_runtime()?.block_on(version::run(args)),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Client commands make a few requests and end: one thread is enough.

@@ -43,7 +43,9 @@ pub struct Options {
     pub node_id: Option<String>,
     /// What the proxy is, and so what the control plane sends it.
     pub scope: ProxyScope,
-    /// Of its identity only the workload is taken; the rest follows from the two fields above.
+    /// With the namespace of the scope, its identity. Empty: `default`.
+    pub service_account: String,
+    /// Of its labels in metrics only the workload is taken; the rest follows from the two fields above.
     pub proxy: proxy::Options,
     pub data_dir: PathBuf,
     /// Further entries of `ports.json`: what the rest of this process has bound.
@@ -81,6 +83,7 @@ pub struct Follower {
     traffic: Traffic,
     ports: PortsFile,
     node: Node,
+    service_account: String,
     transport: Transport,
     in_force: watch::Sender<Option<Revision>>,
     /// Locked for as long as this lives.
@@ -102,7 +105,15 @@ impl Follower {
         let mut ports = PortsFile::new(dir.path("ports.json"), options.other_ports);
         ports.write(&traffic.bound());
         let node = Node { id: node_id, scope: options.scope, build: env!("CARGO_PKG_VERSION").to_owned() };
-        Ok(Self { traffic, ports, node, transport, in_force: watch::Sender::default(), dir })
+        Ok(Self {
+            traffic,
+            ports,
+            node,
+            service_account: options.service_account,
+            transport,
+            in_force: watch::Sender::default(),
+            dir,
+        })
     }
 
     /// The revision in force: `None` until there is one. That of the last good set counts.
@@ -116,8 +127,11 @@ impl Follower {
     /// serving.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let last_good = LastGood::open(&self.dir);
-        let token = self.transport.token.take();
-        let mut subscription = SubscriberOptions { token, ..SubscriberOptions::new(self.node.clone()) };
+        let mut subscription = SubscriberOptions {
+            service_account: self.service_account.clone(),
+            token: self.transport.token.take(),
+            ..SubscriberOptions::new(self.node.clone())
+        };
         if let Some(held) = last_good.load() {
             let revision = held.set().revision;
             let held = Arc::new(held);

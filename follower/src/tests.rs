@@ -168,6 +168,7 @@ fn options(data_dir: &Path) -> Options {
             namespace: "istio-system".into(),
             labels: BTreeMap::from([("istio".into(), "ingressgateway".into())]),
         },
+        service_account: String::new(),
         proxy: proxy::Options {
             bind: "127.0.0.1".parse().unwrap(),
             port_map: BTreeMap::from([(80, 0)]),

@@ -31,6 +31,7 @@ pub struct Start {
     /// Where it shows that it is ready: a key of `ports.json`, and a path.
     ready_at: (&'static str, &'static str),
     arguments: Vec<String>,
+    application: Vec<String>,
     environment: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     wrapper: Vec<String>,
@@ -61,10 +62,25 @@ impl Start {
         start
     }
 
-    /// The same from the binary `fairway-gateway` instead of `fairway gateway`.
+    /// `fairway sidecar`: without its control plane, CA and token, which the test names.
+    pub fn sidecar() -> Self {
+        let mut start = Self::of("sidecar", ("metrics", "/healthz"));
+        start.own_ports();
+        start.arguments.extend(["--workers", "1"].map(str::to_owned));
+        start
+    }
+
+    /// The same from the binary `fairway-gateway` or `fairway-sidecar` instead of a command of `fairway`.
     pub fn standalone(mut self) -> Self {
-        assert_eq!(self.subcommand.take(), Some("gateway"), "only the gateway has a binary of its own");
-        self.program(&binary("fairway-gateway"))
+        let name = self.subcommand.take().expect("a command");
+        assert!(["gateway", "sidecar"].contains(&name), "{name} has no binary of its own");
+        self.program(&binary(&format!("fairway-{name}")))
+    }
+
+    /// What a sidecar is to start: program and arguments.
+    pub fn application(mut self, words: &[&str]) -> Self {
+        self.application = words.iter().map(|&word| word.to_owned()).collect();
+        self
     }
 
     fn of(subcommand: &'static str, ready_at: (&'static str, &'static str)) -> Self {
@@ -72,6 +88,7 @@ impl Start {
             subcommand: Some(subcommand),
             ready_at,
             arguments: Vec::new(),
+            application: Vec::new(),
             environment: vec![("FAIRWAY_ADMIN_TOKEN".into(), TOKEN.into())],
             data_dir: None,
             wrapper: Vec::new(),
@@ -86,15 +103,26 @@ impl Start {
         }
     }
 
-    fn proxy_ports(&mut self, ports: &[u16]) {
+    fn own_ports(&mut self) {
         for flag in ["--proxy-admin-addr", "--metrics-addr"] {
             self.arguments.extend([flag.to_owned(), "127.0.0.1:0".to_owned()]);
         }
+    }
+
+    fn proxy_ports(&mut self, ports: &[u16]) {
+        self.own_ports();
         self.arguments.extend(["--gateway-bind", "127.0.0.1", "--gateway-workers", "1"].map(str::to_owned));
         if !ports.is_empty() {
             let map: Vec<String> = ports.iter().map(|port| format!("{port}=0")).collect();
             self.arguments.extend(["--port-map".to_owned(), map.join(",")]);
         }
+    }
+
+    /// The push port at this address, as an earlier process had it.
+    pub fn push_at(mut self, address: &str) -> Self {
+        let flag = self.arguments.iter().position(|argument| argument == "--push-addr").expect("a control plane");
+        address.clone_into(&mut self.arguments[flag + 1]);
+        self
     }
 
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
@@ -141,6 +169,9 @@ impl Start {
         let mut words = self.wrapper.iter().cloned().chain([binary.display().to_string()]);
         let mut command = Command::new(words.next().expect("a program"));
         command.args(words).args(self.subcommand).args(&self.arguments).arg("--data-dir").arg(&data_dir);
+        if !self.application.is_empty() {
+            command.arg("--").args(&self.application);
+        }
         command.env("RUST_LOG", "info,sqlx=warn").envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("the log file")).stderr(file);
         // What an earlier process wrote about its ports must not be taken for this one's.
@@ -256,12 +287,22 @@ impl Drop for Fairway {
 
 /// How to start a gateway that has a fresh join token of this control plane.
 pub async fn joined_gateway(control_plane: &Fairway, ports: &[u16]) -> Start {
-    let body = serde_json::json!({"namespace": "istio-system", "ttl": "1h"});
+    joined(control_plane, Start::gateway(ports), "istio-system", "default").await
+}
+
+/// How to start a sidecar of this service account that has a fresh join token of this control plane.
+pub async fn joined_sidecar(control_plane: &Fairway, namespace: &str, service_account: &str) -> Start {
+    let start = Start::sidecar().arg("--namespace").arg(namespace).arg("--service-account").arg(service_account);
+    joined(control_plane, start, namespace, service_account).await
+}
+
+async fn joined(control_plane: &Fairway, start: Start, namespace: &str, service_account: &str) -> Start {
+    let body = serde_json::json!({"namespace": namespace, "serviceAccount": service_account, "ttl": "1h"});
     let (status, answer) = control_plane.api().post("/api/fairway/v1/join-tokens", &body).await;
     assert!(status.is_success(), "{status}: {answer}");
     let file = control_plane.data_dir.join("join.token");
     fs::write(&file, answer["token"].as_str().expect("a token")).expect("the token file");
-    Start::gateway(ports)
+    start
         .arg("--control-plane")
         .arg(format!("https://{}", control_plane.address("push")))
         .arg("--control-plane-ca")
