@@ -11,7 +11,7 @@ mod documents;
 mod output;
 
 use commands::{
-    admin, apply, completions, delete, describe, explain, gateway, get, identity, join_token, kubeconfig, serve,
+    admin, apply, ca, completions, delete, describe, explain, gateway, get, identity, join_token, kubeconfig, serve,
     validate, version,
 };
 
@@ -72,6 +72,9 @@ enum Command {
     /// Make and list the tokens by which proxies join
     #[command(subcommand)]
     JoinToken(join_token::Command),
+    /// Show the CA that certifies proxies, and replace its root
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Deny identities of proxies, and allow them again
     #[command(subcommand)]
     Identity(identity::Command),
@@ -103,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Describe(command) => client_runtime()?.block_on(describe::run(command)),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::JoinToken(command) => client_runtime()?.block_on(join_token::run(command)),
+        Command::Ca(command) => client_runtime()?.block_on(ca::run(command)),
         Command::Identity(command) => client_runtime()?.block_on(identity::run(command)),
         Command::Completions(args) => {
             completions::run(&args, &mut Cli::command());

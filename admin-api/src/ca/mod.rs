@@ -3,7 +3,9 @@
 //! Its root is made on first start and lives, sealed, in the database, so that all replicas share it; or an operator
 //! gives a CA of theirs (`--ca-cert`, `--ca-key`), an intermediate one for instance.
 
+mod current;
 mod given;
+mod kept;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -12,27 +14,31 @@ mod workload;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-pub use self::server::{ServerCertificate, read_server_certificate, server_names};
+use crate::store::StoreError;
+use crate::store::seal::encode_hex;
+
+pub use self::current::{Ca, RootInfo};
+pub use self::kept::Kept;
+pub use self::server::{ServerCertificate, ServerKey, read_server_certificate, server_names};
 pub use self::workload::{CsrError, Identified, MAX_CERT_TTL, MIN_CERT_TTL, Svid};
 
 /// The root is good for ten years; who needs another hierarchy brings certificates of their own.
 const ROOT_DAYS: i64 = 3650;
 
 /// The root certificate and its key, as PEM: the form in which it is kept.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Root {
-    pub certificate: String,
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Root {
+    certificate: String,
     private_key: String,
 }
 
@@ -48,6 +54,12 @@ pub enum CaError {
     Issue(#[from] rcgen::Error),
     #[error("the CA kept in the database cannot be read: {0}")]
     Damaged(String),
+    #[error("the CA was given by --ca-cert: to change it, put another in those files and start again")]
+    NotOurs,
+    #[error("another rotation of the CA is under way; try again")]
+    Busy,
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("{file} cannot be used: {reason}")]
     File { file: String, reason: String },
 }
@@ -69,27 +81,27 @@ pub struct Authority {
 
 impl Root {
     /// A new root with a fresh P-256 key.
-    pub fn generate() -> Result<Self, CaError> {
+    fn generate() -> Result<Self, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "Fairway CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        (params.not_before, params.not_after) = validity(ROOT_DAYS);
-        let certificate = params.self_signed(&key)?;
+        let certificate = root_params()?.self_signed(&key)?;
         Ok(Self { certificate: certificate.pem(), private_key: key.serialize_pem() })
     }
 }
 
-impl Authority {
-    /// The one that the database keeps.
-    pub fn new(root: &Root) -> Result<Self, CaError> {
-        let damaged = |error: &dyn std::fmt::Display| CaError::Damaged(error.to_string());
-        let key = KeyPair::from_pem(&root.private_key).map_err(|e| damaged(&e))?;
-        let der = CertificateDer::from_pem_slice(root.certificate.as_bytes()).map_err(|e| damaged(&e))?;
-        Self::of_chain(vec![der.clone()], key, vec![der]).map_err(|reason| damaged(&reason))
-    }
+/// What a root says of itself. No two have the same name: chains are found by it.
+fn root_params() -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    let serial = serial_number()?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("Fairway CA {}", encode_hex(&serial.as_ref()[..4])));
+    params.serial_number = Some(serial);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(ROOT_DAYS);
+    Ok(params)
+}
 
+impl Authority {
     /// `chain` leads from the certificate of `key` to the first of the roots, which may be left out at its end.
     fn of_chain(
         mut chain: Vec<CertificateDer<'static>>,

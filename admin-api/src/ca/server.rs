@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -17,6 +20,34 @@ const SERVER_DAYS: i64 = 825;
 pub struct ServerCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
+}
+
+/// The certificate that a port shows from its next handshake on.
+#[derive(Debug)]
+pub struct ServerKey(RwLock<Arc<CertifiedKey>>);
+
+impl ServerKey {
+    /// Shows this certificate first.
+    pub fn new(certificate: ServerCertificate) -> Result<Arc<Self>, rustls::Error> {
+        Ok(Arc::new(Self(RwLock::new(certified(certificate)?))))
+    }
+
+    /// Shows another certificate from the next handshake on.
+    pub fn set(&self, certificate: ServerCertificate) -> Result<(), rustls::Error> {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified(certificate)?;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for ServerKey {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn certified(certificate: ServerCertificate) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    Ok(Arc::new(CertifiedKey::from_der(certificate.chain, certificate.key, &provider)?))
 }
 
 impl Authority {

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
     SanType,
@@ -19,7 +20,7 @@ const ID: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
 const HOUR: Duration = Duration::from_hours(1);
 
 fn authority() -> Authority {
-    Authority::new(&Root::generate().unwrap()).unwrap()
+    Authority::kept(&Kept::generate().unwrap(), Timestamp::now()).unwrap()
 }
 
 /// A request for a fresh key, with a name in it that nobody gets.
@@ -228,4 +229,49 @@ fn a_given_ca_that_cannot_sign_is_refused_with_the_reason() {
         assert!(error.contains(fault), "{error}");
         assert!(error.contains(given.path(file).to_str().unwrap()), "{error}");
     }
+}
+
+#[test]
+fn a_root_takes_over_without_anybody_noticing() {
+    let now = Timestamp::now();
+    let until = now + SignedDuration::from_hours(48);
+    let before = Kept::generate().unwrap();
+    let after = before.rotated(until, now).unwrap();
+    let kept = |kept: &Kept, at: Timestamp| Authority::kept(kept, at).unwrap();
+    let (old, new) = (kept(&before, now), kept(&after, now));
+    assert_eq!(new.roots().len(), 2);
+    assert_ne!(new.roots()[0], old.roots()[0]);
+
+    let (old_svid, new_svid) =
+        (old.issue_workload(&csr(), ID, HOUR).unwrap(), new.issue_workload(&csr(), ID, HOUR).unwrap());
+    assert_eq!(new_svid.chain.len(), 2, "leaf and bridge");
+    let later = kept(&after, until + SignedDuration::from_secs(1));
+    for (who, authority, chain, accepts) in [
+        ("both know the old one", &old, &old_svid.chain, true),
+        ("a proxy that was not told yet", &old, &new_svid.chain, true),
+        ("a peer that has not renewed", &new, &old_svid.chain, true),
+        ("both know the new one", &new, &new_svid.chain, true),
+        ("the overlap is over", &later, &old_svid.chain, false),
+        ("the overlap is over, all is new", &later, &new_svid.chain, true),
+    ] {
+        assert_eq!(authority.identify(chain).is_ok(), accepts, "{who}");
+    }
+    assert_eq!(later.roots().len(), 1);
+    assert_eq!(later.issue_workload(&csr(), ID, HOUR).unwrap().chain.len(), 1, "no bridge to nowhere");
+    // A server's certificate, too: by it proxies find the control plane with the root they were given.
+    let server = new.issue_server(&["localhost".to_owned()]).unwrap();
+    let verifier = WebPkiServerVerifier::builder_with_provider(trusting(old.roots()), provider()).build().unwrap();
+    let name = "localhost".try_into().unwrap();
+    verifier.verify_server_cert(&server.chain[0], &server.chain[1..], &name, &[], UnixTime::now()).unwrap();
+
+    // The key of the root before is gone.
+    let text = serde_json::to_string(&after).unwrap();
+    assert_eq!(text.matches("PRIVATE KEY").count(), 2, "one key, its head and its foot");
+}
+
+#[test]
+fn a_ca_of_a_version_that_knew_no_rotation_is_read() {
+    let kept = serde_json::to_value(Kept::generate().unwrap()).unwrap();
+    let fields: Vec<&str> = kept.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["certificate", "private_key"], "and the other way round");
 }

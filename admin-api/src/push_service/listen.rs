@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::PushService;
 use super::roster::Roster;
 use super::signing::Signing;
-use crate::ca::ServerCertificate;
+use crate::ca::ServerKey;
 
 /// More connections than this at once wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -75,13 +75,13 @@ pub(super) async fn accept(
 /// TLS of the push port: asks for a proxy's certificate and takes any, or none. Whether it counts is looked at once the
 /// handshake is done, so that a proxy whose certificate has expired can come with its join token, and is told what is
 /// wrong in words.
-pub(crate) fn tls(certificate: ServerCertificate) -> Result<TlsAcceptor, rustls::Error> {
+pub(crate) fn tls(key: Arc<ServerKey>) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let asks = Arc::new(Asks(provider.signature_verification_algorithms));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(asks)
-        .with_single_cert(certificate.chain, certificate.key)?;
+        .with_cert_resolver(key);
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session would stand for a certificate that was looked at long ago.
     config.session_storage = Arc::new(NoServerSessionStorage {});

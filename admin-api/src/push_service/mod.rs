@@ -39,9 +39,9 @@ pub(crate) use self::listen::tls;
 pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName};
 use self::roster::{Member, Roster, Standing};
 use self::scopes::Scopes;
-pub(crate) use self::signing::CurrentAuthority;
 use self::signing::Signing;
 use crate::api::{Acks, ProxyAck, ProxyIssue};
+use crate::ca::Ca;
 use crate::store::{ProxyState, Snapshot, StoreError};
 
 /// A proxy that its replica has not confirmed for so long counts as disconnected: the replica is gone.
@@ -73,13 +73,13 @@ pub struct PushService {
 
 impl PushService {
     /// Proxies get certificates of this CA that are good for so long.
-    pub fn new(snapshot: Snapshot, authority: CurrentAuthority, cert_ttl: Duration) -> Arc<Self> {
+    pub fn new(snapshot: Snapshot, ca: Arc<Ca>, cert_ttl: Duration) -> Arc<Self> {
         let (pipe, listener) = pipe();
         let replica = uuid::Uuid::new_v4().to_string();
         Arc::new(Self {
             scopes: Arc::new(Scopes::new(snapshot.view().resources().clone())),
             admission: Admission::new(snapshot.clone()),
-            signing: Arc::new(Signing::new(snapshot.clone(), authority, cert_ttl)),
+            signing: Arc::new(Signing::new(snapshot.clone(), ca, cert_ttl)),
             denied: Denied::new(snapshot.store().clone()),
             trust: watch::Sender::default(),
             roster: Roster::new(replica),
@@ -126,6 +126,7 @@ impl PushService {
                     self.exchange(),
                     self.end_unwelcome(&server),
                     self.denied.follow(),
+                    self.signing.ca().follow(),
                     self.publish_trust(),
                     listen::accept(&server, &self.signing, &listener, &tls),
                     listen::accept_piped(&server, piped),
@@ -180,12 +181,12 @@ impl PushService {
 
     /// Whose certificates to accept now.
     fn trusted(&self) -> Arc<Trust> {
-        let roots = self.signing.authority().roots().iter().map(|root| root.to_vec().into()).collect();
+        let roots = self.signing.ca().current().roots().iter().map(|root| root.to_vec().into()).collect();
         Arc::new(Trust { roots, denied: self.denied.current().keys().cloned().collect() })
     }
 
     async fn publish_trust(&self) {
-        let (mut denied, mut authority) = (self.denied.watch(), self.signing.authorities());
+        let (mut denied, mut authority) = (self.denied.watch(), self.signing.ca().watch());
         loop {
             self.trust.send_if_modified(|current| {
                 let trusted = self.trusted();

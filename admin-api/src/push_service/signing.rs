@@ -11,11 +11,11 @@ use route_model::identity::{WorkloadId, workload_id};
 use route_model::kind::Kind;
 use route_model::kinds::MeshConfig;
 use route_model::meta::ResourceKey;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::ca::{Authority, CsrError};
+use crate::ca::{Ca, CsrError};
 use crate::store::Snapshot;
 
 /// Certificates that are made at the same time: two cores do no more of them at once.
@@ -30,13 +30,10 @@ const REFILL: Duration = Duration::from_secs(6);
 /// Nodes whose shares are remembered; beyond, those whose share is whole are forgotten.
 const MAX_NODES: usize = 65_536;
 
-/// The CA of this control plane; another one after a rotation.
-pub(crate) type CurrentAuthority = watch::Receiver<Arc<Authority>>;
-
 #[derive(Debug)]
 pub(super) struct Signing {
     snapshot: Snapshot,
-    authority: CurrentAuthority,
+    ca: Arc<Ca>,
     ttl: Duration,
     turns: Semaphore,
     shares: Mutex<HashMap<String, Share>>,
@@ -51,23 +48,23 @@ struct Share {
 }
 
 impl Signing {
-    pub(super) fn new(snapshot: Snapshot, authority: CurrentAuthority, ttl: Duration) -> Self {
-        Self { snapshot, authority, ttl, turns: Semaphore::new(MAX_AT_ONCE), shares: Mutex::default() }
+    pub(super) fn new(snapshot: Snapshot, ca: Arc<Ca>, ttl: Duration) -> Self {
+        Self { snapshot, ca, ttl, turns: Semaphore::new(MAX_AT_ONCE), shares: Mutex::default() }
     }
 
-    /// What signs now.
-    pub(super) fn authority(&self) -> Arc<Authority> {
-        self.authority.borrow().clone()
+    pub(super) fn ca(&self) -> &Arc<Ca> {
+        &self.ca
     }
 
-    pub(super) fn authorities(&self) -> CurrentAuthority {
-        self.authority.clone()
+    /// How long certificates are good.
+    pub(super) fn ttl(&self) -> Duration {
+        self.ttl
     }
 
     /// What a connection's certificate is worth.
     pub(super) fn identify(&self, chain: Option<&[rustls_pki_types::CertificateDer<'_>]>) -> ClientCertificate {
         let Some(chain) = chain else { return ClientCertificate::Absent };
-        match self.authority.borrow().identify(chain) {
+        match self.ca.current().identify(chain) {
             Ok(identified) => ClientCertificate::Identity { id: identified.id, not_after: identified.not_after },
             Err(reason) => ClientCertificate::Refused(reason),
         }
@@ -78,8 +75,7 @@ impl Signing {
         self.take_share(&claim.node)?;
         let busy = |_| Refusal::Unavailable("the control plane is busy signing certificates".to_owned());
         let _turn = timeout(TURN, self.turns.acquire()).await.map_err(busy)?;
-        let (authority, id, ttl) =
-            (self.authority.borrow().clone(), self.id(&claim.namespace, claim.service_account()), self.ttl);
+        let (authority, id, ttl) = (self.ca.current(), self.id(&claim.namespace, claim.service_account()), self.ttl);
         let signed = tokio::task::spawn_blocking(move || {
             let svid = authority.issue_workload(&request.csr, &id, ttl)?;
             Ok((svid, authority, id))

@@ -141,7 +141,7 @@ async fn a_proxy_claims_the_service_account_of_its_token_and_no_other() {
 async fn a_control_plane_that_another_ca_signed_is_not_trusted() {
     let database = Database::new().await;
     let replica = Replica::start(&database).await;
-    let other = Replica::start(&database).await;
+    let other = Replica::start(&Database::new().await).await;
     let proxy = Subscriber::start(options("edge-1", "edge"), replica.tls(&other.ca));
     let reason = until_waiting(&proxy).await;
     assert!(reason.contains("certificate"), "{reason}");

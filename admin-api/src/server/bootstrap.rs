@@ -16,10 +16,11 @@ use tokio_rustls::TlsAcceptor;
 use tracing::info;
 
 use super::listen::{self, Listen};
+use super::ports::Issued;
 use super::{Bound, ControlPlane, Options, StartError};
 use crate::api::ApiState;
 use crate::auth::{self, Authenticator};
-use crate::ca::{self, Authority, Root, ServerCertificate};
+use crate::ca::{self, Ca, ServerKey};
 use crate::push_service::PushService;
 use crate::store::seal::MasterKey;
 use crate::store::{PostgresOptions, PostgresStore, Snapshot, SqliteOptions, SqliteStore, Store, Upkeep};
@@ -82,27 +83,30 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     let store = open_store(&options).await?;
     crate::api::ensure_initial_namespaces(&*store).await?;
     let snapshot = Snapshot::load(store.clone()).await?;
-    let authority = match &options.ca {
-        Some((certificate, key)) => Authority::given(certificate, key)?,
-        None => authority(&*store).await?,
-    };
+    let given = options.ca.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+    let ca = Arc::new(Ca::open(store.clone(), given).await?);
+    let authority = ca.current();
     write_file(&options.data_dir, "ca.crt", authority.root_pem().as_bytes(), 0o644)?;
     let token = admin_token(&options)?;
 
     let names = ca::server_names(&[bound.admin_tls.ip(), bound.push.ip()], &options.server_names);
-    let issued = authority.issue_server(&names)?;
-    let push_tls = crate::push_service::tls(issued).map_err(|error| StartError::Tls { flag: "--push-addr", error })?;
-    let admin_certificate = match &options.admin_certificate {
-        Some((certificate, key)) => ca::read_server_certificate(certificate, key)?,
-        None => authority.issue_server(&names)?,
+    let key = |flag, certificate| ServerKey::new(certificate).map_err(|error| StartError::Tls { flag, error });
+    let push_key = key("--push-addr", authority.issue_server(&names)?)?;
+    let mut issued = Issued { keys: vec![push_key.clone()], names, data_dir: options.data_dir.clone() };
+    let wrong = |error| StartError::Tls { flag: "--push-addr", error };
+    let push_tls = crate::push_service::tls(push_key).map_err(wrong)?;
+    let admin_key = if let Some((certificate, private_key)) = &options.admin_certificate {
+        key("--admin-cert", ca::read_server_certificate(certificate, private_key)?)?
+    } else {
+        let own = key("--admin-cert", authority.issue_server(&issued.names)?)?;
+        issued.keys.push(own.clone());
+        own
     };
-    let admin_tls_acceptor = tls("--admin-cert", admin_certificate, &[b"h2", b"http/1.1"])?;
+    let admin_tls_acceptor = tls("--admin-cert", admin_key, &[b"h2", b"http/1.1"])?;
 
     let (shutdown, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    // Nothing else is signed with until the next start.
-    let authority = watch::Sender::new(Arc::new(authority)).subscribe();
-    let service = PushService::new(snapshot.clone(), authority, options.cert_ttl);
+    let service = PushService::new(snapshot.clone(), ca.clone(), options.cert_ttl);
     let api = ApiState::new(snapshot.clone(), options.gateway.clone(), service.acks());
     let router = router(api.clone(), &service, Authenticator::new(&token));
     let mut spawn = |listener, tls| {
@@ -114,6 +118,7 @@ pub(super) async fn start(options: Options) -> Result<ControlPlane, StartError> 
     tasks.spawn(until_shutdown(snapshot.clone().run(), stopping.clone()));
     tasks.spawn(until_shutdown(api.keep_status(), stopping.clone()));
     tasks.spawn(until_shutdown(Upkeep::default().run(snapshot.clone()), stopping.clone()));
+    tasks.spawn(until_shutdown(issued.follow(ca), stopping.clone()));
     tasks.spawn(service.clone().serve(push, push_tls, stopping));
     info!(admin = %bound.admin, admin_tls = %bound.admin_tls, push = %bound.push, store = store.location(), "control plane started");
     Ok(ControlPlane { bound, snapshot, api, push: service, shutdown, tasks })
@@ -156,19 +161,6 @@ async fn open_store(options: &Options) -> Result<Arc<dyn Store>, StartError> {
     })
 }
 
-/// The CA that all replicas share: the first to start makes it.
-async fn authority(store: &dyn Store) -> Result<Authority, StartError> {
-    const NAME: &str = "ca/root";
-    let kept = if let Some(kept) = store.secret(NAME).await? {
-        kept
-    } else {
-        let candidate = serde_json::to_vec(&Root::generate()?).map_err(|e| ca::CaError::Damaged(e.to_string()))?;
-        store.secret_or(NAME, &candidate).await?
-    };
-    let root: Root = serde_json::from_slice(&kept).map_err(|e| ca::CaError::Damaged(e.to_string()))?;
-    Ok(Authority::new(&root)?)
-}
-
 /// The token of the first admin: given, or kept in the data folder, or made there now.
 fn admin_token(options: &Options) -> Result<String, StartError> {
     if let Some(token) = &options.admin_token {
@@ -193,7 +185,7 @@ fn make_data_dir(path: &Path) -> Result<(), StartError> {
 }
 
 /// Writes a small file of the data folder whole or not at all.
-fn write_file(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), StartError> {
+pub(super) fn write_file(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), StartError> {
     let (path, temporary) = (folder.join(name), folder.join(format!(".{name}.new")));
     let write = || -> std::io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
@@ -204,19 +196,14 @@ fn write_file(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<()
     write().map_err(|error| StartError::DataDir { path: path.clone(), error })
 }
 
-pub(super) fn tls(
-    flag: &'static str,
-    certificate: ServerCertificate,
-    alpn: &[&[u8]],
-) -> Result<TlsAcceptor, StartError> {
+pub(super) fn tls(flag: &'static str, key: Arc<ServerKey>, alpn: &[&[u8]]) -> Result<TlsAcceptor, StartError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let wrong = |error| StartError::Tls { flag, error };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(wrong)?
         .with_no_client_auth()
-        .with_single_cert(certificate.chain, certificate.key)
-        .map_err(wrong)?;
+        .with_cert_resolver(key);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

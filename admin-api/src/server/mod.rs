@@ -3,6 +3,7 @@
 mod activity;
 mod bootstrap;
 mod listen;
+mod ports;
 #[cfg(test)]
 mod tests;
 

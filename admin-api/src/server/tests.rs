@@ -29,7 +29,7 @@ use super::bootstrap::tls;
 use super::listen::{Listen, serve};
 use crate::api::ApiState;
 use crate::auth::Identity;
-use crate::ca::{Authority, Root, server_names};
+use crate::ca::{Authority, Kept, ServerKey, server_names};
 use crate::store::seal::MasterKey;
 use crate::store::{Snapshot, SqliteOptions, SqliteStore};
 
@@ -65,9 +65,10 @@ impl Port {
             .fallback_service(crate::api::router(state))
             .layer(axum::Extension(Identity::admin()));
 
-        let authority = Authority::new(&Root::generate().unwrap()).unwrap();
+        let authority = Authority::kept(&Kept::generate().unwrap(), jiff::Timestamp::now()).unwrap();
         let issued = authority.issue_server(&server_names(&[], &[])).unwrap();
-        let tls = with_tls.then(|| tls("--admin-cert", issued, &[b"h2", b"http/1.1"]).unwrap());
+        let tls =
+            with_tls.then(|| tls("--admin-cert", ServerKey::new(issued).unwrap(), &[b"h2", b"http/1.1"]).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = watch::channel(false);

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod apply;
+pub(crate) mod ca;
 pub(crate) mod completions;
 pub(crate) mod control_plane;
 pub(crate) mod delete;

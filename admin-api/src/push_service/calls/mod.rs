@@ -1,5 +1,6 @@
 //! The calls about proxies: what they run, and the tokens they join with.
 
+mod ca;
 mod denied;
 mod join_tokens;
 mod proxies;
@@ -7,7 +8,7 @@ mod proxies;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use jiff::Timestamp;
 use utoipa::OpenApi;
 
@@ -25,7 +26,9 @@ use crate::auth::{Access, Authorizer, Identity};
     join_tokens::revoke,
     denied::deny,
     denied::list,
-    denied::allow_again
+    denied::allow_again,
+    ca::read,
+    ca::rotate
 ))]
 pub(crate) struct PushApi;
 
@@ -37,6 +40,8 @@ pub(super) fn router(service: Arc<PushService>) -> Router {
         .route("/api/fairway/v1/join-tokens/{id}", delete(join_tokens::revoke))
         .route("/api/fairway/v1/denied-identities", get(denied::list).post(denied::deny))
         .route("/api/fairway/v1/denied-identities/{identity}", delete(denied::allow_again))
+        .route("/api/fairway/v1/ca", get(ca::read))
+        .route("/api/fairway/v1/ca/rotate", post(ca::rotate))
         .with_state(service)
 }
 

@@ -183,7 +183,7 @@ async fn a_member_without_a_certificate_comes_back_with_the_token_that_it_used_u
     drop(proxy);
     replica.end().await;
 
-    // A control plane that knows it from the database alone; its CA is another one.
+    // A control plane that knows it from the database alone.
     let replica = Replica::start(&database).await;
     let workload = Workload::new(&replica, Some(&token));
     workload.sign("reviews-1", "reviews").await.unwrap();
@@ -194,15 +194,14 @@ async fn a_member_without_a_certificate_comes_back_with_the_token_that_it_used_u
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_of_another_ca_counts_for_nothing_and_the_token_decides() {
-    let database = Database::new().await;
-    let (replica, other) = (Replica::start(&database).await, Replica::start(&database).await);
+    let databases = [Database::new().await, Database::new().await];
+    let (replica, other) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);
     let token = replica.join_token(&reviews()).await;
-    let foreign = Workload::new(&other, Some(&token)).sign("reviews-1", "reviews").await.unwrap();
-    assert_eq!(id(&foreign), "spiffe://cluster.local/ns/shop/sa/reviews");
 
     let mut workload = Workload::new(&replica, None);
-    let theirs = Workload::new(&other, Some(&token));
+    let theirs = Workload::new(&other, Some(&other.join_token(&reviews()).await));
     let signed = theirs.sign("reviews-1", "reviews").await.unwrap();
+    assert_eq!(id(&signed), "spiffe://cluster.local/ns/shop/sa/reviews");
     workload.key = theirs.key;
     workload.show(&signed);
     let refused = workload.sign("reviews-1", "reviews").await.unwrap_err();
@@ -293,6 +292,47 @@ async fn a_denied_identity_is_out_at_every_replica_and_every_proxy_is_told() {
         let (status, _) = one.call("POST", "/api/fairway/v1/denied-identities", Some(wrong)).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
     }
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_of_the_ca_reaches_every_replica_and_every_proxy() {
+    let databases = Database::shared().await;
+    let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);
+    let revision = one.gateway("shop/edge").await;
+    two.snapshot.reached(revision).await;
+    let token = two.join_token(&reviews()).await;
+    let mut workload = Workload::new(&two, Some(&token));
+    let before = workload.sign("reviews-1", "reviews").await.unwrap();
+    workload.show(&before);
+    let mut proxy = workload.subscribe("reviews-1");
+    follow_to(&mut proxy, revision).await;
+    let mut trust = proxy.trust();
+
+    let rotate = "/api/fairway/v1/ca/rotate";
+    for (body, detail) in [(r#"{"overlap": "1h"}"#, "at least --cert-ttl"), (r#"{"overlap": "soon"}"#, "is not a time")]
+    {
+        let (status, problem) = one.call("POST", rotate, Some(body)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(detail), "{problem}");
+    }
+    let (status, ca) = one.call("POST", rotate, Some("{}")).await;
+    assert_eq!(status, StatusCode::OK, "{ca}");
+    let roots = ca["roots"].as_array().unwrap();
+    assert_eq!((roots.len(), &roots[0]["signs"], &roots[1]["signs"]), (2, &json!(true), &json!(false)));
+    assert!(roots[0]["trustedUntil"].is_null() && roots[1]["trustedUntil"].is_string(), "{ca}");
+
+    let two_roots = |trust: &Option<Arc<Trust>>| trust.as_ref().is_some_and(|trust| trust.roots.len() == 2);
+    tokio::time::timeout(DEADLINE, trust.wait_for(two_roots)).await.unwrap().unwrap();
+    // The certificate of before renews itself into one of the new root.
+    workload.token = None;
+    let after = workload.sign("reviews-1", "reviews").await.unwrap();
+    assert_eq!((before.chain.len(), after.chain.len(), after.roots.len()), (1, 2, 2));
+    assert_eq!(
+        two.call("GET", "/api/fairway/v1/ca", None).await.1,
+        one.call("GET", "/api/fairway/v1/ca", None).await.1
+    );
     one.end().await;
     two.end().await;
 }

@@ -23,7 +23,7 @@ use tower::ServiceExt;
 
 use super::super::PushService;
 use crate::auth::Identity;
-use crate::ca::{Authority, Root, server_names};
+use crate::ca::{Ca, ServerKey, server_names};
 use crate::store::seal::MasterKey;
 use crate::store::{
     ChangeSet, Op, PostgresOptions, PostgresStore, Precondition, Snapshot, SqliteOptions, SqliteStore, Store, Write,
@@ -81,20 +81,16 @@ impl Replica {
     }
 
     async fn serve(snapshot: Snapshot, following: Option<JoinHandle<()>>) -> Self {
-        Self::serve_with(snapshot, following, Authority::new(&Root::generate().unwrap()).unwrap()).await
-    }
-
-    async fn serve_with(snapshot: Snapshot, following: Option<JoinHandle<()>>, authority: Authority) -> Self {
+        let ca = Arc::new(Ca::open(snapshot.store().clone(), None).await.unwrap());
+        let authority = ca.current();
         let issued = authority.issue_server(&server_names(&[], &[])).unwrap();
-        let acceptor = super::super::tls(issued).unwrap();
-        let ca = authority.root_pem().to_owned();
-        let authority = watch::Sender::new(Arc::new(authority));
+        let acceptor = super::super::tls(ServerKey::new(issued).unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopping) = watch::channel(false);
-        let service = PushService::new(snapshot.clone(), authority.subscribe(), CERT_TTL);
+        let service = PushService::new(snapshot.clone(), ca, CERT_TTL);
         let serving = tokio::spawn(service.clone().serve(listener, acceptor, stopping));
-        Self { snapshot, service, ca, address, stop, serving, following }
+        Self { snapshot, service, ca: authority.root_pem().to_owned(), address, stop, serving, following }
     }
 
     pub(super) async fn end(self) {
