@@ -13,6 +13,7 @@ use prost::Message;
 pub const MAX_CSR_BYTES: usize = 16 * 1024;
 
 /// A request with its names.
+#[cfg(feature = "server")]
 pub(crate) const MAX_REQUEST_BYTES: usize = MAX_CSR_BYTES + 4 * 1024;
 
 /// The largest answer that a proxy reads: chain and roots.
