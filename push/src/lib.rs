@@ -23,6 +23,7 @@ pub mod message;
 mod rpc;
 pub mod sign;
 pub mod transport;
+pub mod workload;
 
 #[cfg(feature = "server")]
 pub mod server;

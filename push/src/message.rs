@@ -18,6 +18,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 
 use crate::MAX_ISSUES;
+use crate::workload::{Ready, Workload};
 
 /// The service account of a proxy that names none, as in Kubernetes.
 pub const DEFAULT_SERVICE_ACCOUNT: &str = "default";
@@ -25,7 +26,7 @@ pub const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 /// What a proxy sends.
 #[derive(Clone, PartialEq, Message)]
 pub struct FromProxy {
-    #[prost(oneof = "ProxyMessage", tags = "1, 2, 3")]
+    #[prost(oneof = "ProxyMessage", tags = "1, 2, 3, 4")]
     pub message: Option<ProxyMessage>,
 }
 
@@ -38,6 +39,9 @@ pub enum ProxyMessage {
     Ack(Ack),
     #[prost(message, tag = "3")]
     Nack(Nack),
+    /// Whether the workload of [`Hello::workload`] can serve.
+    #[prost(message, tag = "4")]
+    Ready(Ready),
 }
 
 /// Who the proxy is and what it still holds from an earlier connection.
@@ -67,6 +71,9 @@ pub struct Hello {
     /// The service account that the proxy runs as; empty means [`DEFAULT_SERVICE_ACCOUNT`].
     #[prost(string, tag = "9")]
     pub service_account: String,
+    /// What a sidecar registers for as long as the stream lasts.
+    #[prost(message, optional, tag = "10")]
+    pub workload: Option<Workload>,
 }
 
 /// The set that a proxy holds.

@@ -55,7 +55,7 @@ impl StatusBook {
             let ending = object.metadata().is_some_and(|m| m.contains_key("deletionTimestamp"));
             return Some(json!({"phase": if ending { "Terminating" } else { "Active" }}));
         }
-        if !is_derived(object.key.kind) {
+        if !is_derived(object.key.kind) || object.generated {
             return None;
         }
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
@@ -89,6 +89,9 @@ impl StatusBook {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let mut live = 0;
         for object in Kind::ALL.into_iter().filter(|k| is_derived(*k)).flat_map(|kind| view.list(kind, None)) {
+            if object.generated {
+                continue;
+            }
             live += 1;
             let key = &object.key;
             let previous = entries.get(key).filter(|e| e.uid == object.uid);
@@ -128,7 +131,7 @@ impl StatusBook {
             changed.push(key.clone());
         }
         if entries.len() > live {
-            entries.retain(|key, _| view.get(key).is_some());
+            entries.retain(|key, _| view.get(key).is_some_and(|object| !object.generated));
         }
         drop(entries);
         if !changed.is_empty() {

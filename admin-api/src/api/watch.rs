@@ -83,7 +83,7 @@ pub(super) async fn watch(call: Call, target: Target) -> Result<Response, ApiErr
     let permit = call.state.open_watch()?;
     let snapshot = call.state.snapshot();
     if let Some(after) = start.after {
-        catch_up(&call, after).await?;
+        catch_up(&call, &target, after).await?;
     }
     // Subscribed before the view is taken, so that no change of status falls between the two.
     let statuses = call.state.statuses().changes();
@@ -98,7 +98,7 @@ pub(super) async fn watch(call: Call, target: Target) -> Result<Response, ApiErr
     let (sender, receiver) = mpsc::channel(BUFFER);
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let watcher = Watcher {
-        changes: snapshot.watch(from),
+        changes: snapshot.watch(from).of_kind(target.kind),
         position: from,
         writer: Writer { form, include, target, call, sender, columns_sent: false },
         selection,
@@ -115,7 +115,7 @@ pub(super) async fn watch(call: Call, target: Target) -> Result<Response, ApiErr
 
 /// # Errors
 /// 410 when events after `after` are gone, or were never here.
-async fn catch_up(call: &Call, after: u64) -> Result<(), ApiError> {
+async fn catch_up(call: &Call, target: &Target, after: u64) -> Result<(), ApiError> {
     let snapshot = call.state.snapshot();
     let mut views = snapshot.views();
     let reached = views.wait_for(|view| view.resource_version() >= after);
@@ -127,7 +127,7 @@ async fn catch_up(call: &Call, after: u64) -> Result<(), ApiError> {
         return Ok(());
     }
     // The next event is not in memory, so it is in the database at once, or nowhere.
-    match tokio::time::timeout(CATCH_UP_WITHIN, snapshot.watch(after).next()).await {
+    match tokio::time::timeout(CATCH_UP_WITHIN, snapshot.watch(after).of_kind(target.kind).next()).await {
         Ok(Err(error)) => Err(store_error(error)),
         Ok(Ok(_)) | Err(_) => Ok(()),
     }

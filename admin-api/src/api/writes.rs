@@ -94,6 +94,7 @@ pub(crate) struct Outcome {
 pub(crate) async fn commit(call: &Call, batch: Batch) -> Result<Outcome, ApiError> {
     let snapshot = call.state.snapshot();
     let view = snapshot.view();
+    refuse_generated(&view, &batch.edits)?;
     let now = Timestamp::now();
     let previews: Vec<StoredObject> = batch.edits.iter().map(|edit| preview(edit, now)).collect();
     let keys: Vec<ResourceKey> = batch.edits.iter().map(|edit| edit.key.clone()).collect();
@@ -137,6 +138,18 @@ pub(crate) async fn commit(call: &Call, batch: Batch) -> Result<Outcome, ApiErro
         written.object.or(previous)
     });
     Ok(Outcome { revision: committed.revision, objects: objects.collect(), changed, warnings })
+}
+
+/// What nobody wrote cannot be written, nor written over.
+fn refuse_generated(view: &View, edits: &[Edit]) -> Result<(), ApiError> {
+    let Some(edit) = edits.iter().find(|edit| view.is_generated(&edit.key)) else { return Ok(()) };
+    let instead = if edit.key.kind == Kind::ServiceEntry {
+        "write a ServiceEntry for its host under another name, and this one goes"
+    } else {
+        "change its WorkloadGroup, or what its sidecar is started with"
+    };
+    let why = format!("it is generated from the workloads that sidecars registered and goes with them; {instead}");
+    Err(ApiError::forbidden(edit.key.kind, &edit.key.name, &why))
 }
 
 fn preview(edit: &Edit, now: Timestamp) -> StoredObject {

@@ -10,6 +10,7 @@ mod calls;
 mod denied;
 mod listen;
 mod reach;
+mod registrar;
 mod roster;
 mod scopes;
 mod signing;
@@ -17,7 +18,7 @@ mod signing;
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -36,7 +37,8 @@ use self::admission::{Admission, Admitted};
 pub(crate) use self::calls::PushApi;
 use self::denied::Denied;
 pub(crate) use self::listen::tls;
-pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName};
+use self::registrar::{Leases, Registrar};
+pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName, WorkloadPortView, WorkloadView};
 use self::roster::{Member, Roster, Standing};
 use self::scopes::Scopes;
 use self::signing::Signing;
@@ -65,6 +67,9 @@ pub struct PushService {
     denied: Denied,
     trust: watch::Sender<Arc<Trust>>,
     roster: Roster,
+    registrar: Registrar,
+    /// Since when what the proxies run could be written down without a gap.
+    confirmed_since: std::sync::Mutex<Option<Instant>>,
     acks: watch::Sender<Arc<[ProxyAck]>>,
     pipe: PipeTransport,
     /// Taken by [`PushService::serve`].
@@ -74,6 +79,10 @@ pub struct PushService {
 impl PushService {
     /// Proxies get certificates of this CA that are good for so long.
     pub fn new(snapshot: Snapshot, ca: Arc<Ca>, cert_ttl: Duration) -> Arc<Self> {
+        Self::with_leases(snapshot, ca, cert_ttl, Leases::default())
+    }
+
+    fn with_leases(snapshot: Snapshot, ca: Arc<Ca>, cert_ttl: Duration, leases: Leases) -> Arc<Self> {
         let (pipe, listener) = pipe();
         let replica = uuid::Uuid::new_v4().to_string();
         Arc::new(Self {
@@ -83,6 +92,8 @@ impl PushService {
             denied: Denied::new(snapshot.store().clone()),
             trust: watch::Sender::default(),
             roster: Roster::new(replica),
+            registrar: Registrar::new(leases),
+            confirmed_since: std::sync::Mutex::default(),
             acks: watch::Sender::new(Arc::default()),
             snapshot,
             pipe,
@@ -97,7 +108,14 @@ impl PushService {
 
     /// Every proxy that is known, by id.
     pub fn proxies(&self) -> Vec<ProxyView> {
-        self.roster.views()
+        let view = self.snapshot.view();
+        let mut proxies = self.roster.views();
+        for proxy in &mut proxies {
+            if let Some(workload) = &mut proxy.info.workload {
+                workload.problems = view.workload_problems(&proxy.id);
+            }
+        }
+        proxies
     }
 
     /// The calls about proxies and their tokens. They expect the [`Identity`](crate::auth::Identity) of the caller
@@ -128,6 +146,8 @@ impl PushService {
                     self.denied.follow(),
                     self.signing.ca().follow(),
                     self.publish_trust(),
+                    self.registrar.run(&**self.snapshot.store(), self.roster.replica()),
+                    self.registrar.expire(&**self.snapshot.store(), self.roster.replica(), || self.confirmed_since()),
                     listen::accept(&server, &self.signing, &listener, &tls),
                     listen::accept_piped(&server, piped),
                 )
@@ -253,13 +273,19 @@ impl PushService {
             let due = confirmed.is_none_or(|last| last.elapsed() >= CONFIRM_EVERY);
             let news = |state: &ProxyState| due || written.get(&state.node) != Some(state);
             let states: Vec<ProxyState> = self.roster.states().into_iter().filter(news).collect();
-            if !states.is_empty() {
+            if states.is_empty() {
+                self.confirmed(true);
+            } else {
                 match store.put_proxies(self.roster.replica(), &states).await {
                     Ok(()) => {
                         written.extend(states.into_iter().map(|state| (state.node.clone(), state)));
                         confirmed = if due { Some(began) } else { confirmed };
+                        self.confirmed(true);
                     }
-                    Err(error) => debug!(%error, "what the proxies run cannot be written down now"),
+                    Err(error) => {
+                        self.confirmed(false);
+                        debug!(%error, "what the proxies run cannot be written down now");
+                    }
                 }
             }
             self.learn().await;
@@ -273,6 +299,15 @@ impl PushService {
         }
     }
 
+    fn confirmed(&self, stored: bool) {
+        let mut since = self.confirmed_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if stored { Some(since.unwrap_or_else(Instant::now)) } else { None };
+    }
+
+    fn confirmed_since(&self) -> Option<Instant> {
+        *self.confirmed_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn learn(&self) {
         match self.snapshot.store().proxies(STALE_AFTER).await {
             Ok(states) => {
@@ -280,7 +315,10 @@ impl PushService {
                 self.roster.remote(states);
             }
             // With the database away the last state counts.
-            Err(error) => debug!(%error, "what other replicas know of their proxies cannot be read now"),
+            Err(error) => {
+                self.confirmed(false);
+                debug!(%error, "what other replicas know of their proxies cannot be read now");
+            }
         }
     }
 
@@ -342,6 +380,7 @@ impl ControlPlane for PushService {
     }
 
     fn observe(&self, session: SessionId, event: Event) {
+        self.registrar.observe(session, self.roster.node_of(session).as_deref(), &event);
         self.roster.observe(session, event, |caller, hello| Standing {
             // Inside this process nobody needs a token, whoever had the same name elsewhere.
             join_token: self.admission.token_of(&hello.node).filter(|_| caller.peer != Peer::InProcess),

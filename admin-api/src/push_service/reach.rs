@@ -4,7 +4,7 @@
 //! secrets. Generous where it costs little (a DestinationRule whose host may be meant, a VirtualService whose hosts no server
 //! admits), strict where it matters: other namespaces' secrets never leave the control plane.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -15,6 +15,7 @@ use route_model::kind::Kind;
 use route_model::kinds::destination_rule::ClientTlsMode;
 use route_model::kinds::rate_limit_policy::TargetKind;
 use route_model::kinds::selector::{LabelSelector, TargetRef};
+use route_model::kinds::value::StringMap;
 use route_model::kinds::{
     AuthorizationPolicy, BackendPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, RequestAuthentication,
     Secret, ServiceEntry, VirtualService, WorkloadEntry,
@@ -236,13 +237,13 @@ impl<'a> Reached<'a> {
 
     /// The services that routes lead to, and the workloads they select.
     fn service_entries(&mut self, default: &[String]) {
-        let mut selectors = Vec::new();
+        let mut selectors = Selectors::default();
         for (resource, entry) in self.specs::<ServiceEntry>() {
             let meant = entry.hosts.iter().any(|host| self.is_destination(&host.to_ascii_lowercase()));
             if meant && self.is_visible(resource, &entry.export_to, default) {
                 self.add(resource);
                 if let Some(selector) = &entry.workload_selector {
-                    selectors.push((&resource.key.namespace, &*selector.labels));
+                    selectors.add(&resource.key.namespace, &selector.labels);
                 }
             }
         }
@@ -250,17 +251,47 @@ impl<'a> Reached<'a> {
             return;
         }
         for (resource, workload) in self.specs::<WorkloadEntry>() {
-            let selected = selectors.iter().any(|(namespace, labels)| {
-                // The labels of the object go before those of its spec.
-                let has = |(key, value): (&String, &String)| {
-                    resource.meta.labels.get(key).or_else(|| (*workload.labels).get(key)) == Some(value)
-                };
-                **namespace == resource.key.namespace && labels.iter().all(has)
-            });
-            if selected {
+            if selectors.select(resource, workload) {
                 self.add(resource);
             }
         }
+    }
+}
+
+/// The selectors of services. Each is found by one of its labels, so that a workload need not be held against all.
+#[derive(Default)]
+struct Selectors<'a> {
+    /// Those without labels, by namespace.
+    all: HashSet<&'a str, RandomState>,
+    /// By namespace, and by their first label.
+    labelled: HashMap<(&'a str, &'a str, &'a str), Vec<&'a StringMap>, RandomState>,
+}
+
+impl<'a> Selectors<'a> {
+    fn add(&mut self, namespace: &'a str, labels: &'a StringMap) {
+        match labels.iter().next() {
+            None => drop(self.all.insert(namespace)),
+            Some((key, value)) => self.labelled.entry((namespace, key, value)).or_default().push(labels),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.labelled.is_empty()
+    }
+
+    /// The labels of the object go before those of its spec.
+    fn select(&self, resource: &Resource, workload: &WorkloadEntry) -> bool {
+        let namespace = &*resource.key.namespace;
+        let own = &resource.meta.labels;
+        let label = |key: &str| own.get(key).or_else(|| (*workload.labels).get(key));
+        let selects = |labels: &&StringMap| labels.iter().all(|(key, value)| label(key) == Some(value));
+        let mut keys = own.keys().chain(workload.labels.keys());
+        self.all.contains(namespace)
+            || keys.any(|key| {
+                let value = label(key).map_or("", String::as_str);
+                let candidates = self.labelled.get(&(namespace, key.as_str(), value));
+                candidates.is_some_and(|candidates| candidates.iter().any(selects))
+            })
     }
 }
 

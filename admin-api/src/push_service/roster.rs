@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use push::message::{Hello, Issue};
 use push::server::{Caller, Event, Peer, Scope, SessionId};
+use push::workload::Workload;
 use route_model::compile::ProxyScope;
+use route_model::compile::names::qualify_host;
 use route_model::meta::{ResourceKey, Revision};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -63,6 +65,64 @@ pub struct ProxyInfo {
     /// The SPIFFE id in the certificate that it came with; without one it is the token that lets it be here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// What a sidecar registered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadView>,
+}
+
+/// The workload beside a sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkloadView {
+    pub address: String,
+    pub ports: Vec<WorkloadPortView>,
+    /// The hosts of the services that it declares.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// Its WorkloadGroup.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub group: String,
+    /// Whether it is an endpoint now, while its sidecar is connected.
+    pub ready: bool,
+    /// Why it is not ready, as its sidecar says.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Why it is not shown as it registered: names that are taken, a group that is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkloadPortView {
+    pub name: String,
+    /// In upper case.
+    pub protocol: String,
+    /// The service's port.
+    pub number: u32,
+    /// Where the address takes it.
+    pub target: u32,
+}
+
+impl WorkloadView {
+    fn of(workload: &Workload, namespace: &str) -> Self {
+        let ports = workload.ports.iter().map(|port| WorkloadPortView {
+            name: port.name.clone(),
+            protocol: port.protocol(),
+            number: port.number,
+            target: port.target(),
+        });
+        let services = workload.services.iter().map(|service| qualify_host(&service.host, namespace).to_string());
+        Self {
+            address: workload.address.clone(),
+            ports: ports.collect(),
+            services: services.collect(),
+            group: workload.group.clone(),
+            ready: workload.ready,
+            reason: String::new(),
+            problems: Vec::new(),
+        }
+    }
 }
 
 impl ProxyInfo {
@@ -186,6 +246,11 @@ impl Roster {
     /// Resolves after a proxy connected here; for one waiter.
     pub(super) async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+
+    /// The node whose proxy a session is of, while that is connected here.
+    pub(super) fn node_of(&self, session: SessionId) -> Option<String> {
+        self.lock().nodes.get(&session).cloned()
     }
 
     /// The sessions that a join token opened here for which `holds` is false.
@@ -320,6 +385,12 @@ impl Local {
                 let issues = issues.into_iter().map(issue_view).collect();
                 self.info.refused = Some(RefusedView { revision: revision.0, issues });
             }
+            Event::Ready { ready, reason } => {
+                if let Some(workload) = &mut self.info.workload {
+                    workload.ready = ready;
+                    workload.reason = if ready { String::new() } else { reason };
+                }
+            }
             Event::Disconnected { reason } => {
                 info!(node, reason, "proxy disconnected");
                 self.acked = self.in_force();
@@ -370,6 +441,7 @@ fn info(hello: &Hello, peer: Peer, standing: Standing) -> ProxyInfo {
         refused: None,
         join_token: standing.join_token,
         identity: standing.identity,
+        workload: hello.workload.as_ref().map(|workload| WorkloadView::of(workload, &hello.namespace)),
     }
 }
 

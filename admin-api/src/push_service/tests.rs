@@ -2,6 +2,7 @@
 
 mod identity;
 mod support;
+mod workloads;
 
 use std::sync::Arc;
 use std::time::Duration;

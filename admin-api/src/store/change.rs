@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::object::StoredObject;
+use super::workloads::RegisteredWorkload;
 
 /// The writes of one transaction: all of them happen, as one revision, or none.
 #[derive(Clone, Debug)]
@@ -98,7 +99,10 @@ impl Change {
 #[derive(Clone, Debug)]
 pub struct Tail {
     pub changes: Vec<Change>,
-    /// The last write that was read; beyond the last change when that one's kind is unknown to this build.
+    /// The workloads that were written meanwhile, or left, by version.
+    pub workloads: Vec<RegisteredWorkload>,
+    /// The last write that was read; beyond the last change when that one was of a workload or of a kind that is unknown
+    /// to this build.
     pub upto: u64,
     /// The revision of that write.
     pub revision: Revision,

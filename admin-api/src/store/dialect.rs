@@ -61,6 +61,29 @@ pub(super) trait Dialect: sqlx::Database {
     /// Seconds
     const FORGET_PROXIES: &'static str;
 
+    /// Makes this transaction the one that takes numbers, until it ends.
+    const LOCK_CLOCK: Option<&'static str>;
+    /// Tells other replicas that something was written that a snapshot shows.
+    const NOTIFY: Option<&'static str>;
+    /// Those that are there
+    const WORKLOADS: &'static str;
+    /// A version, a version: those written after the one, up to the other, gone or not
+    const WORKLOADS_TAIL: &'static str;
+    /// node
+    const WORKLOAD: &'static str;
+    /// node, namespace, service_account, spec, ready, replica, version
+    const PUT_WORKLOAD: &'static str;
+    /// node, replica: it is held there now, and nothing else changed
+    const TAKE_WORKLOAD: &'static str;
+    /// node, version
+    const DROP_WORKLOAD: &'static str;
+    /// Seconds, replica: the nodes whose replica is another and has written nothing about proxies for so long
+    const ABANDONED_WORKLOADS: &'static str;
+    /// Seconds: moves the mark up to which those that are gone are forgotten, and answers it
+    const MARK_FORGOTTEN_WORKLOADS: &'static str;
+    /// That mark
+    const FORGET_WORKLOADS: &'static str;
+
     /// Of how many rows a statement made something else.
     fn rows_affected(result: &Self::QueryResult) -> u64;
 

@@ -25,6 +25,7 @@ mod snapshot;
 mod sqlite;
 mod tokens;
 mod upkeep;
+mod workloads;
 
 use std::fmt;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use route_model::meta::{ResourceKey, Revision};
 
-use self::rows::{ClockRow, HistoryRow};
+use self::rows::{ClockRow, HistoryRow, WorkloadRow};
 use self::seal::MasterKey;
 
 pub use self::change::{Change, ChangeSet, Committed, Op, Precondition, RevisionRecord, Tail, Write, Written};
@@ -45,6 +46,7 @@ pub use self::snapshot::{Health, Quarantined, Snapshot, View, Watch};
 pub use self::sqlite::{SqliteOptions, SqliteStore};
 pub use self::tokens::{Token, TokenHash, TokenUse};
 pub use self::upkeep::Upkeep;
+pub use self::workloads::{RegisteredWorkload, Registration};
 
 /// Which history is asked for; the newest comes first.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +66,7 @@ pub struct HistoryQuery {
 pub struct Head {
     /// Made with the database. Another one means that the database was replaced under us.
     pub store_id: String,
-    /// The newest write; 0 in an empty store.
+    /// The newest write, of a resource or of a workload; 0 in an empty store.
     pub resource_version: u64,
     pub revision: Revision,
     /// Counts the writes to tokens.
@@ -77,6 +79,8 @@ pub struct Loaded {
     pub head: Head,
     pub objects: Vec<StoredObject>,
     pub tokens: Vec<Token>,
+    /// Those that are there.
+    pub workloads: Vec<RegisteredWorkload>,
 }
 
 /// A database that keeps resources, their history, tokens, keys and what proxies acknowledged.
@@ -163,6 +167,21 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Forgets the proxies that nobody has seen for so long.
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError>;
 
+    /// Registers workloads whose sidecars' streams this replica holds. One that is registered so already, here or at
+    /// another replica, gets no new version.
+    async fn put_workloads(&self, replica: &str, registrations: &[Registration]) -> Result<(), StoreError>;
+
+    /// Removes workloads, of those that this replica still holds.
+    async fn drop_workloads(&self, replica: &str, nodes: &[String]) -> Result<(), StoreError>;
+
+    /// Removes the workloads of replicas other than this one that have confirmed no proxy for so long. Answers their
+    /// nodes.
+    async fn expire_workloads(&self, replica: &str, stale_after: Duration) -> Result<Vec<String>, StoreError>;
+
+    /// Forgets that there were workloads which have been gone for so long: a tail from before says
+    /// [`Expired`](StoreError::Expired).
+    async fn forget_workloads(&self, gone_for: Duration) -> Result<(), StoreError>;
+
     /// Finishes what is under way and closes the connections.
     async fn close(&self);
 }
@@ -185,17 +204,29 @@ trait LeaseHold: fmt::Debug + Send {
     async fn is_held(&mut self) -> bool;
 }
 
-/// Makes a tail of the rows that followed `after`, read together with the clock.
-fn tail_of(after: u64, clock: ClockRow, rows: Vec<HistoryRow>, master: &MasterKey) -> Result<Tail, StoreError> {
-    let compacted = clock.compacted as u64;
-    if after < compacted {
-        return Err(StoreError::Expired { asked: after, oldest: compacted });
+/// The last of the rows that followed `after`, and its revision.
+fn end_of(rows: &[HistoryRow], after: u64, clock: &ClockRow) -> (i64, i64) {
+    rows.last().map_or((after as i64, clock.revision), |row| (row.resource_version, row.revision))
+}
+
+/// Makes a tail of what followed `after` up to `end` (a resourceVersion and a revision), read together with the clock.
+fn tail_of(
+    after: u64,
+    clock: &ClockRow,
+    end: (i64, i64),
+    rows: Vec<HistoryRow>,
+    workloads: Vec<WorkloadRow>,
+    master: &MasterKey,
+) -> Result<Tail, StoreError> {
+    let oldest = clock.compacted.max(clock.workloads) as u64;
+    if after < oldest {
+        return Err(StoreError::Expired { asked: after, oldest });
     }
-    let end = rows.last().map_or((after as i64, clock.revision), |row| (row.resource_version, row.revision));
     Ok(Tail {
         upto: end.0 as u64,
         revision: Revision(end.1 as u64),
         changes: rows.into_iter().filter_map(|row| row.read(master)).collect(),
+        workloads: workloads.into_iter().filter_map(WorkloadRow::read).collect(),
     })
 }
 

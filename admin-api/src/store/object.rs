@@ -19,6 +19,8 @@ pub struct StoredObject {
     /// Why the row behind this does not hold a proper object (sealed data that does not open). What can be read of
     /// it is in `object`.
     pub fault: Option<Arc<str>>,
+    /// Nobody wrote it: it follows from the workloads that are registered, and is stored nowhere.
+    pub generated: bool,
 }
 
 impl StoredObject {
@@ -51,7 +53,15 @@ impl StoredObject {
                 };
             }
         }
-        Self { key: key.clone(), uid, generation, resource_version, object: Arc::new(object), fault: None }
+        Self {
+            key: key.clone(),
+            uid,
+            generation,
+            resource_version,
+            object: Arc::new(object),
+            fault: None,
+            generated: false,
+        }
     }
 
     pub fn metadata(&self) -> Option<&Map<String, Value>> {

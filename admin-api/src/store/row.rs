@@ -164,6 +164,7 @@ pub(super) fn read_image(key: ResourceKey, image: &str, master: &MasterKey) -> S
         generation: 0,
         resource_version,
         fault: Some(reason.into()),
+        generated: false,
     };
     let image: Image<'_> = match serde_json::from_str(image) {
         Ok(image) => image,
@@ -193,6 +194,7 @@ pub(super) fn read_image(key: ResourceKey, image: &str, master: &MasterKey) -> S
         object: Arc::new(object),
         key,
         fault: None,
+        generated: false,
     }
 }
 

@@ -2,13 +2,17 @@
 //! RFC 3339 text and JSON is text.
 
 use jiff::Timestamp;
+use push::workload::Workload;
 use route_model::meta::{ResourceKey, Revision};
 use serde_json::Value;
 use sqlx::FromRow;
 
 use super::row::{key_of, read_image};
 use super::seal::MasterKey;
-use super::{Change, Head, ProxyState, RevisionRecord, StoredObject, Token, TokenHash, TokenUse};
+use super::{
+    Change, Head, ProxyState, RegisteredWorkload, Registration, RevisionRecord, StoredObject, Token, TokenHash,
+    TokenUse,
+};
 
 /// `clock` beside `instance`.
 #[derive(Debug, FromRow)]
@@ -18,6 +22,7 @@ pub(super) struct ClockRow {
     pub(super) revision: i64,
     pub(super) compacted: i64,
     pub(super) tokens: i64,
+    pub(super) workloads: i64,
 }
 
 impl ClockRow {
@@ -151,6 +156,39 @@ impl ProxyRow {
             info: json(&self.info),
             seen: time(&self.seen),
         }
+    }
+}
+
+#[derive(Debug, FromRow)]
+pub(super) struct WorkloadRow {
+    node: String,
+    namespace: String,
+    service_account: String,
+    spec: String,
+    ready: bool,
+    replica: String,
+    gone: bool,
+    version: i64,
+    since: String,
+}
+
+impl WorkloadRow {
+    /// Nothing for one that this build cannot read.
+    pub(super) fn read(self) -> Option<RegisteredWorkload> {
+        let workload: Workload = serde_json::from_str(&self.spec).ok()?;
+        let registration = Registration {
+            node: self.node,
+            namespace: self.namespace,
+            service_account: self.service_account,
+            workload: Workload { ready: self.ready, ..workload },
+        };
+        Some(RegisteredWorkload {
+            registration,
+            version: self.version as u64,
+            since: time(&self.since),
+            replica: self.replica,
+            gone: self.gone,
+        })
     }
 }
 

@@ -21,13 +21,22 @@ pub struct Upkeep {
     pub tokens: Duration,
     /// Proxies that nobody has seen since.
     pub proxies: Duration,
+    /// That there were workloads which left, for replicas that were without the database meanwhile.
+    pub workloads: Duration,
 }
 
 impl Default for Upkeep {
-    /// A round a minute; 30 days of history, a week of ended tokens, 30 days of absent proxies.
+    /// A round a minute; 30 days of history, a week of ended tokens, 30 days of absent proxies, an hour of workloads
+    /// that left.
     fn default() -> Self {
         const DAY: Duration = Duration::from_hours(24);
-        Self { every: Duration::from_mins(1), history: DAY * 30, tokens: DAY * 7, proxies: DAY * 30 }
+        Self {
+            every: Duration::from_mins(1),
+            history: DAY * 30,
+            tokens: DAY * 7,
+            proxies: DAY * 30,
+            workloads: Duration::from_hours(1),
+        }
     }
 }
 
@@ -61,6 +70,7 @@ impl Upkeep {
         let keep: Vec<_> = view.quarantine().map(|(key, _)| key.clone()).collect();
         store.compact(before(now, self.history), &keep).await?;
         store.forget_proxies(self.proxies).await?;
+        store.forget_workloads(self.workloads).await?;
         let known = store.proxies(self.proxies).await?;
         let in_use: HashSet<_> = known.iter().filter_map(ProxyState::join_token).collect();
         let ended = before(now, self.tokens);

@@ -56,6 +56,12 @@ suite! {
     beside::a_lease_has_one_holder,
     beside::upkeep_forgets_what_is_past,
     outages::a_replaced_database_is_read_anew,
+    workloads::a_workload_is_an_endpoint_and_no_revision,
+    workloads::a_workload_is_held_by_one_replica,
+    workloads::what_a_dead_replica_held_expires,
+    workloads::what_is_written_by_hand_wins,
+    workloads::a_group_is_the_template_of_its_workloads,
+    workloads::a_watch_sees_what_is_generated_in_one_order,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -119,14 +119,43 @@ async fn proxies(client: &Client, args: &Args) -> anyhow::Result<()> {
                     let keys = ["id", "namespace", "connected", "ackedRevision", "build"];
                     let mut row: Vec<String> = keys.iter().map(|key| text(item, key)).collect();
                     row.push(issues.to_string());
+                    row.insert(1, text(item, "role"));
+                    row.push(workload(item));
                     row
                 })
                 .collect();
             output::warn(&held_back(items));
-            output::table(&["PROXY", "NAMESPACE", "CONNECTED", "REVISION", "BUILD", "ISSUES"], &rows)?;
+            output::warn(&problems(items));
+            output::table(
+                &["PROXY", "ROLE", "NAMESPACE", "CONNECTED", "REVISION", "BUILD", "ISSUES", "WORKLOAD"],
+                &rows,
+            )?;
         }
     }
     Ok(())
+}
+
+/// The workload that a sidecar registered, and whether it takes part.
+fn workload(proxy: &Value) -> String {
+    let workload = &proxy["workload"];
+    let Some(address) = workload["address"].as_str() else { return "-".to_owned() };
+    let services = workload["services"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let services: Vec<&str> = services.map(|host| host.split('.').next().unwrap_or(host)).collect();
+    let state = if workload["ready"] == true { "ready" } else { "not ready" };
+    match &*services {
+        [] => format!("{address} ({state})"),
+        services => format!("{} at {address} ({state})", services.join(",")),
+    }
+}
+
+/// Why workloads are not shown as they registered.
+fn problems(proxies: &[Value]) -> Vec<String> {
+    let of = |proxy: &Value| {
+        let id = proxy["id"].as_str().unwrap_or_default().to_owned();
+        let problems = proxy["workload"]["problems"].as_array().cloned().unwrap_or_default();
+        problems.into_iter().filter_map(move |problem| Some(format!("{id}: {}", problem.as_str()?)))
+    };
+    proxies.iter().flat_map(of).collect()
 }
 
 /// Which proxies are too old for what they would be sent.
@@ -144,6 +173,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_sidecars_workload_is_told_in_a_word() {
+        let workload_of = |fields: Value| workload(&json!({"id": "reviews-1", "workload": fields}));
+        assert_eq!(workload(&json!({"id": "edge-1"})), "-");
+        assert_eq!(workload_of(json!({"address": "10.0.0.1", "ready": false})), "10.0.0.1 (not ready)");
+        let hosts = ["reviews.shop.svc.cluster.local", "books.example.com"];
+        let fields = json!({"address": "10.0.0.1", "ready": true, "services": hosts, "problems": ["a name is taken"]});
+        assert_eq!(workload_of(fields.clone()), "reviews,books at 10.0.0.1 (ready)");
+        let proxies = [json!({"id": "reviews-1", "workload": fields}), json!({"id": "edge-1"})];
+        assert_eq!(problems(&proxies), ["reviews-1: a name is taken"]);
+    }
 
     #[test]
     fn proxies_that_are_too_old_are_named() {

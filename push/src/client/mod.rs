@@ -23,6 +23,7 @@ use self::session::{Command, Driver, Slot};
 pub use self::sign::{SignError, Signed, sign};
 use crate::message::{Ack, Hello, Issue, Nack, Trust, role_name};
 use crate::transport::Connect;
+use crate::workload::{Ready, Workload};
 
 /// Who a proxy is.
 #[derive(Clone, Debug)]
@@ -59,6 +60,8 @@ pub struct SubscriberOptions {
     pub held: Option<Held>,
     /// Whether [`SubscriberOptions::held`] is in force already.
     pub applied: Option<Ack>,
+    /// What a sidecar registers, and whether it is ready to begin with.
+    pub workload: Option<Workload>,
     pub backoff: Backoff,
     pub limits: Limits,
 }
@@ -71,6 +74,7 @@ impl SubscriberOptions {
             token: None,
             held: None,
             applied: None,
+            workload: None,
             backoff: Backoff::default(),
             limits: Limits::default(),
         }
@@ -179,6 +183,11 @@ impl Subscriber {
         self.send(Command::Nack(Nack::decoded(revision, issues)));
     }
 
+    /// Tells the control plane whether the workload can serve now, and why not. Without a workload it means nothing.
+    pub fn ready(&self, ready: bool, reason: &str) {
+        self.send(Command::Ready(Ready::new(ready, reason)));
+    }
+
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
@@ -201,7 +210,7 @@ impl Drop for Subscriber {
 }
 
 impl Hello {
-    fn of(SubscriberOptions { node, service_account, .. }: &SubscriberOptions) -> Self {
+    fn of(SubscriberOptions { node, service_account, workload, .. }: &SubscriberOptions) -> Self {
         let labels: &BTreeMap<String, String> = &node.scope.labels;
         Self {
             node: node.id.clone(),
@@ -213,6 +222,7 @@ impl Hello {
             resume: None,
             applied: None,
             service_account: service_account.clone(),
+            workload: workload.clone(),
         }
     }
 }

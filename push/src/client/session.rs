@@ -28,6 +28,7 @@ use super::{Held, Status, SubscriberOptions, Token, Update};
 use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust, at_most_max};
 use crate::rpc::{AUTHORIZATION, STREAM_PATH};
 use crate::transport::{Connect, Io};
+use crate::workload::Ready;
 use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MAX_MESSAGE_BYTES, broken};
 
 /// How long the control plane may take from the open connection to its first answer.
@@ -87,6 +88,7 @@ fn merge(earlier: Changed, later: Changed) -> Changed {
 pub(super) enum Command {
     Ack(Ack),
     Nack(Nack),
+    Ready(Ready),
 }
 
 /// Why a connection ended.
@@ -279,7 +281,7 @@ impl Driver {
                     }
                 }
                 Some(command) = self.commands.recv() => {
-                    let mut message = self.note(command);
+                    let Some(mut message) = self.note(command) else { continue };
                     if let ProxyMessage::Ack(Ack { revision, nonce, .. })
                         | ProxyMessage::Nack(Nack { revision, nonce, .. }) = &mut message
                         && *revision == delivered.0
@@ -308,9 +310,9 @@ impl Driver {
         sender.send(FromProxy { message: Some(message) }).await.map_err(|_| SessionError::Ended)
     }
 
-    /// Remembers an acknowledgement and makes it a message.
-    fn note(&mut self, command: Command) -> ProxyMessage {
-        match command {
+    /// Remembers what the next hello has to say, and makes it a message if it is news.
+    fn note(&mut self, command: Command) -> Option<ProxyMessage> {
+        Some(match command {
             Command::Ack(mut ack) => {
                 if ack.revision == self.held.revision().0 {
                     ack.issues.extend(self.held.skipped().cloned());
@@ -320,7 +322,12 @@ impl Driver {
                 ProxyMessage::Ack(ack)
             }
             Command::Nack(nack) => ProxyMessage::Nack(nack),
-        }
+            Command::Ready(ready) => {
+                let workload = self.options.workload.as_mut().filter(|workload| workload.ready != ready.ready)?;
+                workload.ready = ready.ready;
+                ProxyMessage::Ready(ready)
+            }
+        })
     }
 }
 

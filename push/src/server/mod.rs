@@ -88,6 +88,8 @@ pub enum Event {
     Acked { revision: Revision, issues: Vec<Issue> },
     /// The proxy runs nothing of this revision.
     Nacked { revision: Revision, issues: Vec<Issue> },
+    /// Whether the workload that the proxy registered can serve now.
+    Ready { ready: bool, reason: String },
     /// Last.
     Disconnected { reason: String },
 }

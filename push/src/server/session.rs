@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use prost::Message;
+use route_model::compile::ProxyRole;
 use route_model::meta::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,9 +17,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::scope::{Delivery, Position, Scope};
 use super::{Caller, ClientCertificate, ControlPlane, Event, Peer, Refusal, SessionId, Shared};
 use crate::client::Token;
-use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust};
+use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust, role_of_name};
 use crate::rpc::AUTHORIZATION;
 use crate::rpc::frame::{Frame, FrameCodec};
+use crate::workload::{self, MAX_REASON_BYTES};
 use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, broken};
 
 /// How long a proxy may take from opening the stream to its hello.
@@ -116,6 +118,7 @@ async fn run<C: ControlPlane>(
         outstanding: None,
         acked: None,
         refused: None,
+        registered: hello.workload.is_some(),
     };
     let ended = session.follow(&hello, ended_by_us).await;
     drop(shared.release(&hello.node, id));
@@ -152,7 +155,18 @@ fn check(hello: &Hello) -> Result<(), Refusal> {
             "at most {MAX_LABELS} labels and names of {MAX_NAME_BYTES} bytes each are taken"
         )));
     }
-    Ok(())
+    check_workload(hello)
+}
+
+fn check_workload(hello: &Hello) -> Result<(), Refusal> {
+    let Some(workload) = &hello.workload else { return Ok(()) };
+    if role_of_name(&hello.role) != Some(ProxyRole::Sidecar) {
+        return Err(Refusal::Invalid(format!("a proxy of role {:?} registers no workload", hello.role)));
+    }
+    workload.check().map_err(|mut reason| {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+        Refusal::Invalid(reason)
+    })
 }
 
 struct Session<'s, C> {
@@ -172,6 +186,8 @@ struct Session<'s, C> {
     acked: Option<(u64, u64)>,
     /// A state that the proxy could not take; it is not offered again.
     refused: Option<Position>,
+    /// The proxy registered a workload.
+    registered: bool,
 }
 
 impl<C: ControlPlane> Session<'_, C> {
@@ -252,6 +268,14 @@ impl<C: ControlPlane> Session<'_, C> {
                     self.observe(Event::Acked { revision: Revision(revision), issues });
                 }
             }
+            ProxyMessage::Ready(_) if !self.registered => {
+                return Err(Status::invalid_argument("readiness of a workload that was not registered"));
+            }
+            ProxyMessage::Ready(workload::Ready { reason, .. }) if reason.len() > MAX_REASON_BYTES => {
+                let why = format!("the reason for not being ready is longer than {MAX_REASON_BYTES} bytes");
+                return Err(Status::invalid_argument(why));
+            }
+            ProxyMessage::Ready(workload::Ready { ready, reason }) => self.observe(Event::Ready { ready, reason }),
             ProxyMessage::Nack(Nack { revision, nonce, mut issues, held }) => {
                 if self.is_answered(revision, nonce) {
                     if let Some(delivery) = self.outstanding.take_if(|delivery| delivery.nonce == nonce) {

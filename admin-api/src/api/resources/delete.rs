@@ -118,7 +118,9 @@ fn has_finalizers(object: &StoredObject) -> bool {
 /// The deletion of everything in a namespace.
 fn contents(view: &View, namespace: &str) -> Result<Vec<Edit>, ApiError> {
     let kinds = Kind::ALL.into_iter().filter(|kind| kind.info().namespaced && *kind != Kind::Event);
-    let objects: Vec<_> = kinds.flat_map(|kind| view.list(kind, Some(namespace))).cloned().collect();
+    // What is generated goes with the workloads.
+    let objects = kinds.flat_map(|kind| view.list(kind, Some(namespace))).filter(|object| !object.generated);
+    let objects: Vec<_> = objects.cloned().collect();
     let held: Vec<String> = objects.iter().filter(|o| has_finalizers(o)).map(|o| o.key.to_string()).collect();
     if !held.is_empty() {
         let why = format!("finalizers hold some of its objects: {}; delete these first", held.join(", "));

@@ -1,5 +1,7 @@
 //! Deletion of all that a selector matches, in one transaction.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use route_model::kind::Kind;
 use serde_json::{Value, json};
@@ -10,6 +12,7 @@ use crate::api::call::{Answer, Call, list_kind};
 use crate::api::error::ApiError;
 use crate::api::path::Target;
 use crate::api::writes::{Batch, commit};
+use crate::store::StoredObject;
 
 pub(super) async fn delete_collection(call: &Call, target: &Target, body: Body) -> Result<Answer, ApiError> {
     if target.kind == Kind::Namespace {
@@ -19,8 +22,9 @@ pub(super) async fn delete_collection(call: &Call, target: &Target, body: Body) 
     let options = DeleteOptions::read(call, body).await?;
     let selection = Selection::of(&call.query, target)?;
     let view = call.state.snapshot().view();
-    let objects: Vec<_> =
-        view.list(target.kind, target.namespace.as_deref()).filter(|o| selection.matches(o)).cloned().collect();
+    // What is generated goes with the workloads.
+    let meant = |object: &&Arc<StoredObject>| !object.generated && selection.matches(object);
+    let objects: Vec<_> = view.list(target.kind, target.namespace.as_deref()).filter(meant).cloned().collect();
     let shown: Vec<Value> = objects.iter().map(|object| call.show(object, target.version)).collect();
     let edits: Vec<_> = objects.into_iter().filter_map(edit).collect();
     let mut warnings = Vec::new();

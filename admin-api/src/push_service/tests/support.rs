@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 use super::super::PushService;
+use super::super::registrar::Leases;
 use crate::auth::Identity;
 use crate::ca::{Ca, ServerKey, server_names};
 use crate::store::seal::MasterKey;
@@ -70,17 +71,21 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) async fn start(database: &Database) -> Self {
+        Self::start_with(database, Leases::default()).await
+    }
+
+    pub(super) async fn start_with(database: &Database, leases: Leases) -> Self {
         let snapshot = Snapshot::load(database.store.clone()).await.unwrap();
         let following = tokio::spawn(snapshot.clone().run());
-        Self::serve(snapshot, Some(following)).await
+        Self::serve(snapshot, Some(following), leases).await
     }
 
     /// Another replica on the same picture. An embedded database has one follower, so they share the picture of it.
     pub(super) async fn beside(&self) -> Self {
-        Self::serve(self.snapshot.clone(), None).await
+        Self::serve(self.snapshot.clone(), None, Leases::default()).await
     }
 
-    async fn serve(snapshot: Snapshot, following: Option<JoinHandle<()>>) -> Self {
+    async fn serve(snapshot: Snapshot, following: Option<JoinHandle<()>>, leases: Leases) -> Self {
         let ca = Arc::new(Ca::open(snapshot.store().clone(), None).await.unwrap());
         let authority = ca.current();
         let issued = authority.issue_server(&server_names(&[], &[])).unwrap();
@@ -88,7 +93,7 @@ impl Replica {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopping) = watch::channel(false);
-        let service = PushService::new(snapshot.clone(), ca, CERT_TTL);
+        let service = PushService::with_leases(snapshot.clone(), ca, CERT_TTL, leases);
         let serving = tokio::spawn(service.clone().serve(listener, acceptor, stopping));
         Self { snapshot, service, ca: authority.root_pem().to_owned(), address, stop, serving, following }
     }
@@ -96,6 +101,16 @@ impl Replica {
     pub(super) async fn end(self) {
         self.stop.send_replace(true);
         tokio::time::timeout(DEADLINE, self.serving).await.unwrap().unwrap();
+        if let Some(following) = self.following {
+            following.abort();
+        }
+    }
+
+    /// Ends it without anything being said or written any more.
+    pub(super) async fn kill(self) {
+        self.serving.abort();
+        let _ = self.serving.await;
+        self.snapshot.store().close().await;
         if let Some(following) = self.following {
             following.abort();
         }

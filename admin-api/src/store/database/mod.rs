@@ -3,6 +3,7 @@
 mod read;
 mod schema;
 mod side;
+mod workloads;
 
 use jiff::Timestamp;
 use sqlx::Pool;

@@ -5,11 +5,11 @@ use route_model::meta::{ResourceKey, Revision};
 use sqlx::{Encode, Executor, FromRow, IntoArguments, QueryBuilder, Type};
 
 use super::super::dialect::Dialect;
-use super::super::rows::{ClockRow, HistoryRow, ObjectRow, RevisionRow, TokenRow, key_columns};
-use super::super::{Change, Head, HistoryQuery, Loaded, RevisionRecord, StoreError, Tail, tail_of};
+use super::super::rows::{ClockRow, HistoryRow, ObjectRow, RevisionRow, TokenRow, WorkloadRow, key_columns};
+use super::super::{Change, Head, HistoryQuery, Loaded, RevisionRecord, StoreError, Tail, end_of, tail_of};
 use super::{Database, text};
 
-const CLOCK: &str = "SELECT store_id, resource_version, revision, compacted, tokens FROM clock, instance";
+const CLOCK: &str = "SELECT store_id, resource_version, revision, compacted, tokens, workloads FROM clock, instance";
 
 impl<D: Dialect> Database<D>
 where
@@ -22,6 +22,7 @@ where
     for<'r> HistoryRow: FromRow<'r, D::Row>,
     for<'r> RevisionRow: FromRow<'r, D::Row>,
     for<'r> TokenRow: FromRow<'r, D::Row>,
+    for<'r> WorkloadRow: FromRow<'r, D::Row>,
     for<'r> (i64,): FromRow<'r, D::Row>,
 {
     pub(in crate::store) async fn head(&self) -> Result<Head, StoreError> {
@@ -35,9 +36,16 @@ where
         let clock: ClockRow = sqlx::query_as(CLOCK).fetch_one(&mut *transaction).await.map_err(failed())?;
         let rows: Vec<ObjectRow> = sqlx::query_as(D::OBJECTS).fetch_all(&mut *transaction).await.map_err(failed())?;
         let tokens: Vec<TokenRow> = sqlx::query_as(D::TOKENS).fetch_all(&mut *transaction).await.map_err(failed())?;
+        let workloads: Vec<WorkloadRow> =
+            sqlx::query_as(D::WORKLOADS).fetch_all(&mut *transaction).await.map_err(failed())?;
         transaction.rollback().await.map_err(failed())?;
         let objects = rows.into_iter().filter_map(|row| row.read(&self.master)).collect();
-        Ok(Loaded { head: clock.head(), objects, tokens: tokens.into_iter().filter_map(TokenRow::read).collect() })
+        Ok(Loaded {
+            head: clock.head(),
+            objects,
+            tokens: tokens.into_iter().filter_map(TokenRow::read).collect(),
+            workloads: workloads.into_iter().filter_map(WorkloadRow::read).collect(),
+        })
     }
 
     pub(in crate::store) async fn tail(&self, after: u64, limit: u32) -> Result<Tail, StoreError> {
@@ -50,8 +58,17 @@ where
             .fetch_all(&mut *transaction)
             .await
             .map_err(failed())?;
+        // Whole revisions: fewer rows than asked for are all that there are.
+        let all = (rows.len() as u64) < u64::from(limit);
+        let end = if all { (clock.resource_version, clock.revision) } else { end_of(&rows, after, &clock) };
+        let workloads: Vec<WorkloadRow> = sqlx::query_as(D::WORKLOADS_TAIL)
+            .bind(after as i64)
+            .bind(end.0)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(failed())?;
         transaction.rollback().await.map_err(failed())?;
-        tail_of(after, clock, rows, &self.master)
+        tail_of(after, &clock, end, rows, workloads, &self.master)
     }
 
     pub(in crate::store) async fn history(&self, query: HistoryQuery) -> Result<Vec<Change>, StoreError> {

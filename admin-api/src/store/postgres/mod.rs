@@ -22,8 +22,8 @@ use tokio::sync::{Mutex, Notify};
 use super::database::Database;
 use super::seal::MasterKey;
 use super::{
-    Change, ChangeSet, Committed, Head, HistoryQuery, Lease, Loaded, ProxyState, RevisionRecord, Store, StoreError,
-    Tail, Token, TokenHash,
+    Change, ChangeSet, Committed, Head, HistoryQuery, Lease, Loaded, ProxyState, Registration, RevisionRecord, Store,
+    StoreError, Tail, Token, TokenHash,
 };
 
 /// How long a call waits for a connection; with the server away, writes fail after this.
@@ -200,6 +200,28 @@ impl Store for PostgresStore {
 
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {
         self.bounded(self.database.forget_proxies(unseen_for)).await
+    }
+
+    async fn put_workloads(&self, replica: &str, registrations: &[Registration]) -> Result<(), StoreError> {
+        if self.bounded(self.database.put_workloads(replica, registrations)).await? {
+            self.written.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn drop_workloads(&self, replica: &str, nodes: &[String]) -> Result<(), StoreError> {
+        if self.bounded(self.database.drop_workloads(replica, nodes)).await? {
+            self.written.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn expire_workloads(&self, replica: &str, stale_after: Duration) -> Result<Vec<String>, StoreError> {
+        self.bounded(self.database.expire_workloads(replica, stale_after)).await
+    }
+
+    async fn forget_workloads(&self, gone_for: Duration) -> Result<(), StoreError> {
+        self.bounded(self.database.forget_workloads(gone_for)).await
     }
 
     async fn close(&self) {

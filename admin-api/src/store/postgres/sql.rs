@@ -29,6 +29,12 @@ impl Dialect for Postgres {
             additive: true,
             sql: include_str!("../../../../migrations/postgres/0003_backend_policies.sql"),
         },
+        Migration {
+            version: 4,
+            name: "workloads",
+            additive: true,
+            sql: include_str!("../../../../migrations/postgres/0004_workloads.sql"),
+        },
     ];
     const BEGIN_READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     const BEGIN_WRITE: &'static str = "BEGIN";
@@ -98,6 +104,38 @@ impl Dialect for Postgres {
          ORDER BY node, live DESC, p.seen DESC";
     const FORGET_PROXIES: &'static str =
         "DELETE FROM proxies WHERE seen < clock_timestamp() - make_interval(secs => $1)";
+
+    const LOCK_CLOCK: Option<&'static str> = Some("SELECT 1 FROM clock FOR UPDATE");
+    const NOTIFY: Option<&'static str> = Some("SELECT pg_notify('fairway', '')");
+    const WORKLOADS: &'static str =
+        "SELECT node, namespace, service_account, spec::text, ready, replica, gone, version,
+             to_json(since) #>> '{}' AS since
+         FROM workloads WHERE NOT gone ORDER BY node";
+    const WORKLOADS_TAIL: &'static str = "SELECT node, namespace, service_account, spec::text, ready, replica, gone,
+             version, to_json(since) #>> '{}' AS since
+         FROM workloads WHERE version > $1 AND version <= $2 ORDER BY version";
+    const WORKLOAD: &'static str = "SELECT node, namespace, service_account, spec::text, ready, replica, gone, version,
+             to_json(since) #>> '{}' AS since
+         FROM workloads WHERE node = $1";
+    const PUT_WORKLOAD: &'static str =
+        "INSERT INTO workloads (node, namespace, service_account, spec, ready, replica, version)
+         VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7)
+         ON CONFLICT (node) DO UPDATE SET namespace = excluded.namespace, service_account = excluded.service_account,
+             spec = excluded.spec, ready = excluded.ready, replica = excluded.replica, version = excluded.version,
+             since = CASE WHEN workloads.gone THEN excluded.since ELSE workloads.since END, gone = false,
+             seen = excluded.seen";
+    const TAKE_WORKLOAD: &'static str = "UPDATE workloads SET replica = $2, seen = clock_timestamp() WHERE node = $1";
+    const DROP_WORKLOAD: &'static str =
+        "UPDATE workloads SET gone = true, version = $2, seen = clock_timestamp() WHERE node = $1";
+    const ABANDONED_WORKLOADS: &'static str = "SELECT node FROM workloads w
+         WHERE NOT gone AND replica <> $2 AND seen < clock_timestamp() - make_interval(secs => $1) AND NOT EXISTS (
+             SELECT 1 FROM proxies p
+             WHERE p.replica = w.replica AND p.seen >= clock_timestamp() - make_interval(secs => $1))";
+    const MARK_FORGOTTEN_WORKLOADS: &'static str = "UPDATE clock SET workloads = GREATEST(workloads,
+             (SELECT max(version) FROM workloads
+              WHERE gone AND seen < clock_timestamp() - make_interval(secs => $1)))
+         RETURNING workloads";
+    const FORGET_WORKLOADS: &'static str = "DELETE FROM workloads WHERE gone AND version <= $1";
 
     fn rows_affected(result: &PgQueryResult) -> u64 {
         result.rows_affected()

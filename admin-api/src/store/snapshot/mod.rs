@@ -4,7 +4,9 @@
 //! only, which stays as it is while the reader holds it. A watcher takes a [`Watch`]: every write after a
 //! resourceVersion, in order, none twice and none missing.
 
+mod generate;
 mod log;
+mod registry;
 mod tail;
 mod view;
 mod watch;

@@ -19,7 +19,7 @@ const FORMS_LOOKED_AT: u32 = 100;
 
 /// Reads everything into a view.
 pub(super) async fn load(store: &dyn Store) -> Result<View, StoreError> {
-    let Loaded { head, objects, tokens } = store.load().await?;
+    let Loaded { head, objects, tokens, workloads } = store.load().await?;
     let (resource_version, revision) = (head.resource_version, head.revision);
     let mut view = View::empty(head);
     view.set_tokens(tokens);
@@ -30,6 +30,7 @@ pub(super) async fn load(store: &dyn Store) -> Result<View, StoreError> {
         }
     }
     view.advance(resource_version, revision);
+    view.register(workloads, &[]);
     Ok(view)
 }
 
@@ -142,6 +143,8 @@ fn apply(snapshot: &Snapshot, view: &mut View, tail: Tail) {
         changes.push(Arc::new(change));
     }
     view.advance(tail.upto, tail.revision);
+    let generated = view.register(tail.workloads, &changes);
+    changes.extend(generated.into_iter().map(Arc::new));
     // The log first: a watcher that the view wakes finds what woke it.
     snapshot.shared.log.append(changes);
     snapshot.shared.view.send_replace(Arc::new(view.clone()));

@@ -10,6 +10,7 @@ use route_model::resource::{Resource, ResourceSet};
 use route_model::validate::validate;
 
 use super::super::{Head, StoredObject, Token, TokenHash};
+use super::registry::Registry;
 
 /// Everything that is live at one revision. Cheap to clone: what did not change is shared.
 #[derive(Clone, Debug)]
@@ -18,6 +19,7 @@ pub struct View {
     pub(super) objects: BTreeMap<Kind, Arc<BTreeMap<ResourceKey, Arc<StoredObject>>>>,
     pub(super) resources: Arc<ResourceSet>,
     pub(super) quarantine: Arc<BTreeMap<ResourceKey, Arc<Quarantined>>>,
+    pub(super) registry: Arc<Registry>,
     pub(super) tokens: Arc<HashMap<TokenHash, Arc<Token>, foldhash::fast::RandomState>>,
 }
 
@@ -39,7 +41,7 @@ impl View {
         self.head.revision
     }
 
-    /// The object as its row has it, valid or not.
+    /// The object as its row has it, valid or not, or as it is generated.
     pub fn get(&self, key: &ResourceKey) -> Option<&Arc<StoredObject>> {
         self.objects.get(&key.kind)?.get(key)
     }
@@ -87,6 +89,7 @@ impl View {
             objects: BTreeMap::new(),
             resources: Arc::default(),
             quarantine: Arc::default(),
+            registry: Arc::default(),
             tokens: Arc::default(),
         }
     }
@@ -113,6 +116,19 @@ impl View {
                 Err(errors)
             }
         }
+    }
+
+    /// Whether nobody wrote this object.
+    pub fn is_generated(&self, key: &ResourceKey) -> bool {
+        self.get(key).is_some_and(|object| object.generated)
+    }
+
+    /// Puts an object in place that is known to be valid.
+    pub(super) fn put_generated(&mut self, object: Arc<StoredObject>) {
+        if let Ok(Some(resource)) = typed(&object) {
+            Arc::make_mut(&mut self.resources).insert(Arc::new(resource));
+        }
+        Arc::make_mut(self.objects.entry(object.key.kind).or_default()).insert(object.key.clone(), object);
     }
 
     /// Brings back the last valid form of an object in quarantine. Answers whether `form` is one.
@@ -151,7 +167,7 @@ impl View {
 }
 
 /// The typed form; none for kinds that routing does not read.
-fn typed(object: &StoredObject) -> Result<Option<Resource>, Vec<FieldError>> {
+pub(super) fn typed(object: &StoredObject) -> Result<Option<Resource>, Vec<FieldError>> {
     if let Some(fault) = &object.fault {
         return Err(vec![FieldError::new(FieldPath::default(), FieldCause::Invalid, &**fault)]);
     }

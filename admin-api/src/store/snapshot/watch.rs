@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use route_model::kind::Kind;
 use tokio::sync::watch as latest;
 
 use super::super::{Change, StoreError};
@@ -20,6 +21,8 @@ pub struct Watch {
     views: latest::Receiver<Arc<View>>,
     epoch: u64,
     position: u64,
+    /// Objects of the kind may be generated.
+    generated: bool,
     ready: VecDeque<Arc<Change>>,
 }
 
@@ -27,7 +30,12 @@ impl Watch {
     pub(super) fn new(snapshot: Snapshot, after: u64) -> Self {
         let views = snapshot.views();
         let epoch = snapshot.shared.log.epoch();
-        Self { snapshot, views, epoch, position: after, ready: VecDeque::new() }
+        Self { snapshot, views, epoch, position: after, generated: true, ready: VecDeque::new() }
+    }
+
+    /// For somebody who looks at this kind only.
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self { generated: matches!(kind, Kind::WorkloadEntry | Kind::ServiceEntry), ..self }
     }
 
     /// Waits for the next write. Nothing is lost when the future is dropped.
@@ -47,6 +55,10 @@ impl Watch {
                 Next::Changes(changes) => self.ready = changes,
                 Next::Gone => {
                     let tail = self.snapshot.store.tail(self.position, BATCH as u32).await?;
+                    // What was generated meanwhile is in no database.
+                    if self.generated && (!tail.workloads.is_empty() || self.snapshot.view().has_workloads()) {
+                        return Err(self.expired());
+                    }
                     self.position = if tail.changes.is_empty() { tail.upto.max(self.position) } else { self.position };
                     self.ready = tail.changes.into_iter().map(Arc::new).collect();
                     if self.ready.is_empty() && self.position < self.snapshot.shared.log.start() {

@@ -24,8 +24,8 @@ use super::database::Database;
 use super::dialect::Dialect;
 use super::seal::MasterKey;
 use super::{
-    Change, ChangeSet, Committed, Head, HistoryQuery, Lease, LeaseHold, Loaded, ProxyState, RevisionRecord, Store,
-    StoreError, Tail, Token, TokenHash,
+    Change, ChangeSet, Committed, Head, HistoryQuery, Lease, LeaseHold, Loaded, ProxyState, Registration,
+    RevisionRecord, Store, StoreError, Tail, Token, TokenHash,
 };
 
 /// How long a write waits for another program that has the file open (a shell, a backup).
@@ -233,6 +233,30 @@ impl Store for SqliteStore {
 
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {
         self.database.forget_proxies(unseen_for).await
+    }
+
+    async fn put_workloads(&self, replica: &str, registrations: &[Registration]) -> Result<(), StoreError> {
+        if self.database.put_workloads(replica, registrations).await? {
+            self.written.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn drop_workloads(&self, replica: &str, nodes: &[String]) -> Result<(), StoreError> {
+        if self.database.drop_workloads(replica, nodes).await? {
+            self.written.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn expire_workloads(&self, replica: &str, stale_after: Duration) -> Result<Vec<String>, StoreError> {
+        let expired = self.database.expire_workloads(replica, stale_after).await?;
+        self.written.notify_one();
+        Ok(expired)
+    }
+
+    async fn forget_workloads(&self, gone_for: Duration) -> Result<(), StoreError> {
+        self.database.forget_workloads(gone_for).await
     }
 
     async fn close(&self) {

@@ -28,6 +28,12 @@ impl Dialect for Sqlite {
             additive: true,
             sql: include_str!("../../../../migrations/sqlite/0003_backend_policies.sql"),
         },
+        Migration {
+            version: 4,
+            name: "workloads",
+            additive: true,
+            sql: include_str!("../../../../migrations/sqlite/0004_workloads.sql"),
+        },
     ];
     const BEGIN_READ: &'static str = "BEGIN";
     const BEGIN_WRITE: &'static str = "BEGIN IMMEDIATE";
@@ -95,6 +101,39 @@ impl Dialect for Sqlite {
          ORDER BY node, live DESC, seen DESC";
     const FORGET_PROXIES: &'static str =
         "DELETE FROM proxies WHERE seen < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%f seconds', ?1))";
+
+    const LOCK_CLOCK: Option<&'static str> = None;
+    const NOTIFY: Option<&'static str> = None;
+    const WORKLOADS: &'static str =
+        "SELECT node, namespace, service_account, spec, ready, replica, gone, version, since
+         FROM workloads WHERE NOT gone ORDER BY node";
+    const WORKLOADS_TAIL: &'static str =
+        "SELECT node, namespace, service_account, spec, ready, replica, gone, version, since
+         FROM workloads WHERE version > ?1 AND version <= ?2 ORDER BY version";
+    const WORKLOAD: &'static str = "SELECT node, namespace, service_account, spec, ready, replica, gone, version, since
+         FROM workloads WHERE node = ?1";
+    const PUT_WORKLOAD: &'static str =
+        "INSERT INTO workloads (node, namespace, service_account, spec, ready, replica, version, since, seen)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),
+             strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+         ON CONFLICT (node) DO UPDATE SET namespace = excluded.namespace, service_account = excluded.service_account,
+             spec = excluded.spec, ready = excluded.ready, replica = excluded.replica, version = excluded.version,
+             since = CASE WHEN workloads.gone THEN excluded.since ELSE workloads.since END, gone = 0,
+             seen = excluded.seen";
+    const TAKE_WORKLOAD: &'static str =
+        "UPDATE workloads SET replica = ?2, seen = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE node = ?1";
+    const DROP_WORKLOAD: &'static str =
+        "UPDATE workloads SET gone = 1, version = ?2, seen = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE node = ?1";
+    const ABANDONED_WORKLOADS: &'static str = "SELECT node FROM workloads w
+         WHERE NOT gone AND replica <> ?2
+             AND seen < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%f seconds', ?1)) AND NOT EXISTS (
+             SELECT 1 FROM proxies p WHERE p.replica = w.replica
+                 AND p.seen >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%f seconds', ?1)))";
+    const MARK_FORGOTTEN_WORKLOADS: &'static str = "UPDATE clock SET workloads = max(workloads, COALESCE(
+             (SELECT max(version) FROM workloads
+              WHERE gone AND seen < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%f seconds', ?1))), 0))
+         RETURNING workloads";
+    const FORGET_WORKLOADS: &'static str = "DELETE FROM workloads WHERE gone AND version <= ?1";
 
     fn rows_affected(result: &SqliteQueryResult) -> u64 {
         result.rows_affected()

@@ -8,4 +8,5 @@ mod reads;
 mod server_side_apply;
 mod status;
 mod watches;
+mod workloads;
 mod writes;

@@ -154,7 +154,7 @@ pub(crate) async fn upkeep_forgets_what_is_past<B: Backend>(backend: B) {
     let written = snapshot.view().resource_version();
 
     let soon = Duration::from_millis(20);
-    let upkeep = Upkeep { every: soon, history: soon, tokens: soon, proxies: soon };
+    let upkeep = Upkeep { every: soon, history: soon, tokens: soon, proxies: soon, workloads: soon };
     tokio::spawn(upkeep.run(snapshot.clone()));
     eventually("the history is compacted", async || {
         matches!(store.tail(written - 1, 1).await, Err(StoreError::Expired { .. }))

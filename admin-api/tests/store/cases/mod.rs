@@ -5,3 +5,4 @@ pub(crate) mod objects;
 pub(crate) mod order;
 pub(crate) mod outages;
 pub(crate) mod replicas;
+pub(crate) mod workloads;

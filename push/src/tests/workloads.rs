@@ -1,0 +1,84 @@
+//! What sidecars register.
+
+use std::time::Duration;
+
+use route_model::compile::{ProxyRole, ProxyScope};
+use route_model::meta::Revision;
+
+use super::support::{Plane, gateway, options, until_waiting};
+use crate::client::{Node, Subscriber, SubscriberOptions};
+use crate::server::Event;
+use crate::workload::{DeclaredService, Workload, WorkloadPort};
+
+fn workload() -> Workload {
+    Workload {
+        address: "10.0.0.7".into(),
+        ports: vec![WorkloadPort { name: "http".into(), number: 9080, ..WorkloadPort::default() }],
+        services: vec![DeclaredService { host: "reviews".into(), ports: vec![] }],
+        ..Workload::default()
+    }
+}
+
+fn sidecar(workload: Option<Workload>) -> SubscriberOptions {
+    let options = options("reviews-1");
+    let scope = ProxyScope { role: ProxyRole::Sidecar, ..options.node.scope.clone() };
+    SubscriberOptions { workload, node: Node { scope, ..options.node.clone() }, ..options }
+}
+
+fn readiness(plane: &Plane) -> Vec<bool> {
+    let of = |event| if let Event::Ready { ready, .. } = event { Some(ready) } else { None };
+    plane.events().into_iter().filter_map(of).collect()
+}
+
+#[tokio::test]
+async fn a_workload_is_registered_and_its_readiness_followed() {
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway("a")], []);
+    let proxy = Subscriber::start(sidecar(Some(workload())), plane.transport());
+    assert_eq!(plane.until_connected(1).await.workload, Some(workload()));
+
+    proxy.ready(true, "");
+    proxy.ready(true, "again");
+    proxy.ready(false, "the probe of port 9080 failed: connection refused");
+    let why = plane
+        .until("the workload to be unready", |event| match event {
+            Event::Ready { ready: false, reason } => Some(reason.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(why, "the probe of port 9080 failed: connection refused");
+    assert_eq!(readiness(&plane), [true, false], "what is no news is not said");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_comes_back_says_how_ready_it_is_now() {
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway("a")], []);
+    let proxy = Subscriber::start(sidecar(Some(workload())), plane.transport());
+    assert!(!plane.until_connected(1).await.workload.as_ref().unwrap().ready);
+    proxy.ready(true, "");
+    plane.until("readiness", |event| matches!(event, Event::Ready { ready: true, .. }).then_some(())).await;
+    // Another connection of the same node ends the first one, which comes again.
+    let other = Subscriber::start(sidecar(None), plane.transport());
+    plane.until_connected(2).await;
+    drop(other);
+    assert!(plane.until_connected(3).await.workload.as_ref().unwrap().ready);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_the_reason() {
+    let wrong = Workload { address: "0.0.0.0".into(), ..workload() };
+    let long = Workload { address: "x".repeat(100_000), ..workload() };
+    let gateway = SubscriberOptions { workload: Some(workload()), ..options("edge-1") };
+    for (options, reason) in [
+        (sidecar(Some(wrong)), "the workload's address 0.0.0.0 is not one that clients can connect to"),
+        (sidecar(Some(long)), "the workload's address \"xxx"),
+        (gateway, "a proxy of role \"gateway\" registers no workload"),
+    ] {
+        let plane = Plane::start();
+        let proxy = Subscriber::start(options, plane.transport());
+        let refused = tokio::time::timeout(Duration::from_secs(10), until_waiting(&proxy)).await.unwrap();
+        assert!(refused.contains(reason) && refused.len() < 2_000, "{refused}");
+        assert!(plane.events().is_empty());
+    }
+}
