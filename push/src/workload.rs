@@ -229,8 +229,9 @@ impl DeclaredService {
 }
 
 impl Ready {
-    /// The reason is cut to [`MAX_REASON_BYTES`].
+    /// The reason is cut to [`MAX_REASON_BYTES`]; who is ready needs none.
     pub(crate) fn new(ready: bool, reason: &str) -> Self {
+        let reason = if ready { "" } else { reason };
         Self { ready, reason: reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].to_owned() }
     }
 }

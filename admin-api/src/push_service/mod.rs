@@ -147,7 +147,7 @@ impl PushService {
                     self.signing.ca().follow(),
                     self.publish_trust(),
                     self.registrar.run(&**self.snapshot.store(), self.roster.replica()),
-                    self.registrar.expire(&**self.snapshot.store(), self.roster.replica(), || self.confirmed_since()),
+                    self.registrar.look_after(&self.snapshot, self.roster.replica(), || self.confirmed_since()),
                     listen::accept(&server, &self.signing, &listener, &tls),
                     listen::accept_piped(&server, piped),
                 )

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::store::{Registration, Store};
+use crate::store::{Registration, Snapshot, Store, View};
 
 /// At most so many registrations are one transaction: it holds the lock that writers of resources need.
 const BATCH: usize = 200;
@@ -96,6 +96,9 @@ impl Registrar {
             },
             Event::Ready { ready, reason } => {
                 let Some(held) = state.of_session(session, node) else { return };
+                if held.registration.workload.ready == *ready {
+                    return;
+                }
                 held.registration.workload.ready = *ready;
                 let node = held.registration.node.clone();
                 info!(node, ready, reason, "a workload's readiness changed");
@@ -141,15 +144,22 @@ impl Registrar {
         }
     }
 
-    /// Removes what dead replicas left behind, for as long as it is polled. `confirmed` says since when this replica's
-    /// own confirmations have been stored without a gap: where they are not, those of others may be missing too.
-    pub(super) async fn expire(&self, store: &dyn Store, replica: &str, confirmed: impl Fn() -> Option<Instant>) {
+    /// Removes what dead replicas left behind, and registers again what others took from this one while it seemed dead,
+    /// for as long as it is polled. `confirmed` says since when this replica's own confirmations have been stored
+    /// without a gap: where they are not, those of others may be missing too.
+    pub(super) async fn look_after(
+        &self,
+        snapshot: &Snapshot,
+        replica: &str,
+        confirmed: impl Fn() -> Option<Instant>,
+    ) {
         loop {
             tokio::time::sleep(self.leases.look_every).await;
+            self.miss(&snapshot.view());
             if confirmed().is_none_or(|since| since.elapsed() < self.leases.stale_after) {
                 continue;
             }
-            match store.expire_workloads(replica, self.leases.stale_after).await {
+            match snapshot.store().expire_workloads(replica, self.leases.stale_after).await {
                 Ok(nodes) => {
                     for node in nodes {
                         warn!(node, "a workload is removed: the control plane it was registered with is gone");
@@ -157,6 +167,20 @@ impl Registrar {
                 }
                 Err(error) => debug!(%error, "what dead replicas left behind cannot be removed now"),
             }
+        }
+    }
+
+    /// Has those stored that are held here and not there: others removed them while this replica was without the
+    /// database. One that was stored a moment ago may be among them, which changes nothing.
+    fn miss(&self, view: &View) {
+        let state = &mut *self.lock();
+        let State { held, unstored } = state;
+        let staying = held.iter().filter(|(_, held)| held.leaves.is_none());
+        let missing = staying.filter(|(node, _)| view.workload(node).is_none()).map(|(node, _)| node.clone());
+        let known = unstored.len();
+        unstored.extend(missing);
+        if unstored.len() > known {
+            self.changed.notify_one();
         }
     }
 

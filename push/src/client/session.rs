@@ -137,6 +137,8 @@ pub(super) struct Driver {
     held: Arc<Held>,
     /// The last acknowledgement; quoted in every hello.
     applied: Option<Ack>,
+    /// What the workload's owner said last of its readiness. The hello says whether, and not why not.
+    readiness: Option<Ready>,
 }
 
 impl Driver {
@@ -150,7 +152,7 @@ impl Driver {
     ) -> Self {
         let held = Arc::new(options.held.take().unwrap_or_default());
         let applied = options.applied.take();
-        Self { options, transport, slot, commands, status, trust, held, applied }
+        Self { options, transport, slot, commands, status, trust, held, applied, readiness: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -251,6 +253,9 @@ impl Driver {
         let mut assembly = Assembly::default();
         // The last complete delta of this connection: what an acknowledgement refers to.
         let mut delivered = (0, 0);
+        if let Some(unready) = self.readiness.clone().filter(|readiness| !readiness.ready) {
+            self.say(&sender, ProxyMessage::Ready(unready)).await?;
+        }
         loop {
             tokio::select! {
                 part = deltas.message() => {
@@ -323,8 +328,12 @@ impl Driver {
             }
             Command::Nack(nack) => ProxyMessage::Nack(nack),
             Command::Ready(ready) => {
-                let workload = self.options.workload.as_mut().filter(|workload| workload.ready != ready.ready)?;
+                let workload = self.options.workload.as_mut()?;
                 workload.ready = ready.ready;
+                if self.readiness.as_ref() == Some(&ready) {
+                    return None;
+                }
+                self.readiness = Some(ready.clone());
                 ProxyMessage::Ready(ready)
             }
         })

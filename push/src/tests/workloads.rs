@@ -5,7 +5,7 @@ use std::time::Duration;
 use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::meta::Revision;
 
-use super::support::{Plane, gateway, options, until_waiting};
+use super::support::{PATIENCE, Plane, gateway, options, until_waiting};
 use crate::client::{Node, Subscriber, SubscriberOptions};
 use crate::server::Event;
 use crate::workload::{DeclaredService, Workload, WorkloadPort};
@@ -63,6 +63,35 @@ async fn a_sidecar_that_comes_back_says_how_ready_it_is_now() {
     plane.until_connected(2).await;
     drop(other);
     assert!(plane.until_connected(3).await.workload.as_ref().unwrap().ready);
+}
+
+#[tokio::test]
+async fn why_a_workload_is_not_ready_is_said_when_it_changes_and_after_a_reconnect() {
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway("a")], []);
+    let proxy = Subscriber::start(sidecar(Some(workload())), plane.transport());
+    plane.until_connected(1).await;
+    let until_said = async |said: &[&str]| {
+        let reasons = || -> Vec<String> {
+            let of = |event| if let Event::Ready { ready: false, reason } = event { Some(reason) } else { None };
+            plane.events().into_iter().filter_map(of).collect()
+        };
+        let all = async {
+            while reasons() != said {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, all).await;
+        assert!(done.is_ok(), "{:?}", reasons());
+    };
+    proxy.ready(false, "no configuration");
+    proxy.ready(false, "no configuration");
+    proxy.ready(false, "connection refused");
+    until_said(&["no configuration", "connection refused"]).await;
+    let other = Subscriber::start(sidecar(None), plane.transport());
+    plane.until_connected(2).await;
+    drop(other);
+    until_said(&["no configuration", "connection refused", "connection refused"]).await;
 }
 
 #[tokio::test]

@@ -181,6 +181,26 @@ async fn what_a_dead_replica_held_goes_and_what_moved_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_taken_for_dead_is_registered_again() {
+    let database = Database::new().await;
+    let replica = Replica::start_with(&database, BRIEF).await;
+    let ready = Some(Workload { ready: true, ..reviews("10.0.0.1") });
+    let server = Subscriber::start(sidecar("reviews-1", ready), replica.pipe());
+    until(&replica, "reviews-1", true).await;
+    let version = replica.snapshot.view().resource_version();
+    // As another replica does that has heard nothing of this one for too long.
+    let removed = async || !database.store.expire_workloads("another", Duration::ZERO).await.unwrap().is_empty();
+    eventually("the other to remove it", removed).await;
+    let back = async || {
+        let view = replica.snapshot.view();
+        view.get(&entry("reviews-1")).is_some_and(|shown| shown.resource_version > version + 1)
+    };
+    eventually("the endpoint to be back", back).await;
+    drop(server);
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_control_plane_keeps_the_endpoints_it_had() {
     let database = Database::new().await;
     let replica = Replica::start_with(&database, BRIEF).await;
