@@ -79,6 +79,9 @@ async fn services_find_each_other_without_a_revision() {
     assert!(replica.snapshot.view().resources().get(&entry("reviews-1")).is_none());
     server.ready(true, "");
     follow_until(&mut client, |set| set.get(&entry("reviews-1")).is_some()).await;
+    let shown = replica.snapshot.view().get(&entry("reviews-1")).unwrap().object.clone();
+    assert_eq!(shown["metadata"]["labels"]["security.istio.io/tlsMode"], "istio", "clients are told to use mutual TLS");
+    assert_eq!(shown["spec"]["serviceAccount"], "default", "and whom to expect");
     server.ready(false, "GET /healthz was answered 500");
     follow_until(&mut client, |set| set.get(&entry("reviews-1")).is_none()).await;
 

@@ -24,6 +24,10 @@ const SERVICE: &str = "service.fairway.dev";
 const NODE: &str = "fairway.dev/node";
 /// The annotation that names the WorkloadGroup whose template was used.
 const GROUP: &str = "fairway.dev/workload-group";
+/// Istio's label of endpoints, which tells clients whether they speak mutual TLS of the mesh.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+/// They do: there is a sidecar beside them.
+const MUTUAL_TLS: &str = "istio";
 const MAX_LABEL: usize = 63;
 
 /// The WorkloadEntry of a sidecar's workload: called as the sidecar, if that is a name.
@@ -70,10 +74,10 @@ pub(super) fn workload_entry(
     let Registration { node, service_account, workload, .. } = &registered.registration;
     let template = group.and_then(|group| group.template.as_ref());
     let shared = group.and_then(|group| group.metadata.as_ref());
-    let mut labels = BTreeMap::new();
-    labels.extend(shared.iter().flat_map(|shared| shared.labels.iter()));
-    labels.extend(template.iter().flat_map(|template| template.labels.iter()));
-    labels.extend(&workload.labels);
+    let mut labels: BTreeMap<&str, &str> = BTreeMap::from([(TLS_MODE, MUTUAL_TLS)]);
+    let own = shared.iter().flat_map(|shared| shared.labels.iter());
+    let own = own.chain(template.iter().flat_map(|template| template.labels.iter())).chain(&workload.labels);
+    labels.extend(own.map(|(key, value)| (key.as_str(), value.as_str())));
     let mut ports: BTreeMap<&str, u32> = BTreeMap::new();
     ports.extend(template.iter().flat_map(|template| template.ports.iter()).map(|(name, port)| (name.as_str(), *port)));
     ports.extend(workload.ports.iter().map(|port| (port.name.as_str(), port.target())));
@@ -101,7 +105,7 @@ pub(super) fn workload_entry(
     say("serviceAccount", json!(or(service_account, template.map(|template| template.service_account.as_str()))));
 
     let mut labels: BTreeMap<String, Value> =
-        labels.iter().map(|(key, value)| ((*key).clone(), json!(value))).collect();
+        labels.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
     for service in &workload.services {
         let service = service_key(&key.namespace, &host_of(&registered.registration, service));
         labels.insert(service_label(&service), json!("true"));

@@ -70,14 +70,21 @@ pub(crate) async fn a_workload_is_an_endpoint_and_no_revision<B: Backend>(backen
     let snapshot = backend.snapshot().await;
     let store = snapshot.store();
     let before = snapshot.view();
-    store.put_workloads("a", &[reviews("reviews-1", "10.0.0.1")]).await.unwrap();
+    let registration = Registration { service_account: "books".into(), ..reviews("reviews-1", "10.0.0.1") };
+    store.put_workloads("a", &[registration]).await.unwrap();
 
     let shown = until_shown(&snapshot, &entry("reviews-1")).await;
     assert!(shown.generated && shown.resource_version > before.resource_version());
-    let labels = json!({"app": "reviews", "fairway.dev/generated": "true", "service.fairway.dev/reviews": "true"});
+    let labels = json!({
+        "app": "reviews", "security.istio.io/tlsMode": "istio",
+        "fairway.dev/generated": "true", "service.fairway.dev/reviews": "true",
+    });
     assert_eq!(shown.object["metadata"]["labels"], labels);
     assert_eq!(shown.object["metadata"]["annotations"], json!({"fairway.dev/node": "reviews-1"}));
-    let spec = json!({"address": "10.0.0.1", "ports": {"http": 19080}, "labels": {"app": "reviews"}});
+    let spec = json!({
+        "address": "10.0.0.1", "ports": {"http": 19080}, "serviceAccount": "books",
+        "labels": {"app": "reviews", "security.istio.io/tlsMode": "istio"},
+    });
     assert_eq!(shown.object["spec"], spec);
     let declared = until_shown(&snapshot, &service("reviews")).await;
     assert_eq!(
@@ -206,7 +213,7 @@ pub(crate) async fn a_group_is_the_template_of_its_workloads<B: Backend>(backend
     let template = json!({
         "metadata": {"labels": {"version": "v1", "app": "overridden"}, "annotations": {"team": "books"}},
         "template": {"ports": {"admin": 9999, "http": 1}, "serviceAccount": "books", "network": "vms", "weight": 5,
-                     "locality": "eu/eu-1", "labels": {"tier": "back"}},
+                     "locality": "eu/eu-1", "labels": {"tier": "back", "security.istio.io/tlsMode": "disabled"}},
     });
     write(&snapshot, &group, Some(template)).await;
     let shown = eventually("the template to be used", async || {
@@ -217,7 +224,8 @@ pub(crate) async fn a_group_is_the_template_of_its_workloads<B: Backend>(backend
         shown.object["spec"],
         json!({
             "address": "10.0.0.1", "ports": {"admin": 9999, "http": 19080}, "network": "vms", "locality": "eu/eu-1",
-            "labels": {"app": "reviews", "tier": "back", "version": "v1"}, "weight": 5, "serviceAccount": "books",
+            "labels": {"app": "reviews", "tier": "back", "version": "v1", "security.istio.io/tlsMode": "disabled"},
+            "weight": 5, "serviceAccount": "books",
         })
     );
     assert_eq!(shown.object["metadata"]["annotations"]["team"], "books");
