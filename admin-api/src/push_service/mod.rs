@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use self::admission::{Admission, Admitted};
 pub(crate) use self::calls::PushApi;
@@ -328,10 +328,24 @@ impl PushService {
         if self.denied.contains(&id) {
             return Err(denial(&id));
         }
-        let fault = match self.signing.vouched(caller, hello) {
+        let vouched = match self.signing.vouched(caller, hello) {
+            Err(reason) if caller.token.is_none() => return Err(Refusal::PermissionDenied(reason)),
+            vouched => vouched,
+        };
+        // Inside this process nobody is kept out.
+        if caller.peer != Peer::InProcess
+            && self.roster.is_another(&hello.node, &hello.namespace, hello.service_account())
+        {
+            warn!(node = hello.node, id, "a proxy came with the node id of another identity's, and was refused");
+            return Err(Refusal::PermissionDenied(format!(
+                "the node id {} is in use by a proxy of another identity; give each proxy its own (--node-id), or wait \
+                 until that one has left",
+                hello.node
+            )));
+        }
+        let fault = match vouched {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => None,
-            Err(reason) if caller.token.is_none() => return Err(Refusal::PermissionDenied(reason)),
             Err(reason) => Some(reason),
         };
         if let Some(reason) = fault {

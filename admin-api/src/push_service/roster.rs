@@ -248,6 +248,16 @@ impl Roster {
         self.arrived.notified().await;
     }
 
+    /// Whether a connected proxy, here or elsewhere, has this node id and is of another service account.
+    pub(super) fn is_another(&self, node: &str, namespace: &str, service_account: &str) -> bool {
+        let state = self.lock();
+        let holder = match state.local.get(node).filter(|local| local.scope.is_some()) {
+            Some(local) => Some(&local.info),
+            None => state.remote.get(node).filter(|remote| remote.connected).map(|remote| &remote.info),
+        };
+        holder.is_some_and(|holder| holder.namespace != namespace || holder.service_account != service_account)
+    }
+
     /// The node whose proxy a session is of, while that is connected here.
     pub(super) fn node_of(&self, session: SessionId) -> Option<String> {
         self.lock().nodes.get(&session).cloned()

@@ -112,6 +112,44 @@ async fn a_token_has_the_certificate_of_its_service_account_signed_and_no_other(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_id_is_kept_for_the_identity_that_holds_it() {
+    let databases = Database::shared().await;
+    let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);
+    let revision = one.gateway("shop/edge").await;
+    let workload = Workload::new(&one, Some(&one.join_token(&reviews()).await));
+    let mut first = workload.subscribe("node-1");
+    follow_to(&mut first, revision).await;
+    for replica in [&one, &two] {
+        replica.until_acked("node-1", revision).await;
+    }
+    let ratings = json!({"namespace": "shop", "serviceAccount": "ratings"});
+    let token = Some(Token::new(&one.join_token(&ratings).await).unwrap());
+    let reason = "the node id node-1 is in use by a proxy of another identity";
+    let mut others = Vec::new();
+    for replica in [&one, &two] {
+        let account = "ratings".to_owned();
+        let options = SubscriberOptions { token: token.clone(), service_account: account, ..options("node-1", "shop") };
+        let other = Subscriber::start(options, replica.tls(&replica.ca));
+        let refused = until_waiting(&other).await;
+        assert!(refused.contains(reason), "{refused}");
+        others.push(other);
+    }
+    // Nor does it get a certificate, which would make it a member under this name.
+    let stranger = Workload { token: token.clone(), ..Workload::new(&one, None) };
+    let refused = stranger.sign("node-1", "ratings").await.unwrap_err();
+    assert!(refused.to_string().contains(reason), "{refused}");
+    // The same identity takes over, as a proxy does that was restarted.
+    let mut second = workload.subscribe("node-1");
+    follow_to(&mut second, revision).await;
+    // Who is gone holds nothing.
+    drop((first, second));
+    follow_to(&mut others[0], revision).await;
+    drop(others);
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_is_renewed_and_the_stream_goes_on_without_a_token() {
     let database = Database::new().await;
     let replica = Replica::start(&database).await;
