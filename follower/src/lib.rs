@@ -24,8 +24,11 @@ use std::time::Instant;
 use push::client::{Node, Subscriber, SubscriberOptions, Token};
 use push::message::Ack;
 use push::transport::Connect;
+use push::workload::{Ready, Workload};
 use route_model::compile::ProxyScope;
-use route_model::meta::Revision;
+use route_model::kind::Kind;
+use route_model::meta::{ResourceKey, Revision};
+use route_model::resource::{Resource, ResourceSet};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -50,6 +53,9 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Further entries of `ports.json`: what the rest of this process has bound.
     pub other_ports: Map<String, Value>,
+    /// What it registers at the control plane, for a sidecar. It is not ready until
+    /// [`readiness`](Follower::readiness) says so.
+    pub workload: Option<Workload>,
 }
 
 /// The way to the control plane.
@@ -86,6 +92,10 @@ pub struct Follower {
     service_account: String,
     transport: Transport,
     in_force: watch::Sender<Option<Revision>>,
+    workload: Option<Workload>,
+    readiness: watch::Sender<Ready>,
+    /// The WorkloadGroup of the workload.
+    group: watch::Sender<Option<Arc<Resource>>>,
     /// Locked for as long as this lives.
     dir: DataDir,
 }
@@ -112,6 +122,9 @@ impl Follower {
             service_account: options.service_account,
             transport,
             in_force: watch::Sender::default(),
+            workload: options.workload,
+            readiness: watch::Sender::default(),
+            group: watch::Sender::default(),
             dir,
         })
     }
@@ -119,6 +132,16 @@ impl Follower {
     /// The revision in force: `None` until there is one. That of the last good set counts.
     pub fn in_force(&self) -> watch::Receiver<Option<Revision>> {
         self.in_force.subscribe()
+    }
+
+    /// Where it is said whether the workload can serve, and why not.
+    pub fn readiness(&self) -> watch::Sender<Ready> {
+        self.readiness.clone()
+    }
+
+    /// The WorkloadGroup that the workload belongs to, of the revision in force: `None` without one.
+    pub fn group(&self) -> watch::Receiver<Option<Arc<Resource>>> {
+        self.group.subscribe()
     }
 
     /// Follows the control plane until `shutdown` resolves, then drains. Must be called inside a tokio runtime.
@@ -130,6 +153,7 @@ impl Follower {
         let mut subscription = SubscriberOptions {
             service_account: self.service_account.clone(),
             token: self.transport.token.take(),
+            workload: self.workload.clone(),
             ..SubscriberOptions::new(self.node.clone())
         };
         if let Some(held) = last_good.load() {
@@ -139,6 +163,7 @@ impl Follower {
                 Outcome::InForce(issues) => {
                     info!(%revision, issues = issues.len(), "serving the last good configuration");
                     subscription.applied = Some(Ack::new(revision, issues));
+                    self.note_group(held.set());
                     subscription.held = Some(Arc::unwrap_or_clone(held));
                     self.in_force.send_replace(Some(revision));
                 }
@@ -152,10 +177,21 @@ impl Follower {
         let mut subscriber = Subscriber::start(subscription, self.transport.connect.clone());
         self.follow(&mut subscriber, acked, &saver, shutdown).await;
         info!("draining");
-        drop(subscriber);
+        subscriber.leave().await;
         saver.finish().await;
         self.traffic.drain().await;
         info!("drained");
+    }
+
+    /// Takes the workload's group out of a set that is in force.
+    fn note_group(&self, set: &ResourceSet) {
+        let name = self.workload.as_ref().map_or("", |workload| &workload.group);
+        let group = set.get(&ResourceKey::new(Kind::WorkloadGroup, self.node.scope.namespace.clone(), name));
+        self.group.send_if_modified(|known| {
+            let changed = known.as_ref().map(Arc::as_ptr) != group.map(Arc::as_ptr);
+            *known = group.cloned();
+            changed
+        });
     }
 
     async fn follow(
@@ -166,6 +202,8 @@ impl Follower {
         shutdown: impl Future<Output = ()>,
     ) {
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut readiness = self.readiness.subscribe();
+        readiness.mark_changed();
         loop {
             tokio::select! {
                 () = &mut shutdown => return,
@@ -182,6 +220,7 @@ impl Follower {
                             }
                             let took_ms = began.elapsed().as_millis();
                             info!(%revision, resources = held.set().len(), issues = issues.len(), took_ms, "in force");
+                            self.note_group(held.set());
                             self.in_force.send_replace(Some(revision));
                             saver.offer(held);
                             self.ports.write(&self.traffic.bound());
@@ -191,6 +230,10 @@ impl Follower {
                             subscriber.nack(revision, vec![issue]);
                         }
                     }
+                }
+                Ok(()) = readiness.changed() => {
+                    let Ready { ready, reason } = readiness.borrow_and_update().clone();
+                    subscriber.ready(ready, &reason);
                 }
                 ack = self.traffic.next_report() => {
                     // Nearly always what was acknowledged with the update.

@@ -179,6 +179,7 @@ fn options(data_dir: &Path) -> Options {
         },
         data_dir: data_dir.to_owned(),
         other_ports: Map::new(),
+        workload: None,
     }
 }
 

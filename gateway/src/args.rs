@@ -99,7 +99,15 @@ impl GatewayArgs {
         if let Some(workers) = self.gateway_workers {
             proxy.workers = workers.into();
         }
-        Options { node_id: self.proxy.node_id, scope, service_account: String::new(), proxy, data_dir, other_ports }
+        Options {
+            node_id: self.proxy.node_id,
+            scope,
+            service_account: String::new(),
+            proxy,
+            data_dir,
+            other_ports,
+            workload: None,
+        }
     }
 }
 

@@ -39,8 +39,12 @@ impl Application {
 
     /// Starts the application, when something is in force if `ready` is given, and answers with its exit code when it
     /// has ended; 128 and the signal's number if a signal ended it, as shells do. A further signal then ends this
-    /// process at once.
-    pub(crate) async fn run(mut self, ready: Option<watch::Receiver<Option<Revision>>>) -> u8 {
+    /// process at once. Calls `ending` when the application is told to end.
+    pub(crate) async fn run(
+        mut self,
+        ready: Option<watch::Receiver<Option<Revision>>>,
+        ending: impl FnOnce() + Send,
+    ) -> u8 {
         if let Some(ready) = ready
             && let Err(signal) = self.until(ready).await
         {
@@ -48,7 +52,7 @@ impl Application {
             return code_of_signal(signal.as_raw());
         }
         let code = match self.start() {
-            Ok(child) => self.supervise(child).await,
+            Ok(child) => self.supervise(child, ending).await,
             Err(error) => {
                 error!(program = %self.command[0].display(), %error, "cannot start the application");
                 if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN }
@@ -89,7 +93,8 @@ impl Application {
         Ok(child)
     }
 
-    async fn supervise(&mut self, mut child: Child) -> u8 {
+    async fn supervise(&mut self, mut child: Child, ending: impl FnOnce()) -> u8 {
+        let mut ending = Some(ending);
         loop {
             tokio::select! {
                 status = child.wait() => return match status {
@@ -103,6 +108,10 @@ impl Application {
                     }
                 },
                 signal = self.signals.next() => {
+                    // Others may mean anything: reload, say where the threads are.
+                    if [Signal::TERM, Signal::INT].contains(&signal) && let Some(ending) = ending.take() {
+                        ending();
+                    }
                     // Not reaped yet, or the branch above would have been taken: the number is still its own.
                     let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
                     if let Some(pid) = pid && self.signals.is_to_hand_on(signal) {

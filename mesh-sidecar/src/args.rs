@@ -12,10 +12,9 @@ use follower::logging::LogArgs;
 use proxy::ProxyIdentity;
 use route_model::compile::{ProxyRole, ProxyScope};
 use serde_json::Map;
-use tracing::warn;
 
-use crate::address;
 use crate::options::{ApplicationPort, BindService, CaptureMode, ListenOn, Options, Readiness, is_dns_label, is_host};
+use crate::registration;
 
 /// More workers than this bring a sidecar little and cost memory and connections.
 const MOST_WORKERS: usize = 2;
@@ -53,6 +52,11 @@ pub struct RunArgs {
     /// The service that the application is part of; made, with the ports below, if nobody has written it
     #[arg(long, env = "FAIRWAY_SERVICE", value_name = "NAME", requires = "ports", value_parser = host)]
     pub service: Option<String>,
+
+    /// The WorkloadGroup of the namespace that the application belongs to: it says what the flags leave unsaid, and how
+    /// to probe the application
+    #[arg(long, env = "FAIRWAY_WORKLOAD_GROUP", value_name = "NAME")]
+    pub workload_group: Option<String>,
 
     // Not FAIRWAY_PORT: Kubernetes sets that in every container beside a Service called fairway.
     /// A port of the application, by a name that begins with its protocol: http=9080, grpc-api=7070, tcp=5432.
@@ -92,7 +96,8 @@ pub struct RunArgs {
     #[arg(long, env = "FAIRWAY_ADDRESS", value_name = "IP")]
     pub address: Option<IpAddr>,
 
-    /// How to see whether the application can take traffic: tcp:9080, http://:9080/healthz
+    /// How to see, once a second, whether the application can take traffic: tcp:9080, http://:9080/healthz. Goes before
+    /// the probe of the WorkloadGroup; without either the application is taken to be ready
     #[arg(long, env = "FAIRWAY_READINESS", value_name = "CHECK")]
     pub readiness: Option<Readiness>,
 
@@ -116,14 +121,11 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Reads the files that the command line names, and finds this host's address.
+    /// Reads the files that the command line names.
     pub fn into_parts(self) -> anyhow::Result<(Options, Transport)> {
         self.check()?;
-        let address = self.address.or_else(|| {
-            address::on_the_way_to(&self.join.control_plane)
-                .inspect_err(|error| warn!(%error, "cannot find this host's address; it can be given by --address"))
-                .ok()
-        });
+        let address = registration::address(&self)?;
+        let registered = registration::workload(&self)?;
         let scope = ProxyScope {
             role: ProxyRole::Sidecar,
             namespace: self.namespace.as_str().into(),
@@ -143,6 +145,7 @@ impl RunArgs {
             proxy,
             data_dir: self.data_dir,
             other_ports: Map::new(),
+            workload: Some(registered),
         };
         let options = Options {
             follower,

@@ -3,17 +3,19 @@
 //! [`Command`] is the command line of `fairway-sidecar`, and of `fairway sidecar`. [`capture`] is how an application's
 //! traffic comes to the sidecar without the application's doing.
 
-mod address;
 mod application;
 mod args;
 pub mod capture;
 mod options;
+mod readiness;
+mod registration;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use follower::{Follower, process};
+use push::workload::Ready;
 use tokio::sync::oneshot;
 
 use self::application::Application;
@@ -73,15 +75,24 @@ fn run_sidecar(args: RunArgs) -> anyhow::Result<ExitCode> {
         );
         if options.command.is_empty() {
             let shutdown = process::signalled().context("cannot listen for signals")?;
-            Follower::start(options.follower, transport)?.run(shutdown).await;
+            let follower = Follower::start(options.follower, transport)?;
+            tokio::spawn(readiness::watch(options.readiness, &follower));
+            follower.run(shutdown).await;
             return Ok(ExitCode::SUCCESS);
         }
         let application = Application::new(options.command).context("cannot listen for signals")?;
         let follower = Follower::start(options.follower, transport)?;
+        let probing = tokio::spawn(readiness::watch(options.readiness, &follower)).abort_handle();
+        let readiness = follower.readiness();
+        // Its clients go elsewhere while it still serves those that did not hear yet.
+        let ending = move || {
+            probing.abort();
+            readiness.send_replace(Ready { ready: false, reason: "it was told to end".to_owned() });
+        };
         let ready = options.wait_ready.then(|| follower.in_force());
         let (stop, stopped) = oneshot::channel::<()>();
         let supervise = async {
-            let code = application.run(ready).await;
+            let code = application.run(ready, ending).await;
             // The sidecar outlives the application: answers that are still under way get out.
             let _ = stop.send(());
             code

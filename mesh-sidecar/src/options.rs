@@ -23,9 +23,9 @@ pub struct Options {
     pub outbound: ListenOn,
     /// Where redirected connections to the application arrive.
     pub inbound: ListenOn,
-    /// Where others reach this host. `None`: not known yet, because the control plane's name has no address.
+    /// Where others reach this host, if that was written. `None`: at its address on the way to the control plane.
     pub address: Option<IpAddr>,
-    /// Whether the application can take traffic; without it, it can when it accepts connections.
+    /// How to see whether the application can take traffic; without it, the probe of its WorkloadGroup.
     pub readiness: Option<Readiness>,
     /// Start the command only when there is a configuration.
     pub wait_ready: bool,

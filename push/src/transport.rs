@@ -3,8 +3,9 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::client::Resumption;
@@ -41,6 +42,12 @@ pub trait Connect: Send + Sync + 'static {
 
     /// `https://host:port`, for logs and for `:authority`.
     fn origin(&self) -> &str;
+
+    /// The address of this host on the way to the control plane, as the newest connection had it; `None` before the
+    /// first, and where there is no way.
+    fn own_address(&self) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// TLS to a control plane whose certificate must come from one of the pinned CAs; the system's roots do not count.
@@ -50,6 +57,7 @@ pub struct TlsTransport {
     address: String,
     server_name: ServerName<'static>,
     connector: TlsConnector,
+    own_address: Mutex<Option<IpAddr>>,
 }
 
 /// Why a [`TlsTransport`] cannot be made.
@@ -101,6 +109,7 @@ impl TlsTransport {
             address: format!("{host}:{port}"),
             server_name,
             connector: TlsConnector::from(Arc::new(config)),
+            own_address: Mutex::default(),
         })
     }
 }
@@ -124,6 +133,8 @@ impl Connect for TlsTransport {
             let connecting = async {
                 let tcp = TcpStream::connect(&self.address).await?;
                 tcp.set_nodelay(true)?;
+                *self.own_address.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(tcp.local_addr()?.ip().to_canonical());
                 let tls = self.connector.connect(self.server_name.clone(), tcp).await?;
                 Ok::<Box<dyn Io>, io::Error>(Box::new(tls))
             };
@@ -136,6 +147,10 @@ impl Connect for TlsTransport {
 
     fn origin(&self) -> &str {
         &self.origin
+    }
+
+    fn own_address(&self) -> Option<IpAddr> {
+        *self.own_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -103,6 +103,14 @@ impl Workload {
     /// What is wrong and where, in words for the one who runs the sidecar.
     pub fn check(&self) -> Result<(), String> {
         self.check_address()?;
+        self.check_but_address()
+    }
+
+    /// Looks at all but the address, which may not be known yet.
+    ///
+    /// # Errors
+    /// As [`Workload::check`].
+    pub fn check_but_address(&self) -> Result<(), String> {
         let mut names = BTreeSet::new();
         let mut numbers = BTreeSet::new();
         at_most(self.ports.len(), MAX_PORTS, "ports")?;

@@ -18,7 +18,7 @@ use route_model::kinds::selector::{LabelSelector, TargetRef};
 use route_model::kinds::value::StringMap;
 use route_model::kinds::{
     AuthorizationPolicy, BackendPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, RequestAuthentication,
-    Secret, ServiceEntry, VirtualService, WorkloadEntry,
+    Secret, ServiceEntry, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
@@ -40,6 +40,7 @@ pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>>
     reached.destination_rules(default(|mesh| &mesh.default_destination_rule_export_to));
     reached.service_entries(default(|mesh| &mesh.default_service_export_to));
     reached.attached();
+    reached.workload_groups();
     let root_namespace = settings
         .map_or_else(|| MeshConfig::default().root_namespace().to_owned(), |mesh| mesh.root_namespace().to_owned());
     reached.authorization(&root_namespace);
@@ -164,6 +165,18 @@ impl<'a> Reached<'a> {
                 self.found.contains_key(&target)
             });
             if meant {
+                self.add(resource);
+            }
+        }
+    }
+
+    /// How sidecars are to probe their applications: what their groups say.
+    fn workload_groups(&mut self) {
+        if self.scope.role != ProxyRole::Sidecar {
+            return;
+        }
+        for (resource, group) in self.specs::<WorkloadGroup>() {
+            if group.probe.is_some() && resource.key.namespace == self.scope.namespace {
                 self.add(resource);
             }
         }

@@ -147,12 +147,7 @@ impl Registrar {
     /// Removes what dead replicas left behind, and registers again what others took from this one while it seemed dead,
     /// for as long as it is polled. `confirmed` says since when this replica's own confirmations have been stored
     /// without a gap: where they are not, those of others may be missing too.
-    pub(super) async fn look_after(
-        &self,
-        snapshot: &Snapshot,
-        replica: &str,
-        confirmed: impl Fn() -> Option<Instant>,
-    ) {
+    pub(super) async fn look_after(&self, snapshot: &Snapshot, replica: &str, confirmed: impl Fn() -> Option<Instant>) {
         loop {
             tokio::time::sleep(self.leases.look_every).await;
             self.miss(&snapshot.view());

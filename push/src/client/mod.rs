@@ -14,7 +14,7 @@ use std::time::Duration;
 use route_model::compile::{Changed, ProxyScope};
 use route_model::meta::Revision;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use self::backoff::Backoff;
@@ -24,6 +24,9 @@ pub use self::sign::{SignError, Signed, sign};
 use crate::message::{Ack, Hello, Issue, Nack, Trust, role_name};
 use crate::transport::Connect;
 use crate::workload::{Ready, Workload};
+
+/// How long [`Subscriber::leave`] may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who a proxy is.
 #[derive(Clone, Debug)]
@@ -60,7 +63,8 @@ pub struct SubscriberOptions {
     pub held: Option<Held>,
     /// Whether [`SubscriberOptions::held`] is in force already.
     pub applied: Option<Ack>,
-    /// What a sidecar registers, and whether it is ready to begin with.
+    /// What a sidecar registers, and whether it is ready to begin with. Without an address it has this host's on the
+    /// way to the control plane.
     pub workload: Option<Workload>,
     pub backoff: Backoff,
     pub limits: Limits,
@@ -186,6 +190,15 @@ impl Subscriber {
     /// Tells the control plane whether the workload can serve now, and why not. Without a workload it means nothing.
     pub fn ready(&self, ready: bool, reason: &str) {
         self.send(Command::Ready(Ready::new(ready, reason)));
+    }
+
+    /// Says that the workload serves no more, and ends the connection when the control plane has heard it; it takes at
+    /// most [`LEAVE_TIMEOUT`].
+    pub async fn leave(self) {
+        let (left, leaving) = oneshot::channel();
+        self.send(Command::Leave(left));
+        // What goes wrong ends the connection too, which says the same a little later.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, leaving).await;
     }
 
     pub fn status(&self) -> watch::Receiver<Status> {

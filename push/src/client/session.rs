@@ -1,6 +1,7 @@
 //! Keeps one connection up, one after another, and runs the protocol over it.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use route_model::compile::Changed;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::{Grpc, GrpcService};
@@ -89,6 +90,8 @@ pub(super) enum Command {
     Ack(Ack),
     Nack(Nack),
     Ready(Ready),
+    /// To end; dropped when that is done.
+    Leave(oneshot::Sender<Infallible>),
 }
 
 /// Why a connection ended.
@@ -106,6 +109,8 @@ pub(super) enum SessionError {
     Ended,
     #[error("the control plane broke the protocol: {0}")]
     Protocol(#[from] ProtocolError),
+    #[error("this proxy is leaving")]
+    Leaving,
 }
 
 fn explain(status: &tonic::Status) -> String {
@@ -138,7 +143,7 @@ pub(super) struct Driver {
     /// The last acknowledgement; quoted in every hello.
     applied: Option<Ack>,
     /// What the workload's owner said last of its readiness. The hello says whether, and not why not.
-    readiness: Option<Ready>,
+    readiness: Ready,
 }
 
 impl Driver {
@@ -152,7 +157,8 @@ impl Driver {
     ) -> Self {
         let held = Arc::new(options.held.take().unwrap_or_default());
         let applied = options.applied.take();
-        Self { options, transport, slot, commands, status, trust, held, applied, readiness: None }
+        let readiness = Ready::new(options.workload.as_ref().is_some_and(|workload| workload.ready), "");
+        Self { options, transport, slot, commands, status, trust, held, applied, readiness }
     }
 
     pub(super) async fn run(mut self) {
@@ -160,6 +166,9 @@ impl Driver {
         loop {
             self.status.send_replace(Status::Connecting);
             let error = self.connect_and_follow().await;
+            if matches!(error, SessionError::Leaving) {
+                return;
+            }
             // A connection that worked starts the count anew.
             failures = if *self.status.borrow() == Status::Connected { 1 } else { failures + 1 };
             let wait = if error.is_refusal() {
@@ -234,7 +243,10 @@ impl Driver {
     ) -> Result<(mpsc::Sender<FromProxy>, Streaming<Delta>), SessionError> {
         let requests = handshake(io, tasks).await?;
         let (sender, receiver) = mpsc::channel(8);
-        let hello = Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options) };
+        let mut hello = Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options) };
+        if let Some(workload) = hello.workload.as_mut().filter(|workload| workload.address.is_empty()) {
+            workload.address = self.transport.own_address().map(|address| address.to_string()).unwrap_or_default();
+        }
         // The channel is new and has room.
         let _ = sender.try_send(FromProxy { message: Some(ProxyMessage::Hello(Box::new(hello))) });
         let mut request = tonic::Request::new(ReceiverStream::new(receiver));
@@ -249,12 +261,12 @@ impl Driver {
         &mut self,
         sender: mpsc::Sender<FromProxy>,
         mut deltas: Streaming<Delta>,
-    ) -> Result<std::convert::Infallible, SessionError> {
+    ) -> Result<Infallible, SessionError> {
         let mut assembly = Assembly::default();
         // The last complete delta of this connection: what an acknowledgement refers to.
         let mut delivered = (0, 0);
-        if let Some(unready) = self.readiness.clone().filter(|readiness| !readiness.ready) {
-            self.say(&sender, ProxyMessage::Ready(unready)).await?;
+        if !self.readiness.reason.is_empty() {
+            self.say(&sender, ProxyMessage::Ready(self.readiness.clone())).await?;
         }
         loop {
             tokio::select! {
@@ -286,6 +298,11 @@ impl Driver {
                     }
                 }
                 Some(command) = self.commands.recv() => {
+                    if let Command::Leave(left) = command {
+                        self.leave(sender, deltas).await;
+                        drop(left);
+                        return Err(SessionError::Leaving);
+                    }
                     let Some(mut message) = self.note(command) else { continue };
                     if let ProxyMessage::Ack(Ack { revision, nonce, .. })
                         | ProxyMessage::Nack(Nack { revision, nonce, .. }) = &mut message
@@ -297,6 +314,17 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Says what there is left to say and waits until the control plane has heard it: it then ends its own side.
+    async fn leave(&mut self, sender: mpsc::Sender<FromProxy>, mut deltas: Streaming<Delta>) {
+        let last = self.note(Command::Ready(Ready::new(false, "its sidecar is ending")));
+        if let Some(last) = last {
+            // Fails when the connection is gone already.
+            let _ = self.say(&sender, last).await;
+        }
+        drop(sender);
+        while let Ok(Some(_)) = deltas.message().await {}
     }
 
     fn note_trust(&self, trust: Option<Trust>) {
@@ -330,12 +358,14 @@ impl Driver {
             Command::Ready(ready) => {
                 let workload = self.options.workload.as_mut()?;
                 workload.ready = ready.ready;
-                if self.readiness.as_ref() == Some(&ready) {
+                if self.readiness == ready {
                     return None;
                 }
-                self.readiness = Some(ready.clone());
+                self.readiness = ready.clone();
                 ProxyMessage::Ready(ready)
             }
+            // Where there is no connection, there is nothing to end.
+            Command::Leave(_) => return None,
         })
     }
 }

@@ -95,6 +95,33 @@ async fn why_a_workload_is_not_ready_is_said_when_it_changes_and_after_a_reconne
 }
 
 #[tokio::test]
+async fn who_leaves_says_that_it_serves_no_more() {
+    let plane = Plane::start();
+    plane.scope.publish(Revision(1), [gateway("a")], []);
+    let proxy = Subscriber::start(sidecar(Some(workload())), plane.transport());
+    plane.until_connected(1).await;
+    proxy.ready(true, "");
+    plane.until("readiness", |event| matches!(event, Event::Ready { ready: true, .. }).then_some(())).await;
+    proxy.leave().await;
+    let last: Vec<Event> = plane.events().into_iter().rev().take(2).collect();
+    let [Event::Disconnected { reason }, Event::Ready { ready: false, reason: why }] = &*last else {
+        panic!("{last:?}")
+    };
+    assert_eq!((reason.as_str(), why.as_str()), ("the proxy closed the connection", "its sidecar is ending"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_connection_leaves_at_once() {
+    let (transport, listener) = crate::transport::pipe();
+    drop(listener);
+    let proxy = Subscriber::start(sidecar(Some(workload())), std::sync::Arc::new(transport));
+    until_waiting(&proxy).await;
+    let began = tokio::time::Instant::now();
+    proxy.leave().await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "there is nothing to wait for");
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_with_the_reason() {
     let wrong = Workload { address: "0.0.0.0".into(), ..workload() };
     let long = Workload { address: "x".repeat(100_000), ..workload() };

@@ -43,8 +43,8 @@ pub(super) fn of(kind: Kind) -> &'static [Entry] {
         Kind::AuthorizationPolicy => AUTHORIZATION_POLICY,
         Kind::EnvoyFilter => ENVOY_FILTER,
         Kind::RequestAuthentication => REQUEST_AUTHENTICATION,
-        Kind::WorkloadGroup
-        | Kind::Sidecar
+        Kind::WorkloadGroup => WORKLOAD_GROUP,
+        Kind::Sidecar
         | Kind::ProxyConfig
         | Kind::PeerAuthentication
         | Kind::Telemetry
@@ -237,6 +237,13 @@ static WORKLOAD_ENTRY: &[Entry] = table! {
     "spec.network" => V0_1,
     "spec.locality" => V0_1,
     "spec.serviceAccount" => SERVICE_ACCOUNT,
+};
+
+static WORKLOAD_GROUP: &[Entry] = table! {
+    "spec.metadata" => V0_1,
+    "spec.template" => V0_1,
+    "spec.template.address" => Never("each workload has the address that its sidecar registers"),
+    "spec.probe" => V0_1,
 };
 
 static MESH_CONFIG: &[Entry] = table! {

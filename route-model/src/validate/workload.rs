@@ -2,6 +2,7 @@
 
 use super::{Report, hosts, scope};
 use crate::field::Place;
+use crate::kinds::workload_group::Probe;
 use crate::kinds::{WorkloadEntry, WorkloadGroup};
 use crate::names;
 
@@ -22,6 +23,9 @@ pub(super) fn is_unix(address: &str) -> bool {
 }
 
 pub(super) fn check_group(group: &WorkloadGroup, at: &Place<'_>, report: &mut Report) {
+    if let Some(probe) = &group.probe {
+        check_probe(probe, &at.field("probe"), report);
+    }
     if let Some(template) = &group.template {
         check_entry(template, &at.field("template"), report);
     }
@@ -32,5 +36,19 @@ pub(super) fn check_group(group: &WorkloadGroup, at: &Place<'_>, report: &mut Re
         for key in metadata.annotations.keys().filter(|key| !names::is_qualified(&key.to_ascii_lowercase())) {
             report.invalid(&annotations.key(key), key, names::QUALIFIED);
         }
+    }
+}
+
+/// What the schema leaves open.
+fn check_probe(probe: &Probe, at: &Place<'_>, report: &mut Report) {
+    let Probe { http_get, tcp_socket, exec, grpc, .. } = probe;
+    if http_get.is_none() && tcp_socket.is_none() && exec.is_none() && grpc.is_none() {
+        report.required(at, "one of httpGet, tcpSocket, exec and grpc must be set");
+    }
+    if exec.as_ref().is_some_and(|exec| exec.command.is_empty()) {
+        report.required(&at.field("exec").field("command"), "the program, and its arguments");
+    }
+    if let Some(grpc) = grpc {
+        scope::port(*grpc.port, &at.field("grpc").field("port"), report);
     }
 }
