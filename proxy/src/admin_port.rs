@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::options::ListenAddr;
 use crate::proxy::{Core, StartError};
-use crate::telemetry::exposition;
+use crate::telemetry::{certificate, exposition};
 
 mod dump;
 #[cfg(test)]
@@ -191,6 +191,7 @@ fn server_info(core: &Core) -> Value {
         "node_id": options.identity.node_id,
         "workload": options.identity.workload,
         "namespace": options.identity.namespace,
+        "spiffe_id": options.mesh_identity.current().map(|current| current.spiffe_id().to_string()),
         "hostname": core.process.hostname,
         "workers": options.workers,
         "connections": core.process.connections(),
@@ -211,8 +212,10 @@ fn metrics(core: Arc<Core>) -> Reply {
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let mut out = ChunkWriter { sender, buffer: String::with_capacity(CHUNK) };
+        let (metrics, identity) = (&core.process.metrics, &core.process.options.mesh_identity);
+        let rendered = metrics.render(&mut out).and_then(|()| certificate::render(identity, &mut out));
         // An error says that the reader has gone.
-        let _ = core.process.metrics.render(&mut out).and_then(|()| out.flush());
+        let _ = rendered.and_then(|()| out.flush());
     });
     let mut reply = Response::new(Either::Right(Chunks(receiver)));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));

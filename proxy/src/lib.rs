@@ -28,3 +28,4 @@ pub use limits::Limits;
 pub use listener::original_dst::original_destination;
 pub use options::{AccessLogFormat, ListenAddr, Options, ProxyIdentity};
 pub use proxy::{ApplyReport, BoundListener, BoundPorts, Issue, Proxy, StartError, reason};
+pub use tls::identity::{self, Identity, IdentityError, Svid, Trust};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::limits::Limits;
+use crate::tls::Identity;
 
 /// The settings of one proxy process.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Options {
     /// Asked for the hosts of upstreams in place of those in `/etc/resolv.conf`, unless empty.
     pub name_servers: Vec<SocketAddr>,
     pub identity: ProxyIdentity,
+    /// The certificate that proxies of the mesh know this one by, and whom it accepts. Filled while the proxy runs.
+    pub mesh_identity: Identity,
     pub limits: Limits,
 }
 
@@ -41,6 +44,7 @@ impl Default for Options {
             drain_time: Duration::from_secs(30),
             name_servers: Vec::new(),
             identity: ProxyIdentity::default(),
+            mesh_identity: Identity::default(),
             limits: Limits::default(),
         }
     }

@@ -5,6 +5,7 @@
 pub mod access_log;
 pub(crate) mod authorization;
 pub mod cells;
+pub(crate) mod certificate;
 pub mod connections;
 pub mod exposition;
 pub mod flags;

@@ -2,7 +2,7 @@
 //!
 //! [`TlsStore`] turns the terms of listeners into configurations and keeps them from table to table; [`TlsAcceptor`]
 //! runs the handshakes of one listener, choosing the server by SNI. `upstream` does the same for connections to
-//! upstreams.
+//! upstreams. [`identity`] is TLS between the proxies of the mesh.
 
 pub mod accept;
 pub mod certificate;
@@ -10,6 +10,7 @@ mod client_auth;
 mod config;
 mod curves;
 pub mod facts;
+pub mod identity;
 mod names;
 mod origination;
 pub mod store;
@@ -20,4 +21,5 @@ pub(crate) mod trust;
 pub(crate) mod upstream;
 
 pub use accept::{Accepted, HandshakeError, TlsAcceptor};
+pub use identity::{Identity, Svid, Trust};
 pub use store::{TlsContext, TlsStore};
