@@ -19,7 +19,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use push::client::{Node, Subscriber, SubscriberOptions, Token};
 use push::message::Ack;
@@ -32,12 +32,16 @@ use route_model::resource::{Resource, ResourceSet};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
 use self::last_good::{LastGood, Saver};
 use self::ports::PortsFile;
 use self::traffic::{Outcome, Traffic};
+
+/// How often the control plane is told how the proxy is doing, if that changed.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// What a proxy is started with.
 #[derive(Clone, Debug)]
@@ -204,6 +208,8 @@ impl Follower {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut readiness = self.readiness.subscribe();
         readiness.mark_changed();
+        let mut reports = tokio::time::interval(REPORT_EVERY);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut shutdown => return,
@@ -235,6 +241,7 @@ impl Follower {
                     let Ready { ready, reason } = readiness.borrow_and_update().clone();
                     subscriber.ready(ready, &reason);
                 }
+                _ = reports.tick() => subscriber.report(self.traffic.state()),
                 ack = self.traffic.next_report() => {
                     // Nearly always what was acknowledged with the update.
                     if acked.as_ref() != Some(&ack) {

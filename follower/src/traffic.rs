@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proxy::{ApplyReport, BoundPorts, Proxy};
 use push::client::{Held, Update};
-use push::message::{Ack, Issue, Key};
+use push::message::{Ack, Issue, Key, Report};
 use route_model::compile::{Changed, Compiler, ProxyScope};
 use route_model::table::RouteTable;
 use tokio::sync::watch;
@@ -43,6 +43,11 @@ impl Traffic {
 
     pub(crate) async fn take(&mut self, update: Update) -> Outcome {
         self.put(update.held, update.changed).await
+    }
+
+    /// How the proxy is doing.
+    pub(crate) fn state(&self) -> Report {
+        Report { connections: self.proxy.connections() }
     }
 
     pub(crate) fn bound(&self) -> BoundPorts {

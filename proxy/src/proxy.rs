@@ -213,6 +213,11 @@ impl Proxy {
         self.core.report.subscribe()
     }
 
+    /// Connections of clients that are open.
+    pub fn connections(&self) -> u64 {
+        self.core.process.metrics.downstream_active()
+    }
+
     /// Where this proxy listens now.
     pub fn bound(&self) -> BoundPorts {
         self.core.bound()

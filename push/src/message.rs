@@ -26,7 +26,7 @@ pub const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 /// What a proxy sends.
 #[derive(Clone, PartialEq, Message)]
 pub struct FromProxy {
-    #[prost(oneof = "ProxyMessage", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "ProxyMessage", tags = "1, 2, 3, 4, 5")]
     pub message: Option<ProxyMessage>,
 }
 
@@ -42,6 +42,9 @@ pub enum ProxyMessage {
     /// Whether the workload of [`Hello::workload`] can serve.
     #[prost(message, tag = "4")]
     Ready(Ready),
+    /// How the proxy is doing; only to a control plane that [takes it](Delta::takes_reports).
+    #[prost(message, tag = "5")]
+    Report(Report),
 }
 
 /// Who the proxy is and what it still holds from an earlier connection.
@@ -74,6 +77,17 @@ pub struct Hello {
     /// What a sidecar registers for as long as the stream lasts.
     #[prost(message, optional, tag = "10")]
     pub workload: Option<Workload>,
+    /// Milliseconds for which the proxy has been running; 0: not said.
+    #[prost(uint64, tag = "11")]
+    pub uptime: u64,
+}
+
+/// How a proxy is doing, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Report {
+    /// Its clients' connections that are open.
+    #[prost(uint64, tag = "1")]
+    pub connections: u64,
 }
 
 /// The set that a proxy holds.
@@ -170,6 +184,9 @@ pub struct Delta {
     /// In messages that are no delta: what is trusted from here on.
     #[prost(message, optional, tag = "9")]
     pub trust: Option<Trust>,
+    /// In messages that are no delta: a [`Report`] may be sent.
+    #[prost(bool, tag = "10")]
+    pub takes_reports: bool,
 }
 
 /// Whose certificates to accept. It comes with the first message of a stream, whole, and again whenever it changes; it

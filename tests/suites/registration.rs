@@ -128,6 +128,13 @@ async fn a_sidecar_that_is_killed_leaves_nothing_behind() {
     let mut sidecar = sidecar(&control_plane, &words).await.standalone().run().await;
     // There is no check, so it is ready as soon as it is configured.
     until_there(&control_plane, ENTRY).await;
+    let shown = eventually("the sidecar says how it is doing", async || {
+        let shown = proxies(&control_plane).await["items"][0].clone();
+        if shown["connections"] == 0 { Ok(shown) } else { Err(shown) }
+    })
+    .await;
+    assert!(shown["uptimeSeconds"].is_u64() && shown["started"].is_string(), "{shown}");
+    assert_eq!((&shown["ackedRevision"], &shown["lagMilliseconds"]), (&shown["wantedRevision"], &json!(0)));
     sidecar.kill();
     until_gone(&control_plane, ENTRY).await;
     until_gone(&control_plane, SERVICE).await;

@@ -109,13 +109,13 @@ impl PushService {
     /// Every proxy that is known, by id.
     pub fn proxies(&self) -> Vec<ProxyView> {
         let view = self.snapshot.view();
-        let mut proxies = self.roster.views();
-        for proxy in &mut proxies {
+        let shown = |mut proxy: ProxyView| {
             if let Some(workload) = &mut proxy.info.workload {
                 workload.problems = view.workload_problems(&proxy.id);
             }
-        }
-        proxies
+            proxy.measured(view.revision())
+        };
+        self.roster.views().into_iter().map(shown).collect()
     }
 
     /// The calls about proxies and their tokens. They expect the [`Identity`](crate::auth::Identity) of the caller

@@ -110,7 +110,7 @@ impl Registrar {
                 let at = Instant::now() + self.leases.grace;
                 held.leaves = Some(held.leaves.map_or(at, |leaves| leaves.min(at)));
             }
-            Event::Sent { .. } | Event::Acked { .. } | Event::Nacked { .. } => return,
+            Event::Sent { .. } | Event::Acked { .. } | Event::Nacked { .. } | Event::Reported(_) => return,
         }
         self.changed.notify_one();
     }

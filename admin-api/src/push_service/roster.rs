@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use push::message::{Hello, Issue};
-use push::server::{Caller, Event, Peer, Scope, SessionId};
+use push::server::{Caller, Event, LEFT, Peer, Scope, SessionId};
 use push::workload::Workload;
 use route_model::compile::ProxyScope;
 use route_model::compile::names::qualify_host;
@@ -26,6 +27,14 @@ pub struct ProxyView {
     pub connected: bool,
     /// The newest revision that the proxy runs.
     pub acked_revision: u64,
+    /// The newest revision there is, which it is to run.
+    pub wanted_revision: u64,
+    /// For how long it has not run all that is meant for it, in milliseconds. Missing while it is not connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_milliseconds: Option<u64>,
+    /// For how long its process has been running. Missing while it is not connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_seconds: Option<u64>,
     /// The newest revision that was sent to it.
     pub sent_revision: u64,
     /// What of the acknowledged revision the proxy could not put in force.
@@ -53,6 +62,19 @@ pub struct ProxyInfo {
     pub address: String,
     /// RFC 3339: since when it is connected, or not.
     pub since: String,
+    /// RFC 3339: when its process started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// RFC 3339: since when it lacks something that is meant for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_since: Option<String>,
+    /// Connections of its clients that are open, as it said in the last ten seconds or so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// What went wrong last: a revision that it refused, something that it could not put in force, a connection that
+    /// broke. It stays when all is well again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LastError>,
     /// Why the last connection ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disconnected: Option<String>,
@@ -65,9 +87,21 @@ pub struct ProxyInfo {
     /// The SPIFFE id in the certificate that it came with; without one it is the token that lets it be here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// RFC 3339: when that certificate expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
     /// What a sidecar registered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadView>,
+}
+
+/// Something that went wrong with a proxy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastError {
+    /// RFC 3339
+    pub at: String,
+    pub message: String,
 }
 
 /// The workload beside a sidecar.
@@ -126,6 +160,10 @@ impl WorkloadView {
 }
 
 impl ProxyInfo {
+    fn went_wrong(&mut self, message: impl ToString) {
+        self.last_error = Some(LastError { at: now(), message: message.to_string() });
+    }
+
     /// `None` when this build does not know the proxy's role.
     pub(super) fn scope(&self) -> Option<ProxyScope> {
         let role = push::message::role_of_name(&self.role)?;
@@ -182,8 +220,8 @@ impl ProxyView {
 pub(super) struct Standing {
     /// The id of the token that it joined with.
     pub(super) join_token: Option<String>,
-    /// What its certificate names, which counts more than the token.
-    pub(super) identity: Option<String>,
+    /// What its certificate names, which counts more than the token, and when that expires.
+    pub(super) identity: Option<(String, SystemTime)>,
 }
 
 /// A connected proxy, and why it is asked for.
@@ -304,10 +342,19 @@ impl Roster {
     /// `standing` says by what right a proxy is here that connected.
     pub(super) fn observe(&self, session: SessionId, event: Event, standing: impl FnOnce(&Caller, &Hello) -> Standing) {
         let state = &mut *self.lock();
+        if let Event::Reported(report) = event {
+            // No news for anybody but who asks, so nobody is woken.
+            let local = state.nodes.get(&session).and_then(|node| state.local.get_mut(node));
+            if let Some(local) = local.filter(|local| local.session == session) {
+                local.info.connections = Some(report.connections);
+            }
+            return;
+        }
         if let Event::Connected { hello, caller, scope } = event {
             let peer = caller.peer;
             info!(node = hello.node, peer = %address(peer), "proxy connected");
-            let info = info(&hello, peer, standing(&caller, &hello));
+            let mut info = info(&hello, peer, standing(&caller, &hello));
+            info.last_error = state.local.get(&hello.node).and_then(|before| before.info.last_error.clone());
             let local =
                 Local { session, scope: Some(scope), acked: Revision(0), sent: Revision(0), issues: Vec::new(), info };
             let held_back = local.held_back();
@@ -377,11 +424,14 @@ impl Roster {
 impl Local {
     fn take(&mut self, node: &str, event: Event) {
         match event {
-            Event::Connected { .. } => {}
+            Event::Connected { .. } | Event::Reported(_) => {}
             Event::Sent { revision } => self.sent = revision,
             Event::Acked { revision, issues } => {
                 for issue in &issues {
                     warn!(node, %revision, %issue, "a proxy could not put everything in force");
+                }
+                if let Some(issue) = issues.first() {
+                    self.info.went_wrong(format!("revision {revision}: {issue}"));
                 }
                 self.acked = revision;
                 self.sent = self.sent.max(revision);
@@ -392,6 +442,8 @@ impl Local {
                 for issue in &issues {
                     warn!(node, %revision, %issue, "a proxy refused a revision");
                 }
+                let first = issues.first().map(ToString::to_string).unwrap_or_default();
+                self.info.went_wrong(format!("revision {revision} refused: {first}"));
                 let issues = issues.into_iter().map(issue_view).collect();
                 self.info.refused = Some(RefusedView { revision: revision.0, issues });
             }
@@ -406,6 +458,10 @@ impl Local {
                 self.acked = self.in_force();
                 self.scope = None;
                 self.info.since = now();
+                self.info.connections = None;
+                if reason != LEFT {
+                    self.info.went_wrong(format!("disconnected: {reason}"));
+                }
                 self.info.disconnected = Some(reason);
             }
         }
@@ -424,11 +480,22 @@ impl Local {
             id: node.to_owned(),
             connected: self.scope.is_some(),
             acked_revision: self.in_force().0,
+            wanted_revision: 0,
+            lag_milliseconds: None,
+            uptime_seconds: None,
             sent_revision: self.sent.0,
             issues: self.issues.clone(),
             replica: replica.to_owned(),
-            info: ProxyInfo { held_back: self.held_back(), ..self.info.clone() },
+            info: ProxyInfo { held_back: self.held_back(), behind_since: self.behind_since(), ..self.info.clone() },
         }
+    }
+
+    fn behind_since(&self) -> Option<String> {
+        let scope = self.scope.as_ref()?;
+        if self.acked == Revision(0) {
+            return Some(self.info.since.clone());
+        }
+        scope.behind_since(self.acked).and_then(rfc3339)
     }
 
     fn held_back(&self) -> Vec<String> {
@@ -447,10 +514,15 @@ fn info(hello: &Hello, peer: Peer, standing: Standing) -> ProxyInfo {
         held_back: Vec::new(),
         address: address(peer),
         since: now(),
+        started: started(hello),
+        behind_since: None,
+        connections: None,
+        last_error: None,
         disconnected: None,
         refused: None,
         join_token: standing.join_token,
-        identity: standing.identity,
+        certificate_expires: standing.identity.as_ref().and_then(|(_, expires)| rfc3339(*expires)),
+        identity: standing.identity.map(|(id, _)| id),
         workload: hello.workload.as_ref().map(|workload| WorkloadView::of(workload, &hello.namespace)),
     }
 }
@@ -464,6 +536,34 @@ fn address(peer: Peer) -> String {
 
 fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn rfc3339(time: SystemTime) -> Option<String> {
+    Some(Timestamp::try_from(time).ok()?.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
+/// By this clock, whatever the proxy's says.
+fn started(hello: &Hello) -> Option<String> {
+    let uptime = Some(hello.uptime).filter(|uptime| *uptime > 0)?;
+    let started = SystemTime::now().checked_sub(Duration::from_millis(uptime))?;
+    Some(Timestamp::try_from(started).ok()?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+impl ProxyView {
+    /// Says how long it has been running, and how far it is behind `wanted`, the newest revision.
+    pub(super) fn measured(mut self, wanted: Revision) -> Self {
+        self.wanted_revision = wanted.0.max(self.acked_revision);
+        if self.connected {
+            let now = Timestamp::now();
+            let passed = |since: &Option<String>| {
+                let since: Timestamp = since.as_ref()?.parse().ok()?;
+                u64::try_from(now.duration_since(since).as_millis()).ok()
+            };
+            self.lag_milliseconds = Some(passed(&self.info.behind_since).unwrap_or_default());
+            self.uptime_seconds = passed(&self.info.started).map(|milliseconds| milliseconds / 1000);
+        }
+        self
+    }
 }
 
 fn issue_view(issue: Issue) -> IssueView {
@@ -490,6 +590,9 @@ fn view_of(state: ProxyState) -> ProxyView {
         id: state.node,
         connected: state.connected,
         acked_revision: state.acked.0,
+        wanted_revision: 0,
+        lag_milliseconds: None,
+        uptime_seconds: None,
         sent_revision: state.sent.0,
         // What another version wrote and this one cannot read is left out.
         issues: serde_json::from_value(state.issues).unwrap_or_default(),

@@ -118,11 +118,12 @@ impl Signing {
         workload_id(mesh.unwrap_or(&default).trust_domain(), namespace, service_account)
     }
 
-    /// The identity that the caller claims, if its certificate is one of it; none if it has no certificate.
+    /// The identity that the caller claims, if its certificate is one of it, and when that expires; none if it has no
+    /// certificate.
     ///
     /// # Errors
     /// Why its certificate is none of that identity.
-    pub(super) fn vouched(&self, caller: &Caller, claim: &Hello) -> Result<Option<String>, String> {
+    pub(super) fn vouched(&self, caller: &Caller, claim: &Hello) -> Result<Option<(String, SystemTime)>, String> {
         let (id, not_after) = match &*caller.certificate {
             ClientCertificate::Absent => return Ok(None),
             ClientCertificate::Refused(reason) => {
@@ -135,7 +136,7 @@ impl Signing {
         }
         let claimed = self.id(&claim.namespace, claim.service_account());
         if *id == claimed {
-            return Ok(Some(claimed));
+            return Ok(Some((claimed, not_after)));
         }
         Err(match WorkloadId::parse(id) {
             Some(own) if own.namespace == claim.namespace && own.service_account == claim.service_account() => {

@@ -115,24 +115,72 @@ async fn proxies(client: &Client, args: &Args) -> anyhow::Result<()> {
             let rows: Vec<Vec<String>> = items
                 .iter()
                 .map(|item| {
-                    let issues = item["issues"].as_array().map_or(0, Vec::len);
-                    let keys = ["id", "namespace", "connected", "ackedRevision", "build"];
+                    let keys = ["id", "role", "namespace", "connected", "ackedRevision", "wantedRevision"];
                     let mut row: Vec<String> = keys.iter().map(|key| text(item, key)).collect();
-                    row.push(issues.to_string());
-                    row.insert(1, text(item, "role"));
+                    row.push(item["lagMilliseconds"].as_u64().map_or("-".to_owned(), lag));
+                    row.push(text(item, "build"));
+                    row.push(item["uptimeSeconds"].as_u64().map_or("-".to_owned(), span));
+                    row.push(text(item, "certificateExpires"));
+                    row.push(text(item, "connections"));
+                    row.push(item["issues"].as_array().map_or(0, Vec::len).to_string());
                     row.push(workload(item));
+                    row.push(last_error(item));
                     row
                 })
                 .collect();
             output::warn(&held_back(items));
             output::warn(&problems(items));
-            output::table(
-                &["PROXY", "ROLE", "NAMESPACE", "CONNECTED", "REVISION", "BUILD", "ISSUES", "WORKLOAD"],
-                &rows,
-            )?;
+            output::table(&PROXY_COLUMNS, &rows)?;
         }
     }
     Ok(())
+}
+
+const PROXY_COLUMNS: [&str; 14] = [
+    "PROXY",
+    "ROLE",
+    "NAMESPACE",
+    "CONNECTED",
+    "REVISION",
+    "WANTED",
+    "LAG",
+    "BUILD",
+    "UPTIME",
+    "CERTIFICATE EXPIRES",
+    "CONNECTIONS",
+    "ISSUES",
+    "WORKLOAD",
+    "LAST ERROR",
+];
+
+/// Less than a second is what a change takes to arrive.
+fn lag(milliseconds: u64) -> String {
+    if milliseconds < 1000 { format!("{milliseconds}ms") } else { span(milliseconds / 1000) }
+}
+
+/// As Kubernetes shows ages, by the two largest units: `3d4h`, `12m`, `40s`.
+fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    let with = |first: u64, unit: char, rest: u64, next: char| match rest {
+        0 => format!("{first}{unit}"),
+        rest => format!("{first}{unit}{rest}{next}"),
+    };
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => with(minutes, 'm', seconds % 60, 's'),
+        (0, hours, minutes) => with(hours, 'h', minutes, 'm'),
+        (days, hours, _) => with(days, 'd', hours, 'h'),
+    }
+}
+
+/// The last error, and when it was; cut, for it is the last column.
+fn last_error(proxy: &Value) -> String {
+    const MAX: usize = 80;
+    let error = &proxy["lastError"];
+    let (Some(at), Some(message)) = (error["at"].as_str(), error["message"].as_str()) else { return "-".to_owned() };
+    let line: String = message.lines().next().unwrap_or_default().chars().take(MAX).collect();
+    let more = if line.len() < message.len() { " …" } else { "" };
+    format!("{at} {line}{more}")
 }
 
 /// The workload that a sidecar registered, and whether it takes part.
@@ -173,6 +221,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn times_are_told_as_kubernetes_tells_ages() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (61, "1m1s"), (7_200, "2h"), (183_600, "2d3h")] {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!((lag(0), lag(999), lag(61_500)), ("0ms".to_owned(), "999ms".to_owned(), "1m1s".to_owned()));
+    }
+
+    #[test]
+    fn a_long_error_is_cut() {
+        let error =
+            |message: &str| last_error(&json!({"lastError": {"at": "2026-01-01T00:00:00Z", "message": message}}));
+        assert_eq!(error("refused"), "2026-01-01T00:00:00Z refused");
+        assert_eq!(error("two\nlines"), "2026-01-01T00:00:00Z two …");
+        assert_eq!(error(&"ü".repeat(100)), format!("2026-01-01T00:00:00Z {} …", "ü".repeat(80)));
+        assert_eq!(last_error(&json!({})), "-");
+    }
 
     #[test]
     fn a_sidecars_workload_is_told_in_a_word() {

@@ -305,13 +305,25 @@ impl Metrics {
         stat_prefixes::render(&sums, out)
     }
 
-    fn render_counts(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+    /// Connections of clients open now.
+    pub(crate) fn downstream_active(&self) -> u64 {
+        let sums = self.sums();
+        sums[Count::DownstreamOpened as usize].saturating_sub(sums[Count::DownstreamClosed as usize])
+    }
+
+    /// All workers' counts added up.
+    fn sums(&self) -> [u64; COUNTS] {
         let mut sums = [0_u64; COUNTS];
         for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for (sum, cell) in sums.iter_mut().zip(&worker.counts.0) {
                 *sum = sum.wrapping_add(cell.get());
             }
         }
+        sums
+    }
+
+    fn render_counts(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let sums = self.sums();
         for Family { name, help, kind, samples } in FAMILIES {
             head(out, name, kind, help)?;
             for Sample { labels, count, minus } in *samples {

@@ -21,7 +21,7 @@ pub use self::backoff::Backoff;
 pub use self::held::{Held, HeldError};
 use self::session::{Command, Driver, Slot};
 pub use self::sign::{SignError, Signed, sign};
-use crate::message::{Ack, Hello, Issue, Nack, Trust, role_name};
+use crate::message::{Ack, Hello, Issue, Nack, Report, Trust, role_name};
 use crate::transport::Connect;
 use crate::workload::{Ready, Workload};
 
@@ -201,6 +201,11 @@ impl Subscriber {
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, leaving).await;
     }
 
+    /// Tells the control plane how the proxy is doing, if that differs from what it was told last.
+    pub fn report(&self, report: Report) {
+        self.send(Command::Report(report));
+    }
+
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
@@ -236,6 +241,7 @@ impl Hello {
             applied: None,
             service_account: service_account.clone(),
             workload: workload.clone(),
+            uptime: 0,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use http::uri::PathAndQuery;
@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::assembly::{Assembled, Assembly, ProtocolError};
 use super::{Held, Status, SubscriberOptions, Token, Update};
-use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust, at_most_max};
+use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Report, Trust, at_most_max};
 use crate::rpc::{AUTHORIZATION, STREAM_PATH};
 use crate::transport::{Connect, Io};
 use crate::workload::Ready;
@@ -90,6 +90,7 @@ pub(super) enum Command {
     Ack(Ack),
     Nack(Nack),
     Ready(Ready),
+    Report(Report),
     /// To end; dropped when that is done.
     Leave(oneshot::Sender<Infallible>),
 }
@@ -144,6 +145,11 @@ pub(super) struct Driver {
     applied: Option<Ack>,
     /// What the workload's owner said last of its readiness. The hello says whether, and not why not.
     readiness: Ready,
+    /// How the proxy is doing, as its owner said last.
+    report: Report,
+    /// The control plane takes reports, and has this one.
+    reported: Option<Report>,
+    started: Instant,
 }
 
 impl Driver {
@@ -158,7 +164,20 @@ impl Driver {
         let held = Arc::new(options.held.take().unwrap_or_default());
         let applied = options.applied.take();
         let readiness = Ready::new(options.workload.as_ref().is_some_and(|workload| workload.ready), "");
-        Self { options, transport, slot, commands, status, trust, held, applied, readiness }
+        Self {
+            options,
+            transport,
+            slot,
+            commands,
+            status,
+            trust,
+            held,
+            applied,
+            readiness,
+            report: Report::default(),
+            reported: None,
+            started: Instant::now(),
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -243,7 +262,13 @@ impl Driver {
     ) -> Result<(mpsc::Sender<FromProxy>, Streaming<Delta>), SessionError> {
         let requests = handshake(io, tasks).await?;
         let (sender, receiver) = mpsc::channel(8);
-        let mut hello = Hello { resume: self.held.resume(), applied: self.applied.clone(), ..Hello::of(&self.options) };
+        let mut hello = Hello {
+            resume: self.held.resume(),
+            applied: self.applied.clone(),
+            // Never 0, which says nothing.
+            uptime: self.started.elapsed().as_millis().max(1) as u64,
+            ..Hello::of(&self.options)
+        };
         if let Some(workload) = hello.workload.as_mut().filter(|workload| workload.address.is_empty()) {
             workload.address = self.transport.own_address().map(|address| address.to_string()).unwrap_or_default();
         }
@@ -265,6 +290,7 @@ impl Driver {
         let mut assembly = Assembly::default();
         // The last complete delta of this connection: what an acknowledgement refers to.
         let mut delivered = (0, 0);
+        self.reported = None;
         if !self.readiness.reason.is_empty() {
             self.say(&sender, ProxyMessage::Ready(self.readiness.clone())).await?;
         }
@@ -280,6 +306,10 @@ impl Driver {
                             self.status.send_replace(Status::Connected);
                         }
                         self.note_trust(part.trust);
+                        if part.takes_reports && self.reported.is_none() {
+                            self.reported = Some(self.report);
+                            self.say(&sender, ProxyMessage::Report(self.report)).await?;
+                        }
                         continue;
                     }
                     let (revision, nonce) = (part.revision, part.nonce);
@@ -363,6 +393,12 @@ impl Driver {
                 }
                 self.readiness = ready.clone();
                 ProxyMessage::Ready(ready)
+            }
+            Command::Report(report) => {
+                self.report = report;
+                let reported = self.reported.as_mut().filter(|reported| **reported != report)?;
+                *reported = report;
+                ProxyMessage::Report(report)
             }
             // Where there is no connection, there is nothing to end.
             Command::Leave(_) => return None,

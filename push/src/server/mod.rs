@@ -24,7 +24,7 @@ use tonic::Status;
 
 pub use self::caller::{Caller, ClientCertificate};
 pub use self::scope::{Entry, Scope, TooLarge};
-use crate::message::{Hello, Issue, Trust};
+use crate::message::{Hello, Issue, Report, Trust};
 use crate::rpc::{SIGN_PATH, STREAM_PATH};
 use crate::sign::{SignRequest, SignResponse};
 use crate::transport::Io;
@@ -77,6 +77,9 @@ impl From<Refusal> for Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
+/// The reason of [`Event::Disconnected`] when the proxy took its leave.
+pub const LEFT: &str = "the proxy closed the connection";
+
 /// What happens on a session, in order.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -90,6 +93,8 @@ pub enum Event {
     Nacked { revision: Revision, issues: Vec<Issue> },
     /// Whether the workload that the proxy registered can serve now.
     Ready { ready: bool, reason: String },
+    /// How the proxy is doing.
+    Reported(Report),
     /// Last.
     Disconnected { reason: String },
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::Message;
@@ -86,6 +87,8 @@ struct Past {
     revision: Revision,
     /// Position in the log of the first change after this state.
     log_position: u64,
+    /// When the next state came.
+    until: SystemTime,
 }
 
 /// Where a proxy is: which state of the scope it holds.
@@ -222,6 +225,17 @@ impl Scope {
         Revision(next.unwrap_or(state.revision).0.saturating_sub(1)).max(acked)
     }
 
+    /// Since when a proxy lacks something that acknowledged `revision` last; `None`: it lacks nothing.
+    pub fn behind_since(&self, acked: Revision) -> Option<SystemTime> {
+        let state = self.lock();
+        if acked >= state.revision {
+            return None;
+        }
+        // A state that is forgotten ended before the oldest that is known.
+        let held = state.past.iter().rev().find(|past| past.revision <= acked).or(state.past.front());
+        Some(held.map_or_else(SystemTime::now, |past| past.until))
+    }
+
     /// Wakes with every revision that is taken in.
     pub(super) fn watch(&self) -> watch::Receiver<Revision> {
         self.changed.subscribe()
@@ -258,8 +272,14 @@ impl Scope {
 }
 
 impl State {
+    /// The present state, which is about to be over.
     fn past_now(&self) -> Past {
-        Past { digest: self.digest, revision: self.revision, log_position: self.log_start + self.log.len() as u64 }
+        Past {
+            digest: self.digest,
+            revision: self.revision,
+            log_position: self.log_start + self.log.len() as u64,
+            until: SystemTime::now(),
+        }
     }
 
     /// Adds or changes, or holds back what proxies of this generation do not know.

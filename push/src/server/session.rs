@@ -15,7 +15,7 @@ use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::scope::{Delivery, Position, Scope};
-use super::{Caller, ClientCertificate, ControlPlane, Event, Peer, Refusal, SessionId, Shared};
+use super::{Caller, ClientCertificate, ControlPlane, Event, LEFT, Peer, Refusal, SessionId, Shared};
 use crate::client::Token;
 use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust, role_of_name};
 use crate::rpc::AUTHORIZATION;
@@ -123,7 +123,7 @@ async fn run<C: ControlPlane>(
     let ended = session.follow(&hello, ended_by_us).await;
     drop(shared.release(&hello.node, id));
     let reason = match &ended {
-        Ok(()) => "the proxy closed the connection".to_owned(),
+        Ok(()) => LEFT.to_owned(),
         Err(status) => broken::describe(status, "the proxy").unwrap_or_else(|| status.message().to_owned()),
     };
     shared.control_plane.observe(id, Event::Disconnected { reason });
@@ -238,7 +238,8 @@ impl<C: ControlPlane> Session<'_, C> {
     /// Says into which scope the proxy was taken, and whose certificates it is to accept now.
     async fn greet(&self, trust: &mut watch::Receiver<Arc<Trust>>) -> Result<(), Status> {
         let trust = Some(Trust::clone(&trust.borrow_and_update()));
-        let greeting = Delta { scope: self.scope.id().to_string(), more: true, trust, ..Delta::default() };
+        let greeting =
+            Delta { scope: self.scope.id().to_string(), more: true, trust, takes_reports: true, ..Delta::default() };
         self.send(Frame(greeting.encode_to_vec().into())).await
     }
 
@@ -276,6 +277,7 @@ impl<C: ControlPlane> Session<'_, C> {
                 return Err(Status::invalid_argument(why));
             }
             ProxyMessage::Ready(workload::Ready { ready, reason }) => self.observe(Event::Ready { ready, reason }),
+            ProxyMessage::Report(report) => self.observe(Event::Reported(report)),
             ProxyMessage::Nack(Nack { revision, nonce, mut issues, held }) => {
                 if self.is_answered(revision, nonce) {
                     if let Some(delivery) = self.outstanding.take_if(|delivery| delivery.nonce == nonce) {

@@ -169,6 +169,9 @@ async fn a_certificate_is_renewed_and_the_stream_goes_on_without_a_token() {
         let mut proxy = workload.subscribe("reviews-1");
         follow_to(&mut proxy, revision).await;
         replica.until_acked("reviews-1", revision).await;
+        let (_, shown) = replica.call("GET", "/api/fairway/v1/proxies/reviews-1", None).await;
+        let expires: jiff::Timestamp = shown["certificateExpires"].as_str().unwrap().parse().unwrap();
+        assert_eq!(SystemTime::from(expires), renewed.not_after, "of the certificate that it shows");
     }
     // The certificate is for what it names, and for nothing else.
     let refused = workload.sign("reviews-1", "ratings").await.unwrap_err();
