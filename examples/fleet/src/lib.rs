@@ -1,0 +1,42 @@
+//! The demo application: a company tracks its vehicles with seven services, which call each other by name.
+//!
+//! Each is a process of its own (`fleet webapp --listen …`), or they run together in one ([`Fleet`]).
+//!
+//! ```text
+//! browser ─► webapp ─► api-gateway ─► position-tracker ◄─ position-simulator
+//!                          │               └─► vehicle-telemetry
+//!                          ├─► staff-service v1, v2
+//!                          ├─► photo-service v1, v2
+//!                          └─► vehicle-telemetry
+//! ```
+
+mod api_gateway;
+mod area;
+mod fault;
+mod fleet;
+mod instance;
+mod peers;
+mod photo;
+mod position_simulator;
+mod position_tracker;
+mod problem;
+mod service;
+mod simulation;
+mod staff;
+mod telemetry;
+mod trace;
+mod vehicles;
+mod webapp;
+
+pub use fault::Fault;
+pub use fleet::{Fleet, Member};
+pub use peers::{DOMAIN, Peers};
+pub use service::{Service, Version};
+
+/// The resources that lead to the services, as they are applied: documents of YAML, one file each.
+pub const RESOURCES: [&str; 4] = [
+    include_str!("../gateway.yaml"),
+    include_str!("../services.yaml"),
+    include_str!("../routes.yaml"),
+    include_str!("../policies.yaml"),
+];
