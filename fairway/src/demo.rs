@@ -1,49 +1,76 @@
-//! `fairway serve --demo`: a few HTTP services in this process and the resources that lead to them.
+//! `fairway serve --demo`: the application of `examples/fleet` in this process, and the resources that lead to it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
-use axum::extract::Request;
+use fleet::{Fleet, Peers, Service};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
-use crate::client::Client;
+use crate::client::{Client, read_ports};
 
-/// The resources of the demo as a newcomer would write them; the services' ports are filled in.
-const RESOURCES: &str = include_str!("../../examples/demo.yaml");
+/// Where the resources have the gateway take requests of everybody, and those of the services to each other: keys of
+/// `ports.json`.
+const PUBLIC: &str = "8080";
+const INTERNAL: &str = "127.0.0.1:8090";
 
-/// A service of the demo: its name, its version, and the placeholder of its port in the resources.
-const SERVICES: [(&str, &str, &str); 3] =
-    [("web", "v1", "${WEB_V1_PORT}"), ("web", "v2", "${WEB_V2_PORT}"), ("api", "v1", "${API_V1_PORT}")];
+/// Where the gateway really listens. `None`: it could not bind the port.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub public: Option<String>,
+    pub internal: Option<String>,
+}
 
 /// Starts the services on loopback and loads the resources through the API, as anybody would.
-pub(crate) async fn start(client: &Client) -> anyhow::Result<()> {
-    let mut resources = RESOURCES.to_owned();
-    for (name, version, placeholder) in SERVICES {
-        let address = start_service(name, version).await?;
-        resources = resources.replace(placeholder, &address.port().to_string());
+pub(crate) async fn start(client: &Client, data_dir: &Path) -> anyhow::Result<Started> {
+    let fleet = Fleet::bind(IpAddr::V4(Ipv4Addr::LOCALHOST), true).await.context("cannot start the demo's services")?;
+    let mut changes = Vec::new();
+    for text in fleet::RESOURCES {
+        for mut object in admin_api::yaml::documents(text).context("the demo's resources")? {
+            lead_to(&fleet, &mut object);
+            changes.push(json!({"op": "apply", "object": object}));
+        }
     }
-    let documents = admin_api::yaml::documents(&resources).context("the demo's resources")?;
-    let changes: Vec<Value> = documents.into_iter().map(|object| json!({"op": "apply", "object": object})).collect();
     let body = json!({"message": "load the demo", "changes": changes});
     client
         .post("/api/fairway/v1/changes?fieldManager=demo&force=true", &body)
         .await
         .context("cannot load the demo's resources")?;
-    Ok(())
+    let internal = listener(data_dir, INTERNAL).await;
+    let peers = Peers::new(fleet::DOMAIN);
+    let peers = match &internal {
+        Some(address) => peers.all_at(address),
+        None => fleet.direct(peers),
+    };
+    tokio::spawn(fleet.run(peers));
+    Ok(Started { public: listener(data_dir, PUBLIC).await, internal })
 }
 
-async fn start_service(name: &'static str, version: &'static str) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot start a demo service")?;
-    let address = listener.local_addr()?;
-    let answer = move |request: Request| async move {
-        let path = request.uri().path().to_owned();
-        let forwarded =
-            request.headers().get("x-forwarded-for").and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
-        format!("{name} {version} got {} {path} from {forwarded}\n", request.method())
-    };
-    let service = Router::new().fallback(answer);
-    tokio::spawn(async move { axum::serve(listener, service).await });
-    Ok(address)
+/// The ports of a ServiceEntry's endpoints are those that the services have when they run by themselves; here they have
+/// others, so that the demo starts whatever else runs on this host.
+fn lead_to(fleet: &Fleet, object: &mut Value) {
+    for endpoint in object["spec"]["endpoints"].as_array_mut().into_iter().flatten() {
+        let written = endpoint["ports"]["http"].as_u64();
+        let member = fleet
+            .members()
+            .iter()
+            .find(|member| written == Some(u64::from(Service::default_port(member.service, member.version))));
+        if let Some(member) = member {
+            endpoint["ports"]["http"] = member.address.port().into();
+        }
+    }
+}
+
+/// The address of a listener of the gateway, once it is bound.
+async fn listener(data_dir: &Path, key: &str) -> Option<String> {
+    for _ in 0..500 {
+        if let Ok(ports) = read_ports(data_dir)
+            && let Some(address) = ports["listeners"][key].as_str()
+        {
+            return Some(address.replace("0.0.0.0", "127.0.0.1"));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    None
 }

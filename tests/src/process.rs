@@ -226,9 +226,14 @@ impl Fairway {
 
     /// The address that a gateway port was really bound to, once it is.
     pub async fn listener(&self, port: u16) -> String {
-        eventually(&format!("a listener for port {port}"), async || {
+        self.listener_of(&port.to_string()).await
+    }
+
+    /// The same of a server with `bind`, by `bind:port`.
+    pub async fn listener_of(&self, key: &str) -> String {
+        eventually(&format!("a listener for {key}"), async || {
             let ports = self.ports()?;
-            ports["listeners"][port.to_string()].as_str().map(str::to_owned).ok_or(ports.to_string())
+            ports["listeners"][key].as_str().map(str::to_owned).ok_or(ports.to_string())
         })
         .await
     }

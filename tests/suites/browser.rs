@@ -74,6 +74,31 @@ async fn a_browser_shows_a_page_with_all_that_belongs_to_it() {
     .await;
 }
 
+#[tokio::test]
+async fn the_demos_page_draws_its_map_and_shows_who_drives() {
+    let fairway = Start::serve(&[8080, 8090]).arg("--demo").run().await;
+    let base = format!("http://{}", fairway.listener(8080).await);
+    eventually("the vehicles are reported", async || {
+        let answer = reqwest::get(format!("{base}/api/vehicles")).await.map_err(|error| error.to_string())?;
+        let text = answer.text().await.map_err(|error| error.to_string())?;
+        if text.contains("heron") { Ok(()) } else { Err(text) }
+    })
+    .await;
+    // Nothing but the gateway exists for it: the page needs nothing else.
+    let page = dump(&[
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1".to_owned(),
+        format!("{base}/#heron/services"),
+    ])
+    .await;
+    assert_eq!(page.matches(r#"class="road "#).count(), 18, "{page}");
+    assert_eq!(page.matches(r#"data-vehicle=""#).count(), 12, "{page}");
+    assert!(page.contains(r#"data-state="live""#), "{page}");
+    assert!(page.contains("<h2>Heron</h2>") && page.contains("Van AV 236"), "{page}");
+    assert!(page.contains("E. Fraser") || page.contains("Eilidh Fraser"), "{page}");
+    assert_eq!(page.matches(r#"<tr data-key=""#).count(), 9, "{page}");
+    assert!(page.contains(r#"src="blob:"#), "the picture is there: {page}");
+}
+
 /// The page as the browser has it once its scripts have run.
 async fn dump(arguments: &[String]) -> String {
     let profile = tempfile::tempdir().unwrap();

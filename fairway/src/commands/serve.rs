@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use admin_api::server::{Bound, ControlPlane};
 use anyhow::Context;
@@ -10,7 +9,7 @@ use follower::logging::LogArgs;
 use follower::{Follower, Transport, process};
 use tokio::sync::oneshot;
 
-use crate::client::{Client, ServerArgs, read_ports};
+use crate::client::{Client, ServerArgs};
 use crate::commands::control_plane::{ControlPlaneArgs, ports};
 use crate::demo;
 
@@ -21,7 +20,7 @@ pub(crate) struct Args {
     /// Where the database, tokens, keys and ports.json are
     #[arg(long, env = "FAIRWAY_DATA_DIR", default_value = "./fairway-data", value_name = "DIR")]
     data_dir: PathBuf,
-    /// Start a few services in this process and load routes to them
+    /// Start an application of seven services in this process, and load the resources that lead to it
     #[arg(long)]
     demo: bool,
     #[command(flatten)]
@@ -88,23 +87,26 @@ async fn demo(data_dir: &Path, bound: Bound) -> anyhow::Result<()> {
         token_file: None,
         ca_file: None,
     };
-    demo::start(&Client::connect(&server)?).await?;
-    let gateway = demo_address(data_dir).await;
+    let started = demo::start(&Client::connect(&server)?, data_dir).await?;
     let folder = data_dir.display();
+    let gateway = started.public.as_deref();
     println!("Fairway {} is running with the demo.", env!("CARGO_PKG_VERSION"));
-    println!(
-        "  gateway  {}",
-        gateway.as_deref().unwrap_or("port 8080 could not be bound: see `fairway get proxies -o yaml`")
-    );
+    match gateway {
+        Some(address) => println!("  page     http://{address}/"),
+        None => println!("  page     none: port 8080 could not be bound, see `fairway get proxies -o yaml`"),
+    }
     println!(
         "  API      http://{} and https://{}, described at http://{}/docs",
         bound.admin, bound.admin_tls, bound.admin
     );
     println!("  data     {folder} (the admin token is in {folder}/admin.token)");
+    if started.internal.is_none() {
+        println!("Port 8090 could not be bound, so the services call each other directly: no canary, no retries.");
+    }
     println!("Try, in another terminal:");
-    println!("  curl {}/hello", gateway.as_deref().unwrap_or("http://127.0.0.1:8080"));
+    println!("  curl http://{}/api/vehicles/heron", gateway.unwrap_or("127.0.0.1:8080"));
     println!("  {} get vs -A", program());
-    println!("  {} explain --url http://127.0.0.1:8080/api/items", program());
+    println!("  {} explain --url http://127.0.0.1:8080/api/vehicles", program());
     println!("Ctrl-C stops it.");
     Ok(())
 }
@@ -112,17 +114,4 @@ async fn demo(data_dir: &Path, bound: Bound) -> anyhow::Result<()> {
 /// How this binary was called, so that the commands to try can be pasted.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "fairway".to_owned())
-}
-
-/// Where the demo's listener is, once it is bound.
-async fn demo_address(data_dir: &Path) -> Option<String> {
-    for _ in 0..500 {
-        if let Ok(ports) = read_ports(data_dir)
-            && let Some(address) = ports["listeners"]["8080"].as_str()
-        {
-            return Some(format!("http://{}", address.replace("0.0.0.0", "127.0.0.1")));
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    None
 }
