@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use e2e::{Fairway, Start, eventually};
+use e2e::process::binary;
+use e2e::{Fairway, Origin, Start, eventually};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 struct Demo {
     fairway: Fairway,
@@ -196,6 +200,65 @@ async fn a_switched_failure_is_retried_away_or_told_and_never_takes_the_rest_alo
         demo.switch(service, &json!({})).await;
     }
     demo.get("/api/vehicles", None).await;
+}
+
+/// One service in a process of its own, ended with it.
+struct Process {
+    _child: Child,
+    base: String,
+}
+
+/// Starts it on a free port, which it names in its first line.
+async fn process(arguments: &[&str]) -> Process {
+    let mut command = Command::new(binary("fleet"));
+    command.args(arguments).args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+    let base = line.trim().rsplit_once(' ').unwrap_or_else(|| panic!("{arguments:?}: {line:?}")).1.to_owned();
+    Process { _child: child, base }
+}
+
+#[tokio::test]
+async fn each_service_runs_by_itself_and_finds_the_others_where_it_is_told() {
+    let staff = process(&["staff-service", "--version", "v2"]).await;
+    let photo = process(&["photo-service", "--error-percent", "100"]).await;
+    let at = |service: &str, process: &Process| format!("{service}={}", process.base.trim_start_matches("http://"));
+    let (staff_at, photo_at) = (at("staff-service", &staff), at("photo-service", &photo));
+    // Nobody is at the third one's address.
+    let arguments = ["--peer", &staff_at, "--peer", &photo_at, "--peers", "127.0.0.1:1"];
+    let api = process(&[["api-gateway"].as_slice(), &arguments].concat()).await;
+    let webapp = process(&["webapp", "--peer", &at("api-gateway", &api)]).await;
+
+    let heron: Value = reqwest::get(format!("{}/api/vehicles/heron", webapp.base)).await.unwrap().json().await.unwrap();
+    assert!(heron["driver"]["shift"].is_object(), "version 2 was asked: {heron}");
+    assert!(
+        problem(&heron, "vehicle-telemetry").is_some_and(|problem| problem.contains("cannot be reached")),
+        "{heron}"
+    );
+    let picture = reqwest::get(format!("{}/api/photos/heron", webapp.base)).await.unwrap();
+    assert_eq!(picture.status(), StatusCode::BAD_GATEWAY);
+    assert!(picture.text().await.unwrap().contains("photo-service v1 fails on purpose"), "its flag said so");
+}
+
+#[tokio::test]
+async fn a_call_names_who_it_is_for_and_what_it_belongs_to() {
+    let origin = Origin::start("peer").await;
+    let webapp = process(&["webapp", "--peer", &format!("api-gateway={}", origin.address)]).await;
+    let request = Client::new().get(format!("{}/api/vehicles?all=1", webapp.base));
+    let request = request.header("x-request-id", "7").header("x-fleet-version", "v2").header("cookie", "secret");
+    let got: Value = request.send().await.unwrap().json().await.unwrap();
+    let headers: BTreeMap<&str, &str> = got["headers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pair| (pair[0].as_str().unwrap(), pair[1].as_str().unwrap()))
+        .collect();
+    assert_eq!(got["target"], "/vehicles?all=1");
+    assert_eq!(headers["host"], "api-gateway.fleet.svc.cluster.local", "a proxy goes by it");
+    assert_eq!((headers["x-request-id"], headers["x-fleet-version"]), ("7", "v2"));
+    assert_eq!(headers["traceparent"].len(), 55, "a trace begins with it");
+    assert!(!headers.contains_key("cookie"), "{headers:?}");
 }
 
 #[tokio::test]

@@ -82,7 +82,8 @@ function showFreshness() {
 function showList() {
   const list = $('#vehicles ul');
   const driving = reports.filter(report => report.speed_kmh > 0).length;
-  $('#moving').textContent = reports.length ? `${driving} of ${reports.length} driving` : '';
+  const known = reports.every(report => report.speed_kmh !== null);
+  $('#moving').textContent = !reports.length ? '' : known ? `${driving} of ${reports.length} driving` : `${reports.length}, speeds unknown`;
   for (const report of reports) {
     let row = list.querySelector(`[data-vehicle="${CSS.escape(report.vehicle)}"]`);
     if (!row) {
@@ -90,7 +91,7 @@ function showList() {
       row.addEventListener('click', () => select(report.vehicle));
       list.append(element('li', {}, row));
     }
-    const moves = report.speed_kmh > 0;
+    const moves = report.speed_kmh !== 0;
     const speed = report.speed_kmh === null ? '–' : moves ? `${report.speed_kmh} km/h` : 'at rest';
     row.className = moves ? 'driving' : '';
     row.setAttribute('aria-current', report.vehicle === selected);
