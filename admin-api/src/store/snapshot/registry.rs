@@ -268,3 +268,201 @@ impl View {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+    use push::workload::{DeclaredService, Workload, WorkloadPort};
+    use route_model::meta::Revision;
+
+    use super::super::super::{Head, Registration};
+    use super::*;
+
+    const NODES: [&str; 4] = ["reviews-1", "reviews-2", "Ratings_1", "mine"];
+    const NAMESPACES: [&str; 2] = ["shop", "bank"];
+    const HOSTS: [&str; 4] = ["reviews", "reviews.shop.svc.cluster.local", "mine", "api.example.com"];
+
+    /// Something that happens. Without a form it goes.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Workload(&'static str, Option<Registration>),
+        Written(ResourceKey, Option<Value>),
+    }
+
+    fn registration() -> impl Strategy<Value = Registration> {
+        let declared = subsequence(HOSTS.to_vec(), 0..=HOSTS.len());
+        let port = select(vec![("http", 80), ("http", 81), ("tcp", 80)]);
+        (select(NODES.to_vec()), select(NAMESPACES.to_vec()), declared, port, any::<bool>(), select(vec!["", "vms"]))
+            .prop_map(|(node, namespace, hosts, (name, number), ready, group)| Registration {
+                node: node.to_owned(),
+                namespace: namespace.to_owned(),
+                service_account: "books".to_owned(),
+                workload: Workload {
+                    address: "10.0.0.1".to_owned(),
+                    ports: vec![WorkloadPort { name: name.to_owned(), number, ..WorkloadPort::default() }],
+                    services: hosts
+                        .into_iter()
+                        .map(|host| DeclaredService { host: host.to_owned(), ports: Vec::new() })
+                        .collect(),
+                    group: group.to_owned(),
+                    ready,
+                    ..Workload::default()
+                },
+            })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let spec = |kind, host: &str| match kind {
+            Kind::WorkloadEntry => json!({"address": "10.9.9.9"}),
+            Kind::WorkloadGroup => json!({"template": {"labels": {"from": host}}}),
+            _ => json!({
+                "hosts": [host], "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+                "resolution": "STATIC", "location": "MESH_INTERNAL",
+            }),
+        };
+        let kinds = vec![Kind::WorkloadEntry, Kind::ServiceEntry, Kind::WorkloadGroup];
+        let names = vec!["reviews-1", "reviews", "mine", "vms"];
+        let hosts = vec!["reviews.shop.svc.cluster.local", "mine.bank.svc.cluster.local", "api.example.com"];
+        let written = (select(kinds), select(NAMESPACES.to_vec()), select(names), select(hosts), any::<bool>())
+            .prop_map(move |(kind, namespace, name, host, there)| {
+                let key = ResourceKey::new(kind, namespace, name);
+                let object = there.then(|| {
+                    json!({
+                        "apiVersion": key.kind.info().api_version(key.kind.info().preferred_version()),
+                        "kind": key.kind.name(),
+                        "metadata": {"name": name, "namespace": namespace},
+                        "spec": spec(kind, host),
+                    })
+                });
+                Step::Written(key, object)
+            });
+        let node = |registration: &Registration| {
+            NODES.into_iter().find(|node| *node == registration.node).expect("one of them")
+        };
+        prop_oneof![
+            3 => registration().prop_map(move |registration| Step::Workload(node(&registration), Some(registration))),
+            1 => select(NODES.to_vec()).prop_map(|node| Step::Workload(node, None)),
+            2 => written,
+        ]
+    }
+
+    fn empty() -> View {
+        View::empty(Head { store_id: "s".into(), resource_version: 0, revision: Revision(0), tokens: 0 })
+    }
+
+    /// All objects, without their resourceVersions, which say when a view came to them.
+    fn shown(view: &View) -> BTreeMap<ResourceKey, (bool, Value)> {
+        let plain = |object: &StoredObject| {
+            let mut plain = Value::clone(&object.object);
+            plain["metadata"]["resourceVersion"] = Value::Null;
+            (object.generated, plain)
+        };
+        view.objects.values().flat_map(|of_kind| of_kind.iter()).map(|(key, o)| (key.clone(), plain(o))).collect()
+    }
+
+    /// What the database holds, and the view that follows it.
+    struct World {
+        written: BTreeMap<ResourceKey, Arc<StoredObject>>,
+        workloads: BTreeMap<&'static str, RegisteredWorkload>,
+        view: View,
+        /// What a watcher makes of the changes.
+        watched: BTreeMap<ResourceKey, Arc<StoredObject>>,
+        version: u64,
+    }
+
+    impl World {
+        fn happen(&mut self, steps: Vec<Step>) {
+            let (mut changes, mut registered) = (Vec::new(), BTreeMap::new());
+            for step in steps {
+                self.version += 1;
+                match step {
+                    Step::Workload(node, Some(registration)) => {
+                        let now = Timestamp::from_second(self.version as i64).unwrap();
+                        let since = self.workloads.get(node).map_or(now, |known| known.since);
+                        let replica = "a".to_owned();
+                        let row =
+                            RegisteredWorkload { registration, version: self.version, since, replica, gone: false };
+                        self.workloads.insert(node, row.clone());
+                        registered.insert(node, row);
+                    }
+                    Step::Workload(node, None) => {
+                        if let Some(row) = self.workloads.remove(node) {
+                            registered.insert(node, RegisteredWorkload { gone: true, ..row });
+                        }
+                    }
+                    Step::Written(key, object) => {
+                        let after = object.map(|object| {
+                            let preview = StoredObject::preview(&key, None, object, Timestamp::UNIX_EPOCH);
+                            Arc::new(StoredObject { resource_version: self.version, ..preview })
+                        });
+                        let before = match &after {
+                            Some(after) => self.written.insert(key.clone(), after.clone()),
+                            None => self.written.remove(&key),
+                        };
+                        if before.is_none() && after.is_none() {
+                            continue;
+                        }
+                        match &after {
+                            Some(after) => self.view.put(after.clone()).unwrap(),
+                            None => self.view.remove(&key),
+                        }
+                        let (resource_version, revision) = (self.version, Revision(self.version));
+                        changes.push(Arc::new(Change { resource_version, revision, key, before, after }));
+                    }
+                }
+            }
+            self.view.advance(self.version, Revision(self.version));
+            let generated = self.view.register(registered.into_values().collect(), &changes);
+            for change in changes.iter().map(|change| &**change).chain(&generated) {
+                match &change.after {
+                    Some(after) => drop(self.watched.insert(change.key.clone(), after.clone())),
+                    None => drop(self.watched.remove(&change.key)),
+                }
+            }
+        }
+
+        /// The view of somebody who reads all of it at once.
+        fn read(&self) -> View {
+            let mut view = empty();
+            for object in self.written.values() {
+                view.put(object.clone()).unwrap();
+            }
+            view.advance(self.version, Revision(self.version));
+            view.register(self.workloads.values().cloned().collect(), &[]);
+            view
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn who_follows_sees_what_he_sees_who_reads_it_at_once(
+            batches in prop::collection::vec(prop::collection::vec(step(), 1..5), 1..12),
+        ) {
+            let mut world = World {
+                written: BTreeMap::new(),
+                workloads: BTreeMap::new(),
+                view: empty(),
+                watched: BTreeMap::new(),
+                version: 0,
+            };
+            for batch in batches {
+                world.happen(batch);
+                let read = world.read();
+                let followed = shown(&world.view);
+                prop_assert_eq!(&followed, &shown(&read));
+                for node in NODES {
+                    prop_assert_eq!(world.view.workload_problems(node), read.workload_problems(node));
+                }
+                let sent: Vec<_> = world.view.resources.iter().map(|resource| resource.key.clone()).collect();
+                prop_assert_eq!(sent, followed.keys().cloned().collect::<Vec<_>>());
+                let watched: BTreeMap<_, _> = world.watched.iter().collect();
+                for (key, object) in &watched {
+                    prop_assert!(world.view.get(key).is_some_and(|held| Arc::ptr_eq(held, object)), "{}", key);
+                }
+                prop_assert_eq!(watched.len(), followed.len());
+            }
+        }
+    }
+}
