@@ -183,7 +183,7 @@ fn options(data_dir: &Path) -> Options {
     }
 }
 
-fn object(kind: &str, name: &str, spec: serde_json::Value) -> (Key, Entry) {
+fn object(kind: &str, name: &str, spec: serde_json::Value) -> (Arc<Key>, Entry) {
     let body = json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": kind,
@@ -191,19 +191,19 @@ fn object(kind: &str, name: &str, spec: serde_json::Value) -> (Key, Entry) {
         "spec": spec,
     });
     let key = Key { kind: kind.into(), namespace: "istio-system".into(), name: name.into() };
-    (key, Entry::new(body.to_string()).unwrap())
+    (key.into(), Entry::new(body.to_string()).unwrap())
 }
 
-fn gateway() -> (Key, Entry) {
+fn gateway() -> (Arc<Key>, Entry) {
     gateway_on("edge", 80)
 }
 
-fn gateway_on(name: &str, port: u16) -> (Key, Entry) {
+fn gateway_on(name: &str, port: u16) -> (Arc<Key>, Entry) {
     let servers = json!([{"port": {"number": port, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]);
     object("Gateway", name, json!({"selector": {"istio": "ingressgateway"}, "servers": servers}))
 }
 
-fn answer(body: &str) -> (Key, Entry) {
+fn answer(body: &str) -> (Arc<Key>, Entry) {
     let http = json!([{"directResponse": {"status": 200, "body": {"string": body}}}]);
     object("VirtualService", "site", json!({"hosts": ["*"], "gateways": ["edge"], "http": http}))
 }

@@ -50,6 +50,18 @@ impl SetDigest {
         self.0 = self.0.wrapping_sub(pair(key, version));
     }
 
+    /// Of two sets that have no key in common, together.
+    #[cfg(feature = "server")]
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+
+    /// Of what is left of a set without a part of it.
+    #[cfg(feature = "server")]
+    pub(crate) fn without(self, part: Self) -> Self {
+        Self(self.0.wrapping_sub(part.0))
+    }
+
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(|bytes| Self(u128::from_be_bytes(bytes)))
     }

@@ -41,4 +41,5 @@ pub use self::fairway::Problem;
 pub use self::namespaces::ensure_initial as ensure_initial_namespaces;
 pub use self::router::router;
 pub use self::state::ApiState;
+pub(crate) use self::status::Keys;
 pub use self::status::{Acks, ProxyAck, ProxyIssue, Reach};

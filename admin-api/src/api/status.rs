@@ -28,36 +28,53 @@ pub struct ProxyAck {
     pub reach: Reach,
 }
 
+/// Some resources.
+pub(crate) type Keys = HashSet<ResourceKey, RandomState>;
+
 /// The resources that proxies of one scope are sent, as of a revision. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Reach {
     revision: Revision,
-    keys: Arc<HashSet<ResourceKey, RandomState>>,
+    /// What other scopes have too.
+    common: Arc<Keys>,
+    own: Arc<Keys>,
 }
 
 impl Reach {
     pub fn new(revision: Revision, keys: impl IntoIterator<Item = ResourceKey>) -> Self {
-        Self { revision, keys: Arc::new(keys.into_iter().collect()) }
+        Self { revision, common: Arc::new(keys.into_iter().collect()), own: Arc::default() }
     }
 
-    /// The same resources, still so at a later revision.
-    pub(crate) fn at(&self, revision: Revision) -> Self {
-        Self { revision, keys: self.keys.clone() }
+    /// Of what a scope has in common with others, and of what it has beside that.
+    pub(crate) fn of_both(revision: Revision, common: &Arc<Keys>, own: &Arc<Keys>) -> Self {
+        Self { revision, common: common.clone(), own: own.clone() }
     }
 
     /// Whether a resource is among them that is as it is since this revision; unknown when that is too new to say.
     pub(crate) fn contains(&self, key: &ResourceKey, since: Revision) -> Option<bool> {
-        (self.revision >= since).then(|| self.keys.contains(key))
+        (self.revision >= since).then(|| self.common.contains(key) || self.own.contains(key))
     }
 
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.revision == other.revision && Arc::ptr_eq(&self.keys, &other.keys)
+    /// The same of what other scopes have too.
+    pub(crate) fn common_contains(&self, key: &ResourceKey, since: Revision) -> Option<bool> {
+        (self.revision >= since).then(|| self.common.contains(key))
+    }
+
+    /// Whether these are, by their making, the same as others at the same revision, apart from what each has alone.
+    pub(crate) fn has_same_common(&self, other: &Self) -> bool {
+        self.revision == other.revision && Arc::ptr_eq(&self.common, &other.common)
+    }
+
+    /// What others do not have.
+    pub(crate) fn own(&self) -> &Keys {
+        &self.own
     }
 }
 
 impl PartialEq for Reach {
     fn eq(&self, other: &Self) -> bool {
-        self.is_same(other) || (self.revision == other.revision && self.keys == other.keys)
+        let same = |a: &Arc<Keys>, b: &Arc<Keys>| Arc::ptr_eq(a, b) || a == b;
+        self.revision == other.revision && same(&self.common, &other.common) && same(&self.own, &other.own)
     }
 }
 
@@ -65,7 +82,7 @@ impl Eq for Reach {}
 
 impl fmt::Debug for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reach({} resources at revision {})", self.keys.len(), self.revision)
+        write!(f, "Reach({} resources at revision {})", self.common.len() + self.own.len(), self.revision)
     }
 }
 

@@ -119,7 +119,7 @@ impl Admission {
         let unknown = || Refusal::Unauthenticated("the join token is not known; it may have been revoked".to_owned());
         let token = token.ok_or_else(unknown)?;
         // It may have joined at another replica a moment ago.
-        let states = self.snapshot.store().proxies(super::STALE_AFTER).await.unwrap_or_default();
+        let states = self.snapshot.store().proxies(super::STALE_AFTER, None).await.unwrap_or_default();
         self.remember(states.iter().filter_map(super::roster::membership));
         if self.lock().get(&hello.node) == Some(&token.id) {
             return Ok(Admitted::Known);

@@ -1,33 +1,42 @@
 //! What of all resources a proxy can reach: all that it is sent.
 //!
-//! A gateway reaches what is routed through it; a sidecar what is for the mesh and visible in its namespace, and no
-//! secrets. Generous where it costs little (a DestinationRule whose host may be meant, a VirtualService whose hosts no server
+//! A gateway reaches what is routed through it; a sidecar ([`sidecars`]) what is for the mesh and brought in for it.
+//! Generous where it costs little (a DestinationRule whose host may be meant, a VirtualService whose hosts no server
 //! admits), strict where it matters: other namespaces' secrets never leave the control plane.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod egress;
+mod sidecars;
+#[cfg(test)]
+mod tests;
+mod workloads;
+
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use route_model::compile::ProxyScope;
 use route_model::compile::attachment::Attachment;
-use route_model::compile::names::{MESH, is_visible, qualify_gateway, qualify_host};
-use route_model::compile::{ProxyRole, ProxyScope};
+use route_model::compile::names::{is_visible, qualify_gateway, qualify_host};
 use route_model::kind::Kind;
 use route_model::kinds::destination_rule::ClientTlsMode;
-use route_model::kinds::rate_limit_policy::TargetKind;
+use route_model::kinds::rate_limit_policy::{self, TargetKind};
 use route_model::kinds::selector::{LabelSelector, TargetRef};
 use route_model::kinds::value::StringMap;
 use route_model::kinds::{
     AuthorizationPolicy, BackendPolicy, DestinationRule, Gateway, MeshConfig, RateLimitPolicy, RequestAuthentication,
-    Secret, ServiceEntry, VirtualService, WorkloadEntry, WorkloadGroup,
+    Secret, ServiceEntry, VirtualService, WorkloadEntry,
 };
 use route_model::meta::ResourceKey;
 use route_model::resource::{Resource, ResourceSet, SpecType};
 
+pub(super) use self::sidecars::{Common, MeshView};
+use self::workloads::Workloads;
+
 /// Istio keeps a CA apart from the certificate that goes with it under this suffix.
 const CA_SUFFIX: &str = "-cacert";
 
-/// The resources that a proxy of this scope can reach, by key.
-pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>> {
+/// The resources that a gateway of this scope can reach, by key.
+pub(super) fn of_gateway(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>> {
     let mut reached = Reached { set, scope, found: BTreeMap::new(), hosts: HashSet::default() };
     let mesh = set.get(&ResourceKey::new(Kind::MeshConfig, "", "default"));
     let settings = mesh.and_then(|mesh| mesh.spec::<MeshConfig>());
@@ -40,7 +49,6 @@ pub(super) fn reach(set: &ResourceSet, scope: &ProxyScope) -> Vec<Arc<Resource>>
     reached.destination_rules(default(|mesh| &mesh.default_destination_rule_export_to));
     reached.service_entries(default(|mesh| &mesh.default_service_export_to));
     reached.attached();
-    reached.workload_groups();
     let root_namespace = settings
         .map_or_else(|| MeshConfig::default().root_namespace().to_owned(), |mesh| mesh.root_namespace().to_owned());
     reached.authorization(&root_namespace);
@@ -71,11 +79,8 @@ impl<'a> Reached<'a> {
 
     /// The Gateways that select the proxy, and their secrets: in the proxy's namespace and in the Gateway's own.
     fn gateways(&mut self) {
-        if self.scope.role == ProxyRole::Sidecar {
-            return;
-        }
         for (resource, gateway) in self.specs::<Gateway>() {
-            if !gateway.selector.iter().all(|(key, value)| self.scope.labels.get(key) == Some(value)) {
+            if !has_labels(self.scope, &gateway.selector) {
                 continue;
             }
             self.add(resource);
@@ -88,30 +93,19 @@ impl<'a> Reached<'a> {
         }
     }
 
-    /// The secret of a name and its CA, in the proxy's namespace and in that of the resource which names it.
-    fn secrets(&mut self, home: &Arc<str>, name: &str) {
-        let name = name.strip_prefix("kubernetes://").unwrap_or(name);
-        for name in [name, &format!("{name}{CA_SUFFIX}")] {
-            for namespace in [&self.scope.namespace, home] {
-                if let Some(secret) = self.set.get(&ResourceKey::new(Secret::KIND, namespace.clone(), name)) {
-                    self.add(secret);
-                }
-            }
+    fn secrets(&mut self, home: &str, name: &str) {
+        for secret in secrets(self.set, &self.scope.namespace, home, name) {
+            self.add(secret);
         }
     }
 
-    /// Whether a VirtualService is for the proxy: for one of its Gateways, or for the mesh.
+    /// Whether a VirtualService is for one of the proxy's Gateways.
     fn is_bound(&self, home: &str, service: &VirtualService) -> bool {
-        match self.scope.role {
-            ProxyRole::Gateway => service.gateways.iter().any(|name| {
-                let name = qualify_gateway(name, home);
-                let key =
-                    name.split_once('/').map(|(namespace, name)| ResourceKey::new(Kind::Gateway, namespace, name));
-                key.is_some_and(|key| self.found.contains_key(&key))
-            }),
-            // Without any gateway it is for the mesh.
-            ProxyRole::Sidecar => service.gateways.is_empty() || service.gateways.iter().any(|name| name == MESH),
-        }
+        service.gateways.iter().any(|name| {
+            let name = qualify_gateway(name, home);
+            let key = name.split_once('/').map(|(namespace, name)| ResourceKey::new(Kind::Gateway, namespace, name));
+            key.is_some_and(|key| self.found.contains_key(&key))
+        })
     }
 
     /// The VirtualServices that are for the proxy and visible to it, and their delegates.
@@ -122,31 +116,11 @@ impl<'a> Reached<'a> {
                 continue;
             }
             self.add(resource);
-            self.destinations(home, service);
-            for delegate in service.http.iter().filter_map(|rule| rule.delegate.as_ref()) {
-                let namespace = if delegate.namespace.is_empty() { home } else { &delegate.namespace };
-                let key = ResourceKey::new(Kind::VirtualService, namespace, delegate.name.as_str());
-                let Some(delegate) = self.set.get(&key) else { continue };
-                let Some(spec) = delegate.spec::<VirtualService>() else { continue };
-                // To the root's namespace, not to the proxy's.
-                if is_visible(&spec.export_to, default, namespace, home) {
-                    self.add(delegate);
-                    self.destinations(&delegate.key.namespace, spec);
-                }
+            self.hosts.extend(destinations(home, service));
+            for (delegate, spec) in delegates(self.set, home, service, default) {
+                self.add(delegate);
+                self.hosts.extend(destinations(&delegate.key.namespace, spec));
             }
-        }
-    }
-
-    fn destinations(&mut self, home: &str, service: &VirtualService) {
-        let http = service.http.iter().flat_map(|rule| {
-            let routes = rule.route.iter().filter_map(|route| route.destination.as_ref());
-            let mirrors = rule.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
-            routes.chain(mirrors).chain(rule.mirror.as_deref())
-        });
-        let tls = service.tls.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
-        let tcp = service.tcp.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
-        for destination in http.chain(tls).chain(tcp) {
-            self.hosts.insert(qualify_host(&destination.host, home));
         }
     }
 
@@ -155,28 +129,7 @@ impl<'a> Reached<'a> {
         let limits = self.specs::<RateLimitPolicy>().map(|(resource, policy)| (resource, &policy.target_refs));
         let backend = self.specs::<BackendPolicy>().map(|(resource, policy)| (resource, &policy.target_refs));
         for (resource, targets) in limits.chain(backend) {
-            let meant = targets.iter().any(|to| {
-                let kind = match *to.kind {
-                    TargetKind::VirtualService => Kind::VirtualService,
-                    TargetKind::Gateway => Kind::Gateway,
-                    TargetKind::ServiceEntry => Kind::ServiceEntry,
-                };
-                let target = ResourceKey::new(kind, resource.key.namespace.clone(), to.name.as_str());
-                self.found.contains_key(&target)
-            });
-            if meant {
-                self.add(resource);
-            }
-        }
-    }
-
-    /// How sidecars are to probe their applications: what their groups say.
-    fn workload_groups(&mut self) {
-        if self.scope.role != ProxyRole::Sidecar {
-            return;
-        }
-        for (resource, group) in self.specs::<WorkloadGroup>() {
-            if group.probe.is_some() && resource.key.namespace == self.scope.namespace {
+            if targets.iter().any(|to| self.found.contains_key(&target_key(&resource.key.namespace, to))) {
                 self.add(resource);
             }
         }
@@ -214,11 +167,8 @@ impl<'a> Reached<'a> {
         }
     }
 
-    /// Whether a route leads to a service of this name or pattern, in lower case. Any may be called from a workload.
+    /// Whether a route leads to a service of this name or pattern, in lower case.
     fn is_destination(&self, host: &str) -> bool {
-        if self.scope.role == ProxyRole::Sidecar {
-            return true;
-        }
         match host.strip_prefix('*') {
             None => self.hosts.contains(host),
             Some(suffix) => self.hosts.iter().any(|known| known.len() > suffix.len() && known.ends_with(suffix)),
@@ -228,8 +178,7 @@ impl<'a> Reached<'a> {
     /// Whether the proxy is one of the clients that a rule is for.
     fn is_for_this_proxy(&self, namespace: &str, rule: &DestinationRule) -> bool {
         rule.workload_selector.as_ref().is_none_or(|selector| {
-            namespace == &*self.scope.namespace
-                && selector.match_labels.iter().all(|(key, value)| self.scope.labels.get(key) == Some(value))
+            namespace == &*self.scope.namespace && has_labels(self.scope, &selector.match_labels)
         })
     }
 
@@ -240,7 +189,7 @@ impl<'a> Reached<'a> {
                 continue;
             }
             self.add(resource);
-            if self.scope.role == ProxyRole::Gateway && self.is_for_this_proxy(&resource.key.namespace, rule) {
+            if self.is_for_this_proxy(&resource.key.namespace, rule) {
                 for name in credentials(rule) {
                     self.secrets(&resource.key.namespace, name);
                 }
@@ -250,62 +199,72 @@ impl<'a> Reached<'a> {
 
     /// The services that routes lead to, and the workloads they select.
     fn service_entries(&mut self, default: &[String]) {
-        let mut selectors = Selectors::default();
+        let mut selectors = Vec::new();
         for (resource, entry) in self.specs::<ServiceEntry>() {
             let meant = entry.hosts.iter().any(|host| self.is_destination(&host.to_ascii_lowercase()));
             if meant && self.is_visible(resource, &entry.export_to, default) {
                 self.add(resource);
-                if let Some(selector) = &entry.workload_selector {
-                    selectors.add(&resource.key.namespace, &selector.labels);
-                }
+                selectors.extend(entry.workload_selector.as_ref().map(|it| (&*resource.key.namespace, &*it.labels)));
             }
         }
         if selectors.is_empty() {
             return;
         }
-        for (resource, workload) in self.specs::<WorkloadEntry>() {
-            if selectors.select(resource, workload) {
-                self.add(resource);
-            }
+        let listed: Vec<_> = self.specs::<WorkloadEntry>().collect();
+        let workloads: Workloads<'_> = listed.iter().enumerate().map(|(at, (r, spec))| (at, *r, *spec)).collect();
+        for at in selectors.into_iter().flat_map(|(namespace, labels)| workloads.selected(namespace, labels)) {
+            self.add(listed[at].0);
         }
     }
 }
 
-/// The selectors of services. Each is found by one of its labels, so that a workload need not be held against all.
-#[derive(Default)]
-struct Selectors<'a> {
-    /// Those without labels, by namespace.
-    all: HashSet<&'a str, RandomState>,
-    /// By namespace, and by their first label.
-    labelled: HashMap<(&'a str, &'a str, &'a str), Vec<&'a StringMap>, RandomState>,
+fn has_labels(scope: &ProxyScope, wanted: &StringMap) -> bool {
+    wanted.iter().all(|(key, value)| scope.labels.get(key) == Some(value))
 }
 
-impl<'a> Selectors<'a> {
-    fn add(&mut self, namespace: &'a str, labels: &'a StringMap) {
-        match labels.iter().next() {
-            None => drop(self.all.insert(namespace)),
-            Some((key, value)) => self.labelled.entry((namespace, key, value)).or_default().push(labels),
-        }
-    }
+/// The secret of a name and its CA, in the proxy's namespace and in that of the resource which names it.
+fn secrets<'s>(set: &'s ResourceSet, namespace: &str, home: &str, name: &str) -> Vec<&'s Arc<Resource>> {
+    let name = name.strip_prefix("kubernetes://").unwrap_or(name);
+    let names = [name, &format!("{name}{CA_SUFFIX}")];
+    let keys = names.into_iter().flat_map(|name| [namespace, home].map(|ns| ResourceKey::new(Secret::KIND, ns, name)));
+    keys.filter_map(|key| set.get(&key)).collect()
+}
 
-    fn is_empty(&self) -> bool {
-        self.all.is_empty() && self.labelled.is_empty()
-    }
+/// The delegates of a VirtualService in the namespace `home` that are visible there; to the proxy they need not be.
+fn delegates<'s, 'r>(
+    set: &'s ResourceSet,
+    home: &'r str,
+    service: &'r VirtualService,
+    default: &'r [String],
+) -> impl Iterator<Item = (&'s Arc<Resource>, &'s VirtualService)> + use<'s, 'r> {
+    service.http.iter().filter_map(|rule| rule.delegate.as_ref()).filter_map(move |delegate| {
+        let namespace = if delegate.namespace.is_empty() { home } else { &delegate.namespace };
+        let found = set.get(&ResourceKey::new(Kind::VirtualService, namespace, delegate.name.as_str()))?;
+        let spec = found.spec::<VirtualService>()?;
+        is_visible(&spec.export_to, default, namespace, home).then_some((found, spec))
+    })
+}
 
-    /// The labels of the object go before those of its spec.
-    fn select(&self, resource: &Resource, workload: &WorkloadEntry) -> bool {
-        let namespace = &*resource.key.namespace;
-        let own = &resource.meta.labels;
-        let label = |key: &str| own.get(key).or_else(|| (*workload.labels).get(key));
-        let selects = |labels: &&StringMap| labels.iter().all(|(key, value)| label(key) == Some(value));
-        let mut keys = own.keys().chain(workload.labels.keys());
-        self.all.contains(namespace)
-            || keys.any(|key| {
-                let value = label(key).map_or("", String::as_str);
-                let candidates = self.labelled.get(&(namespace, key.as_str(), value));
-                candidates.is_some_and(|candidates| candidates.iter().any(selects))
-            })
-    }
+/// The services that the routes of a VirtualService lead to.
+fn destinations<'s>(home: &'s str, service: &'s VirtualService) -> impl Iterator<Item = Arc<str>> + 's {
+    let http = service.http.iter().flat_map(|rule| {
+        let routes = rule.route.iter().filter_map(|route| route.destination.as_ref());
+        let mirrors = rule.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
+        routes.chain(mirrors).chain(rule.mirror.as_deref())
+    });
+    let tls = service.tls.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
+    let tcp = service.tcp.iter().flat_map(|rule| &rule.route).filter_map(|route| route.destination.as_ref());
+    http.chain(tls).chain(tcp).map(move |destination| qualify_host(&destination.host, home))
+}
+
+/// What a policy of Fairway's in a namespace names.
+fn target_key(home: &Arc<str>, to: &rate_limit_policy::TargetRef) -> ResourceKey {
+    let kind = match *to.kind {
+        TargetKind::VirtualService => Kind::VirtualService,
+        TargetKind::Gateway => Kind::Gateway,
+        TargetKind::ServiceEntry => Kind::ServiceEntry,
+    };
+    ResourceKey::new(kind, home.clone(), to.name.as_str())
 }
 
 /// The secrets that a rule's connections are made with.
@@ -318,6 +277,3 @@ fn credentials(rule: &DestinationRule) -> impl Iterator<Item = &str> {
     let used = blocks.filter(|tls| matches!(*tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual));
     used.map(|tls| tls.credential_name.as_str()).filter(|name| !name.is_empty())
 }
-
-#[cfg(test)]
-mod tests;

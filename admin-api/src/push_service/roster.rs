@@ -199,19 +199,31 @@ pub struct ResourceName {
     pub name: String,
 }
 
-impl ProxyView {
-    /// The issues with the resources that this build knows.
-    pub fn issues_by_resource(&self) -> impl Iterator<Item = (ResourceKey, &IssueView)> {
-        let refused = self.info.refused.iter().flat_map(|refused| &refused.issues);
-        self.issues.iter().chain(refused).filter_map(|issue| {
-            let name = issue.resource.as_ref()?;
-            let key = push::message::Key {
-                kind: name.kind.clone(),
-                namespace: name.namespace.clone(),
-                name: name.name.clone(),
-            };
-            Some((key.resource_key()?, issue))
-        })
+/// The issues with the resources that this build knows.
+fn issues_by_resource<'i>(
+    issues: &'i [IssueView],
+    refused: Option<&'i RefusedView>,
+) -> impl Iterator<Item = (ResourceKey, IssueView)> {
+    let refused = refused.into_iter().flat_map(|refused| &refused.issues);
+    issues.iter().chain(refused).filter_map(|issue| {
+        let ResourceName { kind, namespace, name } = issue.resource.clone()?;
+        Some((push::message::Key { kind, namespace, name }.resource_key()?, issue.clone()))
+    })
+}
+
+/// Revisions that bring nothing to a proxy's scope are in force without being sent.
+fn in_force(scope: &Scope, acked: Revision) -> Revision {
+    if acked > Revision(0) { scope.effective(acked) } else { acked }
+}
+
+/// What a proxy of another replica runs.
+fn running(view: &ProxyView) -> Running {
+    Running {
+        node: view.id.as_str().into(),
+        connected: view.connected,
+        acked: Revision(view.acked_revision),
+        issues: issues_by_resource(&view.issues, view.info.refused.as_ref()).collect(),
+        followed: Followed::Elsewhere(view.info.scope(), view.info.model_version),
     }
 }
 
@@ -252,6 +264,7 @@ struct State {
 
 #[derive(Debug)]
 struct Local {
+    node: Arc<str>,
     session: SessionId,
     /// `None` once the proxy has left.
     scope: Option<Arc<Scope>>,
@@ -260,6 +273,48 @@ struct Local {
     sent: Revision,
     issues: Vec<IssueView>,
     info: ProxyInfo,
+    /// Counts the changes of the issues and of the info.
+    changes: u64,
+}
+
+/// What a proxy runs, without what is only shown.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) node: Arc<str>,
+    pub(super) connected: bool,
+    acked: Revision,
+    pub(super) issues: Vec<(ResourceKey, IssueView)>,
+    pub(super) followed: Followed,
+}
+
+/// Which scope a proxy follows.
+#[derive(Debug)]
+pub(super) enum Followed {
+    /// It is connected here.
+    Here(Arc<Scope>),
+    /// It is not; `None` when this build does not know its role.
+    Elsewhere(Option<ProxyScope>, u32),
+}
+
+impl Running {
+    /// The newest revision that it runs.
+    pub(super) fn acked(&self) -> Revision {
+        match &self.followed {
+            Followed::Here(scope) => in_force(scope, self.acked),
+            Followed::Elsewhere(..) => self.acked,
+        }
+    }
+}
+
+/// What was written down of a proxy: another mark means that it is out of date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    session: SessionId,
+    connected: bool,
+    acked: Revision,
+    sent: Revision,
+    behind_since: Option<SystemTime>,
+    changes: u64,
 }
 
 impl Roster {
@@ -334,9 +389,7 @@ impl Roster {
     /// A proxy that is about to be let in for the first time.
     pub(super) fn joining(&self, hello: &Hello, peer: Peer, join_token: Option<String>) -> ProxyState {
         let info = info(hello, peer, Standing { join_token, identity: None });
-        let zero = Revision(0);
-        let local = Local { session: SessionId(0), scope: None, acked: zero, sent: zero, issues: Vec::new(), info };
-        state(local.view(&hello.node, &self.replica))
+        state(Local::new(&hello.node, SessionId(0), None, info).view(&self.replica))
     }
 
     /// `standing` says by what right a proxy is here that connected.
@@ -355,8 +408,7 @@ impl Roster {
             info!(node = hello.node, peer = %address(peer), "proxy connected");
             let mut info = info(&hello, peer, standing(&caller, &hello));
             info.last_error = state.local.get(&hello.node).and_then(|before| before.info.last_error.clone());
-            let local =
-                Local { session, scope: Some(scope), acked: Revision(0), sent: Revision(0), issues: Vec::new(), info };
+            let local = Local::new(&hello.node, session, Some(scope), info);
             let held_back = local.held_back();
             if !held_back.is_empty() {
                 warn!(
@@ -401,19 +453,39 @@ impl Roster {
         }
     }
 
+    /// Whether a proxy is connected here, or was and is nowhere else now.
+    pub(super) fn knows(&self, node: &str) -> bool {
+        self.lock().local.contains_key(node)
+    }
+
     /// All proxies, by node.
     pub(super) fn views(&self) -> Vec<ProxyView> {
         let state = self.lock();
         let mut views: BTreeMap<&String, ProxyView> =
             state.remote.iter().map(|(node, view)| (node, view.clone())).collect();
-        views.extend(state.local.iter().map(|(node, local)| (node, local.view(node, &self.replica))));
+        views.extend(state.local.iter().map(|(node, local)| (node, local.view(&self.replica))));
         views.into_values().collect()
     }
 
-    /// What this replica writes down for the others.
-    pub(super) fn states(&self) -> Vec<ProxyState> {
+    /// What all proxies run, by node.
+    pub(super) fn running(&self) -> Vec<Running> {
         let state = self.lock();
-        state.local.iter().map(|(node, local)| self::state(local.view(node, &self.replica))).collect()
+        let remote = state.remote.iter().filter(|(node, _)| !state.local.contains_key(*node));
+        let mut running: Vec<Running> = remote.map(|(_, view)| running(view)).collect();
+        running.extend(state.local.values().map(Local::running));
+        drop(state);
+        running.sort_unstable_by(|a, b| a.node.cmp(&b.node));
+        running
+    }
+
+    /// What this replica writes down for the others: the proxies of which `written` is not up to date.
+    pub(super) fn states(&self, written: impl Fn(&str) -> Option<Mark>) -> Vec<(Mark, ProxyState)> {
+        let state = self.lock();
+        let news = state.local.iter().filter_map(|(node, local)| {
+            let mark = local.mark();
+            (written(node) != Some(mark)).then(|| (mark, self::state(local.view(&self.replica))))
+        });
+        news.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -422,7 +494,15 @@ impl Roster {
 }
 
 impl Local {
+    fn new(node: &str, session: SessionId, scope: Option<Arc<Scope>>, info: ProxyInfo) -> Self {
+        let (node, zero) = (node.into(), Revision(0));
+        Self { node, session, scope, acked: zero, sent: zero, issues: Vec::new(), info, changes: 0 }
+    }
+
     fn take(&mut self, node: &str, event: Event) {
+        let only_acks = matches!(&event, Event::Sent { .. } | Event::Reported(_))
+            || matches!(&event, Event::Acked { issues, .. } if issues.is_empty() && self.has_no_issues());
+        self.changes += u64::from(!only_acks);
         match event {
             Event::Connected { .. } | Event::Reported(_) => {}
             Event::Sent { revision } => self.sent = revision,
@@ -467,17 +547,42 @@ impl Local {
         }
     }
 
-    /// Revisions that bring nothing to the proxy's scope are in force without being sent.
     fn in_force(&self) -> Revision {
-        match &self.scope {
-            Some(scope) if self.acked > Revision(0) => scope.effective(self.acked),
-            _ => self.acked,
+        self.scope.as_ref().map_or(self.acked, |scope| in_force(scope, self.acked))
+    }
+
+    fn has_no_issues(&self) -> bool {
+        self.issues.is_empty() && self.info.refused.is_none()
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            session: self.session,
+            connected: self.scope.is_some(),
+            acked: self.in_force(),
+            sent: self.sent,
+            behind_since: self.scope.as_ref().and_then(|scope| scope.behind_since(self.acked)),
+            changes: self.changes,
         }
     }
 
-    fn view(&self, node: &str, replica: &str) -> ProxyView {
+    fn running(&self) -> Running {
+        let followed = match &self.scope {
+            Some(scope) => Followed::Here(scope.clone()),
+            None => Followed::Elsewhere(self.info.scope(), self.info.model_version),
+        };
+        Running {
+            node: self.node.clone(),
+            connected: self.scope.is_some(),
+            acked: self.acked,
+            issues: issues_by_resource(&self.issues, self.info.refused.as_ref()).collect(),
+            followed,
+        }
+    }
+
+    fn view(&self, replica: &str) -> ProxyView {
         ProxyView {
-            id: node.to_owned(),
+            id: self.node.to_string(),
             connected: self.scope.is_some(),
             acked_revision: self.in_force().0,
             wanted_revision: 0,

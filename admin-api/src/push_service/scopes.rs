@@ -1,27 +1,27 @@
 //! The scopes that proxies follow, kept in step with the resources.
 
-use std::collections::{BTreeMap, HashMap};
+mod bodies;
+mod held;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use push::MODEL_VERSION;
-use push::message::{Key, role_name};
-use push::server::{Entry, Scope};
-use route_model::compile::ProxyScope;
+use push::message::role_name;
+use push::server::{Layer, Scope};
+use route_model::compile::{ProxyRole, ProxyScope};
 use route_model::meta::ResourceKey;
-use route_model::resource::{Resource, ResourceSet};
-use serde_json::Value;
-use tracing::error;
+use route_model::resource::ResourceSet;
 
-use super::reach::reach;
+use self::bodies::Bodies;
+use self::held::{Held, Step};
+use super::reach::{self, Common, MeshView};
 use crate::api::Reach;
 
 /// A scope that nobody follows is kept so long: its proxies may be on their way back, and find a delta then.
 const KEPT_IDLE: Duration = Duration::from_mins(5);
-
-/// What `kubectl apply` writes to compare with; as large as the object itself, and of no use to a proxy.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// All live scopes. They move together: each is at the revision of the last set.
 #[derive(Debug)]
@@ -32,11 +32,31 @@ pub(super) struct Scopes {
 #[derive(Debug)]
 struct Inner {
     set: Arc<ResourceSet>,
+    /// The set as sidecars see it, once there are any.
+    mesh: Option<Arc<MeshView>>,
+    bases: HashMap<BaseKey, Base>,
+    /// By id.
     live: HashMap<String, Live>,
-    /// What scopes of other replicas' proxies hold of this set, as far as somebody asked.
-    elsewhere: HashMap<String, Reach>,
-    /// The serialised form of every resource that some scope holds.
-    bodies: HashMap<ResourceKey, (Arc<Resource>, Entry)>,
+    bodies: Bodies,
+}
+
+/// Whose common part a layer is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum BaseKey {
+    /// What gateways of one scope have: all of it.
+    Gateways { id: String },
+    /// What the workloads of a namespace have that follow the same Sidecar.
+    Workloads { namespace: Arc<str>, sidecar: Option<ResourceKey>, model_version: u32 },
+}
+
+/// What several scopes have in common.
+#[derive(Debug)]
+struct Base {
+    layer: Arc<Layer>,
+    /// One of those whose it is.
+    proxies: ProxyScope,
+    held: Held,
+    common: Common,
 }
 
 #[derive(Debug)]
@@ -45,9 +65,10 @@ struct Live {
     /// The generation of the model that the proxies know.
     model_version: u32,
     scope: Arc<Scope>,
-    /// What the scope holds, by key.
-    reached: Vec<Arc<Resource>>,
-    /// The same, to be asked for.
+    base: BaseKey,
+    /// What the scope holds beside its base.
+    own: Held,
+    /// All that it holds, to be asked for.
     reach: Reach,
     idle_since: Option<Instant>,
 }
@@ -55,47 +76,33 @@ struct Live {
 impl Scopes {
     pub(super) fn new(set: Arc<ResourceSet>) -> Self {
         Self {
-            inner: Mutex::new(Inner { set, live: HashMap::new(), elsewhere: HashMap::new(), bodies: HashMap::new() }),
+            inner: Mutex::new(Inner {
+                set,
+                mesh: None,
+                bases: HashMap::new(),
+                live: HashMap::new(),
+                bodies: Bodies::default(),
+            }),
         }
     }
 
     /// The scope of proxies like this one, which know this generation of the model.
     pub(super) fn of(&self, proxies: &ProxyScope, model_version: u32) -> Arc<Scope> {
-        let model_version = model_version.min(MODEL_VERSION);
-        let id = id(proxies, model_version);
         let inner = &mut *self.lock();
-        if let Some(live) = inner.live.get_mut(&id) {
-            live.idle_since = None;
-            return live.scope.clone();
-        }
-        let mut live = Live {
-            proxies: proxies.clone(),
-            model_version,
-            scope: Arc::new(Scope::new(id.as_str()).of_model(model_version)),
-            reached: Vec::new(),
-            reach: Reach::default(),
-            idle_since: None,
-        };
-        live.update(&inner.set, &mut inner.bodies);
-        let scope = live.scope.clone();
-        inner.live.insert(id, live);
-        scope
+        let live = inner.live(proxies, model_version);
+        live.idle_since = None;
+        live.scope.clone()
     }
 
-    /// What is meant for proxies like this one, whichever replica they are connected to. May take as long as an update.
+    /// What is meant for proxies like this one, whichever replica they are connected to.
     pub(super) fn reach_of(&self, proxies: &ProxyScope, model_version: u32) -> Reach {
-        let model_version = model_version.min(MODEL_VERSION);
-        let id = id(proxies, model_version);
-        let inner = &mut *self.lock();
-        if let Some(live) = inner.live.get(&id) {
-            return live.reach.clone();
-        }
-        let known = inner.elsewhere.entry(id);
-        let known = known.or_insert_with(|| {
-            let reached = reach(&inner.set, proxies);
-            Reach::new(inner.set.revision, keys(&reached, model_version))
-        });
-        known.clone()
+        self.lock().live(proxies, model_version).reach.clone()
+    }
+
+    /// What is meant for the proxies of a scope that somebody follows.
+    pub(super) fn reach_in(&self, scope: &Scope) -> Reach {
+        let inner = &*self.lock();
+        inner.live.get(&**scope.id()).map_or_else(|| Reach::new(inner.set.revision, []), |live| live.reach.clone())
     }
 
     /// Of proxies to which nothing is sent.
@@ -106,18 +113,29 @@ impl Scopes {
     /// Brings every scope to this set. Takes milliseconds with ten thousand resources, so not for an async thread.
     pub(super) fn update(&self, set: &Arc<ResourceSet>) {
         let inner = &mut *self.lock();
+        if Arc::ptr_eq(&inner.set, set) {
+            return;
+        }
         inner.set = set.clone();
-        inner.elsewhere.clear();
+        inner.mesh = None;
         inner.live.retain(|_, live| {
             let idle = Arc::strong_count(&live.scope) == 1;
             let since = if idle { Some(live.idle_since.unwrap_or_else(Instant::now)) } else { None };
             live.idle_since = since;
             since.is_none_or(|since| since.elapsed() < KEPT_IDLE)
         });
-        for live in inner.live.values_mut() {
-            live.update(set, &mut inner.bodies);
+        inner.choose_bases();
+        let mesh = inner.mesh.clone();
+        let Inner { bases, live, bodies, .. } = inner;
+        let used: HashSet<&BaseKey> = live.values().map(|live| &live.base).collect();
+        bases.retain(|key, _| used.contains(key));
+        for (key, base) in &mut *bases {
+            base.update(key, set, mesh.as_deref(), bodies);
         }
-        inner.bodies.retain(|key, (resource, _)| set.get(key).is_some_and(|current| Arc::ptr_eq(current, resource)));
+        for live in live.values_mut() {
+            live.update(&bases[&live.base], set, mesh.as_deref(), bodies);
+        }
+        bodies.forget_gone(set);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -125,71 +143,95 @@ impl Scopes {
     }
 }
 
-impl Live {
-    fn update(&mut self, set: &Arc<ResourceSet>, bodies: &mut HashMap<ResourceKey, (Arc<Resource>, Entry)>) {
-        let next = reach(set, &self.proxies);
-        let mut before = self.reached.iter().peekable();
-        let (mut upserts, mut removed) = (Vec::new(), Vec::new());
-        for resource in &next {
-            while let Some(gone) = before.next_if(|old| old.key < resource.key) {
-                removed.push(Key::from(&gone.key));
-            }
-            if before.next_if(|old| old.key == resource.key).is_some_and(|old| Arc::ptr_eq(old, resource)) {
-                continue;
-            }
-            match entry(resource, bodies) {
-                Some(entry) => upserts.push((Key::from(&resource.key), entry)),
-                None => removed.push(Key::from(&resource.key)),
+impl Inner {
+    fn mesh(&mut self) -> Arc<MeshView> {
+        self.mesh.get_or_insert_with(|| Arc::new(MeshView::of(&self.set))).clone()
+    }
+
+    /// Which layer proxies have in common with others, now.
+    fn base_of(&mut self, id: &str, proxies: &ProxyScope, model_version: u32) -> BaseKey {
+        match proxies.role {
+            ProxyRole::Gateway => BaseKey::Gateways { id: id.to_owned() },
+            ProxyRole::Sidecar => {
+                let sidecar = self.mesh().sidecar_of(proxies);
+                BaseKey::Workloads { namespace: proxies.namespace.clone(), sidecar, model_version }
             }
         }
-        removed.extend(before.map(|gone| Key::from(&gone.key)));
-        let same_keys = next.len() == self.reached.len() && next.iter().zip(&self.reached).all(|(a, b)| a.key == b.key);
-        self.reach = if same_keys {
-            self.reach.at(set.revision)
-        } else {
-            Reach::new(set.revision, keys(&next, self.model_version))
+    }
+
+    fn live(&mut self, proxies: &ProxyScope, model_version: u32) -> &mut Live {
+        let model_version = model_version.min(MODEL_VERSION);
+        let id = id(proxies, model_version);
+        if !self.live.contains_key(&id) {
+            let base = self.base_of(&id, proxies, model_version);
+            self.begin_base(&base, proxies, model_version);
+            let scope = Arc::new(Scope::over(self.bases[&base].layer.clone(), id.as_str()));
+            let (proxies, own, reach) = (proxies.clone(), Held::default(), Reach::default());
+            let mut live = Live { proxies, model_version, scope, base, own, reach, idle_since: None };
+            live.update(&self.bases[&live.base], &self.set, self.mesh.as_deref(), &mut self.bodies);
+            self.live.insert(id.clone(), live);
+        }
+        match self.live.get_mut(&id) {
+            Some(live) => live,
+            None => unreachable!("it was put there"),
+        }
+    }
+
+    fn begin_base(&mut self, key: &BaseKey, proxies: &ProxyScope, model_version: u32) {
+        if self.bases.contains_key(key) {
+            return;
+        }
+        let layer = Arc::new(Layer::new(model_version));
+        let (held, common) = (Held::default(), Common::default());
+        let mut base = Base { layer, proxies: proxies.clone(), held, common };
+        base.update(key, &self.set, self.mesh.as_deref(), &mut self.bodies);
+        self.bases.insert(key.clone(), base);
+    }
+
+    /// Puts scopes whose proxies follow another Sidecar now over another layer.
+    fn choose_bases(&mut self) {
+        let sidecars = self.live.iter().filter(|(_, live)| live.proxies.role == ProxyRole::Sidecar);
+        let sidecars: Vec<_> =
+            sidecars.map(|(id, live)| (id.clone(), live.proxies.clone(), live.model_version)).collect();
+        for (id, proxies, model_version) in sidecars {
+            let base = self.base_of(&id, &proxies, model_version);
+            let Some(live) = self.live.get(&id).filter(|live| live.base != base) else { continue };
+            let scope = live.scope.clone();
+            self.begin_base(&base, &proxies, model_version);
+            scope.rebase(self.bases[&base].layer.clone());
+            if let Some(live) = self.live.get_mut(&id) {
+                live.base = base;
+            }
+        }
+    }
+}
+
+impl Base {
+    fn update(&mut self, key: &BaseKey, set: &ResourceSet, mesh: Option<&MeshView>, bodies: &mut Bodies) {
+        let next = match (key, mesh) {
+            (BaseKey::Gateways { .. }, _) => reach::of_gateway(set, &self.proxies),
+            (BaseKey::Workloads { namespace, sidecar, .. }, Some(mesh)) => {
+                let (next, common) = mesh.common(namespace, sidecar.as_ref());
+                self.common = common;
+                next
+            }
+            (BaseKey::Workloads { .. }, None) => Vec::new(),
         };
+        let Step { upserts, removed } = self.held.turn(next, self.layer.model_version(), bodies);
+        self.layer.publish(set.revision, upserts, removed);
+    }
+}
+
+impl Live {
+    fn update(&mut self, base: &Base, set: &ResourceSet, mesh: Option<&MeshView>, bodies: &mut Bodies) {
+        let next = match (&self.base, mesh) {
+            (BaseKey::Workloads { .. }, Some(mesh)) => mesh.own(&self.proxies, &base.common),
+            _ => Vec::new(),
+        };
+        let Step { upserts, removed } = self.own.turn(next, self.model_version, bodies);
         self.scope.publish(set.revision, upserts, removed);
-        self.reached = next;
+        self.reach = Reach::of_both(set.revision, base.held.keys(), self.own.keys());
     }
-}
-
-/// The keys of what proxies of this generation of the model are sent.
-fn keys(reached: &[Arc<Resource>], model_version: u32) -> impl Iterator<Item = ResourceKey> {
-    let known = reached.iter().filter(move |resource| resource.key.kind.info().since <= model_version);
-    known.map(|resource| resource.key.clone())
-}
-
-/// The resource as it travels; `None` when it is too large to.
-fn entry(resource: &Arc<Resource>, bodies: &mut HashMap<ResourceKey, (Arc<Resource>, Entry)>) -> Option<Entry> {
-    if let Some((serialised, entry)) = bodies.get(&resource.key)
-        && Arc::ptr_eq(serialised, resource)
-    {
-        return Some(entry.clone());
-    }
-    match Entry::new(body(resource)) {
-        Ok(entry) => {
-            let entry = entry.since(resource.key.kind.info().since);
-            bodies.insert(resource.key.clone(), (resource.clone(), entry.clone()));
-            Some(entry)
-        }
-        Err(error) => {
-            error!(resource = %resource.key, %error, "a resource is left out");
-            None
-        }
-    }
-}
-
-/// The object without what changes when nothing that a proxy looks at does: proxies need not hear of that.
-fn body(resource: &Resource) -> String {
-    let mut object = resource.to_object();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.shift_remove("resourceVersion");
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.shift_remove(LAST_APPLIED);
-        }
-    }
-    object.to_string()
 }
 
 /// The same for the same proxies on every replica and after every restart.
@@ -210,6 +252,7 @@ mod tests {
     use route_model::compile::ProxyRole;
     use route_model::kind::Kind;
     use route_model::meta::Revision;
+    use route_model::resource::Resource;
     use serde_json::json;
 
     use super::*;
@@ -223,7 +266,6 @@ mod tests {
         let object = json!({
             "metadata": {
                 "name": "edge", "namespace": "shop", "resourceVersion": version,
-                "annotations": {LAST_APPLIED: version, "note": "kept"},
             },
             "spec": {"selector": {"istio": selector}},
         });
@@ -280,15 +322,55 @@ mod tests {
         assert_eq!((sent(0), sent(MODEL_VERSION)), (Some(false), Some(true)));
     }
 
-    #[test]
-    fn this_build_knows_every_kind() {
-        assert!(Kind::ALL.into_iter().all(|kind| (1..=MODEL_VERSION).contains(&kind.info().since)));
+    fn of(revision: u64, resources: &[Arc<Resource>]) -> Arc<ResourceSet> {
+        let mut set: ResourceSet = resources.iter().cloned().collect();
+        set.revision = Revision(revision);
+        Arc::new(set)
+    }
+
+    fn resource(kind: Kind, name: &str, spec: serde_json::Value) -> Arc<Resource> {
+        let object = json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+        Arc::new(Resource::from_object(kind, &object).unwrap())
     }
 
     #[test]
-    fn bodies_are_free_of_what_proxies_do_not_need() {
-        let body: Value = serde_json::from_str(&body(&gateway("a", "7"))).unwrap();
-        assert_eq!(body["metadata"]["annotations"], json!({"note": "kept"}));
-        assert_eq!(body["metadata"].get("resourceVersion"), None);
+    fn workloads_share_what_they_have_in_common_and_have_their_own_beside_it() {
+        let workload = |app: &str| {
+            let labels = BTreeMap::from([("app".to_owned(), app.to_owned())]);
+            ProxyScope { role: ProxyRole::Sidecar, namespace: "shop".into(), labels }
+        };
+        let policy =
+            |app: &str| resource(Kind::AuthorizationPolicy, app, json!({"selector": {"matchLabels": {"app": app}}}));
+        let service = resource(Kind::ServiceEntry, "reviews", json!({"hosts": ["reviews.example"]}));
+        let first = of(1, &[service.clone(), policy("web")]);
+        let scopes = Scopes::new(first);
+        let (web, api) = (scopes.of(&workload("web"), MODEL_VERSION), scopes.of(&workload("api"), MODEL_VERSION));
+        assert_eq!((web.len(), api.len(), scopes.lock().bases.len()), (2, 1, 1));
+
+        // What is for one of them is no news for the other.
+        let second = [service.clone(), policy("web"), policy("api")];
+        scopes.update(&of(2, &second));
+        assert_eq!((web.len(), web.effective(Revision(1))), (2, Revision(2)));
+        assert_eq!((api.len(), api.effective(Revision(1))), (2, Revision(1)));
+        let key = |kind, name: &str| ResourceKey::new(kind, "shop", name);
+        let has = |scope: &Scope, key: &ResourceKey| scopes.reach_in(scope).contains(key, Revision(2)).unwrap();
+        assert!(has(&web, &service.key) && has(&web, &key(Kind::AuthorizationPolicy, "web")));
+        assert!(!has(&web, &key(Kind::AuthorizationPolicy, "api")));
+
+        // A Sidecar of its own puts a workload over another layer, and the layer goes when nobody needs it.
+        let alone = json!({"workloadSelector": {"labels": {"app": "web"}}, "egress": [{"hosts": ["~/*"]}]});
+        let third = [&second[..], &[resource(Kind::Sidecar, "web", alone)]].concat();
+        scopes.update(&of(3, &third));
+        assert_eq!((web.len(), api.len(), scopes.lock().bases.len()), (2, 2, 2));
+        assert_eq!((web.effective(Revision(2)), api.effective(Revision(2))), (Revision(2), Revision(3)));
+        assert!(!scopes.reach_in(&web).contains(&service.key, Revision(3)).unwrap());
+        scopes.update(&of(4, &second));
+        assert_eq!((web.len(), scopes.lock().bases.len()), (2, 1));
+        assert!(has(&web, &service.key));
+    }
+
+    #[test]
+    fn this_build_knows_every_kind() {
+        assert!(Kind::ALL.into_iter().all(|kind| (1..=MODEL_VERSION).contains(&kind.info().since)));
     }
 }

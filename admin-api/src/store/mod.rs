@@ -160,9 +160,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// told while somebody else waits in [`changed`](Self::changed). For one caller at a time.
     async fn proxies_changed(&self, at_most: Duration);
 
-    /// What all replicas know, one state a proxy: of the replica that saw it last. Those not seen for `stale_after`
-    /// count as disconnected.
-    async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError>;
+    /// What all replicas know but this one, if given; one state a proxy: of the replica that saw it last. Those not seen
+    /// for `stale_after` count as disconnected.
+    async fn proxies(&self, stale_after: Duration, but: Option<&str>) -> Result<Vec<ProxyState>, StoreError>;
 
     /// Forgets the proxies that nobody has seen for so long.
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError>;

@@ -71,7 +71,7 @@ impl Upkeep {
         store.compact(before(now, self.history), &keep).await?;
         store.forget_proxies(self.proxies).await?;
         store.forget_workloads(self.workloads).await?;
-        let known = store.proxies(self.proxies).await?;
+        let known = store.proxies(self.proxies, None).await?;
         let in_use: HashSet<_> = known.iter().filter_map(ProxyState::join_token).collect();
         let ended = before(now, self.tokens);
         let past = |token: &Token| token.expires_at.is_some_and(|end| end < ended) && !in_use.contains(&*token.id);

@@ -1,7 +1,9 @@
 //! The control plane's end. It serves connections that somebody else accepted (and decrypted), and asks a
 //! [`ControlPlane`] who may have what.
 
+mod body;
 mod caller;
+mod layer;
 mod scope;
 mod session;
 mod sign;
@@ -23,7 +25,8 @@ use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 pub use self::caller::{Caller, ClientCertificate};
-pub use self::scope::{Entry, Scope, TooLarge};
+pub use self::layer::{Entry, Layer, TooLarge};
+pub use self::scope::Scope;
 use crate::message::{Hello, Issue, Report, Trust};
 use crate::rpc::{SIGN_PATH, STREAM_PATH};
 use crate::sign::{SignRequest, SignResponse};
@@ -32,6 +35,9 @@ use crate::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 
 /// Streams that one connection may have open: a proxy needs one, and room for the one that replaces it and for calls.
 const MAX_STREAMS: u32 = 8;
+
+/// Bytes that a proxy may send before they are taken: its largest message in a few turns.
+const WINDOW: u32 = 64 * 1024;
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +171,7 @@ impl<C: ControlPlane> PushServer<C> {
             let (shared, certificate) = (self.shared.clone(), certificate.clone());
             async move {
                 Ok::<_, Infallible>(match request.uri().path() {
-                    STREAM_PATH => session::serve(shared, peer, certificate, request).await,
+                    STREAM_PATH => session::serve(shared, peer, certificate, request),
                     SIGN_PATH => sign::serve(shared.control_plane.clone(), peer, certificate, request).await,
                     _ => Status::unimplemented("this is a push service for Fairway's proxies").into_http(),
                 })
@@ -176,6 +182,8 @@ impl<C: ControlPlane> PushServer<C> {
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
         let mut ending = self.shared.ending.subscribe();

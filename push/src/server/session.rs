@@ -1,25 +1,23 @@
 //! One proxy's stream: hello, then a delta, its acknowledgement, the next delta.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
-use prost::Message;
 use route_model::compile::ProxyRole;
 use route_model::meta::Revision;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::server::{Grpc, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
+use tokio::sync::{oneshot, watch};
+use tonic::codec::BufferSettings;
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
 
-use super::scope::{Delivery, Position, Scope};
+use super::body::{Messages, Sender};
+use super::scope::{Delivery, Position, Scope, message};
 use super::{Caller, ClientCertificate, ControlPlane, Event, LEFT, Peer, Refusal, SessionId, Shared};
 use crate::client::Token;
 use crate::message::{Ack, Delta, FromProxy, Hello, Nack, ProxyMessage, Trust, role_of_name};
 use crate::rpc::AUTHORIZATION;
-use crate::rpc::frame::{Frame, FrameCodec};
 use crate::workload::{self, MAX_REASON_BYTES};
 use crate::{MAX_ISSUES, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, broken};
 
@@ -32,68 +30,36 @@ const CATCH_UP: Duration = Duration::from_secs(3);
 
 const MAX_LABELS: usize = 64;
 
-type Frames = ReceiverStream<Result<Frame, Status>>;
+/// Room for what a proxy sends, which is little; it grows with a message and stays so.
+const READ_BYTES: usize = 512;
 
-pub(super) async fn serve<C: ControlPlane>(
+/// Answers at once; the session runs on its own and its verdict on the hello ends the stream.
+pub(super) fn serve<C: ControlPlane>(
     shared: Arc<Shared<C>>,
     peer: Peer,
     certificate: Arc<ClientCertificate>,
     request: http::Request<Incoming>,
 ) -> http::Response<tonic::body::Body> {
-    Grpc::new(FrameCodec::<FromProxy>::new())
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .streaming(Open { shared, peer, certificate }, request)
-        .await
-}
-
-struct Open<C> {
-    shared: Arc<Shared<C>>,
-    peer: Peer,
-    certificate: Arc<ClientCertificate>,
-}
-
-impl<C: ControlPlane> StreamingService<FromProxy> for Open<C> {
-    type Response = Frame;
-    type ResponseStream = Frames;
-    type Future = Ready;
-
-    /// Answers at once; the session runs on its own and its verdict on the hello ends the stream.
-    fn call(&mut self, request: Request<Streaming<FromProxy>>) -> Ready {
-        // Little room: a proxy that reads slowly makes its session wait, and nothing else.
-        let (sender, frames) = mpsc::channel(2);
-        let shared = self.shared.clone();
-        let caller = Caller { peer: self.peer, certificate: self.certificate.clone(), token: bearer(&request) };
-        tokio::spawn(async move {
-            if let Err(status) = run(&shared, caller, request, &sender).await {
-                // Fails when the proxy is gone.
-                let _ = sender.send(Err(status)).await;
-            }
-        });
-        Ready(Some(Response::new(ReceiverStream::new(frames))))
-    }
-}
-
-/// A response that is there.
-struct Ready(Option<Response<Frames>>);
-
-impl Future for Ready {
-    type Output = Result<Response<Frames>, Status>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.0.take() {
-            Some(response) => Poll::Ready(Ok(response)),
-            None => Poll::Ready(Err(Status::internal("the response was taken already"))),
+    let request = Request::from_http(request);
+    let caller = Caller { peer, certificate, token: bearer(&request) };
+    let decoder = ProstCodec::<FromProxy, FromProxy>::raw_decoder(BufferSettings::new(READ_BYTES, READ_BYTES));
+    let messages = Streaming::new_request(decoder, request.into_inner(), None, Some(MAX_MESSAGE_BYTES));
+    let (sender, answer) = Messages::channel();
+    tokio::spawn(async move {
+        if let Err(status) = run(&shared, caller, messages, &sender).await {
+            // Fails when the proxy is gone.
+            let _ = sender.send(Err(status)).await;
         }
-    }
+    });
+    answer.into_response()
 }
 
 async fn run<C: ControlPlane>(
     shared: &Shared<C>,
     caller: Caller,
-    request: Request<Streaming<FromProxy>>,
-    frames: &mpsc::Sender<Result<Frame, Status>>,
+    mut messages: Streaming<FromProxy>,
+    pieces: &Sender,
 ) -> Result<(), Status> {
-    let mut messages = request.into_inner();
     let hello = match tokio::time::timeout(HELLO_TIMEOUT, messages.message()).await {
         Err(_) => return Err(Status::deadline_exceeded("no hello within 10 s")),
         Ok(Ok(Some(FromProxy { message: Some(ProxyMessage::Hello(hello)) }))) => hello,
@@ -111,7 +77,7 @@ async fn run<C: ControlPlane>(
         shared,
         id,
         scope: &scope,
-        frames,
+        pieces,
         messages,
         held: None,
         resumed: None,
@@ -173,7 +139,7 @@ struct Session<'s, C> {
     shared: &'s Shared<C>,
     id: SessionId,
     scope: &'s Scope,
-    frames: &'s mpsc::Sender<Result<Frame, Status>>,
+    pieces: &'s Sender,
     messages: Streaming<FromProxy>,
     /// The state that the next delta builds on.
     held: Option<Position>,
@@ -205,6 +171,13 @@ impl<C: ControlPlane> Session<'_, C> {
             self.resumed = Some(position.revision);
             // An error means that the scope is gone, and the loop below says so.
             let _ = tokio::time::timeout(CATCH_UP, changed.wait_for(|seen| *seen >= position.revision)).await;
+            // Revisions since then brought this scope nothing, although it may have begun with one of them here.
+            if let Some(revision) = self.scope.is_at(position)
+                && let Some(ack) = hello.applied.as_ref().filter(|ack| ack.revision == position.revision.0)
+                && revision > position.revision
+            {
+                self.observe(Event::Acked { revision, issues: ack.issues.clone() });
+            }
         }
         changed.mark_changed();
         loop {
@@ -240,20 +213,20 @@ impl<C: ControlPlane> Session<'_, C> {
         let trust = Some(Trust::clone(&trust.borrow_and_update()));
         let greeting =
             Delta { scope: self.scope.id().to_string(), more: true, trust, takes_reports: true, ..Delta::default() };
-        self.send(Frame(greeting.encode_to_vec().into())).await
+        self.send(message(&greeting)).await
     }
 
     async fn deliver(&mut self, delivery: Arc<Delivery>) -> Result<(), Status> {
-        for frame in &delivery.frames {
-            self.send(frame.clone()).await?;
+        for piece in &delivery.pieces {
+            self.send(piece.clone()).await?;
         }
         self.observe(Event::Sent { revision: delivery.to.revision });
         self.outstanding = Some(delivery);
         Ok(())
     }
 
-    async fn send(&self, frame: Frame) -> Result<(), Status> {
-        self.frames.send(Ok(frame)).await.map_err(|_| Status::cancelled("the connection broke"))
+    async fn send(&self, piece: Bytes) -> Result<(), Status> {
+        self.pieces.send(Ok(piece)).await.map_err(|_| Status::cancelled("the connection broke"))
     }
 
     fn heard(&mut self, message: ProxyMessage) -> Result<(), Status> {

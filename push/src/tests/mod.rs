@@ -1,6 +1,7 @@
 //! The two ends against each other, in memory.
 
 mod faults;
+mod layers;
 mod reports;
 mod support;
 mod workloads;
@@ -105,7 +106,7 @@ async fn revisions_that_bring_nothing_to_a_scope_are_not_sent() {
 #[tokio::test]
 async fn what_a_proxy_is_too_old_for_is_held_back() {
     let key = Key { kind: "TrafficWeaver".into(), namespace: "edge".into(), name: "x".into() };
-    let newer = |body: &str| (key.clone(), Entry::new(body.to_owned()).unwrap().since(2));
+    let newer = |body: &str| (Arc::new(key.clone()), Entry::new(body.to_owned()).unwrap().since(2));
     let plane = Plane::with(Scope::new("gateway/edge").of_model(1), None);
     plane.scope.publish(Revision(1), [gateway("a"), newer("{}")], []);
     let mut proxy = Subscriber::start(options("p1"), plane.transport());
@@ -175,7 +176,7 @@ async fn what_cannot_be_decoded_is_refused_by_name_and_the_next_good_state_heals
     proxy.ack(Revision(1), vec![]);
     plane.until_acked(1).await;
 
-    let broken = (key(Kind::Gateway, "broken"), Entry::new("{\"spec\":").unwrap());
+    let broken = (Arc::new(key(Kind::Gateway, "broken")), Entry::new("{\"spec\":").unwrap());
     plane.scope.publish(Revision(2), [broken, gateway("b")], []);
     let issues = plane.until_nacked(2).await;
     assert_eq!(issues.len(), 1);
@@ -183,7 +184,7 @@ async fn what_cannot_be_decoded_is_refused_by_name_and_the_next_good_state_heals
     assert!(issues[0].message.starts_with("the resource's body is not JSON"), "{}", issues[0].message);
 
     let other_body = gateway("someone-else").1;
-    plane.scope.publish(Revision(3), [(key(Kind::Gateway, "broken"), other_body)], []);
+    plane.scope.publish(Revision(3), [(Arc::new(key(Kind::Gateway, "broken")), other_body)], []);
     let issues = plane.until_nacked(3).await;
     assert_eq!(issues[0].message, "the resource's body is that of Gateway edge/someone-else");
 
@@ -213,7 +214,7 @@ async fn a_set_that_is_decoded_but_not_put_in_force_is_what_the_next_delta_build
 async fn a_kind_that_is_too_new_is_left_out_and_reported() {
     let plane = Plane::start();
     let newer = Key { kind: "TrafficWeaver".into(), ..key(Kind::Gateway, "w") };
-    plane.scope.publish(Revision(1), [(newer.clone(), Entry::new("{}").unwrap()), gateway("a")], []);
+    plane.scope.publish(Revision(1), [(Arc::new(newer.clone()), Entry::new("{}").unwrap()), gateway("a")], []);
     let mut proxy = Subscriber::start(options("p1"), plane.transport());
     let update = proxy.next_update().await;
     assert_eq!(names(&update), ["a"]);

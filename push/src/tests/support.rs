@@ -260,7 +260,7 @@ pub(super) fn key(kind: Kind, name: &str) -> Key {
     Key { kind: kind.name().into(), namespace: "edge".into(), name: name.into() }
 }
 
-pub(super) fn entry(kind: Kind, name: &str, spec: Value) -> (Key, Entry) {
+pub(super) fn entry(kind: Kind, name: &str, spec: Value) -> (Arc<Key>, Entry) {
     let info = kind.info();
     let body = json!({
         "apiVersion": info.api_version(info.preferred_version()),
@@ -268,16 +268,16 @@ pub(super) fn entry(kind: Kind, name: &str, spec: Value) -> (Key, Entry) {
         "metadata": {"name": name, "namespace": "edge"},
         "spec": spec,
     });
-    (key(kind, name), Entry::new(body.to_string()).unwrap())
+    (key(kind, name).into(), Entry::new(body.to_string()).unwrap())
 }
 
-pub(super) fn gateway(name: &str) -> (Key, Entry) {
+pub(super) fn gateway(name: &str) -> (Arc<Key>, Entry) {
     let servers = json!([{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]);
     entry(Kind::Gateway, name, json!({"selector": {"istio": "ingressgateway"}, "servers": servers}))
 }
 
 /// A resource of about this many bytes.
-pub(super) fn service_entry(name: &str, bytes: usize) -> (Key, Entry) {
+pub(super) fn service_entry(name: &str, bytes: usize) -> (Arc<Key>, Entry) {
     let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP"}]);
     let sans = ["x".repeat(bytes)];
     let hosts = [format!("{name}.example")];

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn add(set: &mut ResourceSet, kind: Kind, name: &str, spec: Value) {
+pub(super) fn add(set: &mut ResourceSet, kind: Kind, name: &str, spec: Value) {
     let (namespace, name) = name.split_once('/').unwrap();
     let mut object = json!({"metadata": {"name": name, "namespace": namespace}});
     match spec {
@@ -24,16 +24,16 @@ fn edge() -> ProxyScope {
 }
 
 fn reached(set: &ResourceSet) -> Vec<String> {
-    reach(set, &edge()).iter().map(|resource| resource.key.to_string()).collect()
+    of_gateway(set, &edge()).iter().map(|resource| resource.key.to_string()).collect()
 }
 
-fn gateway(selector: Value, secret: &str) -> Value {
+pub(super) fn gateway(selector: Value, secret: &str) -> Value {
     let tls = json!({"mode": "SIMPLE", "credentialName": secret});
     let port = json!({"number": 443, "name": "https", "protocol": "HTTPS"});
     json!({"selector": selector, "servers": [{"port": port, "hosts": ["*"], "tls": tls}]})
 }
 
-fn service(gateways: &[&str], host: &str) -> Value {
+pub(super) fn service(gateways: &[&str], host: &str) -> Value {
     json!({"hosts": ["*"], "gateways": gateways, "http": [{"route": [{"destination": {"host": host}}]}]})
 }
 
@@ -408,42 +408,9 @@ proptest::proptest! {
             add(&mut all, kind, &name, spec);
         }
         let mut sent = ResourceSet::default();
-        for resource in reach(&all, &edge()) {
+        for resource in of_gateway(&all, &edge()) {
             sent.insert(resource);
         }
         proptest::prop_assert_eq!(meaning(&sent), meaning(&all));
     }
-}
-
-#[test]
-fn a_sidecar_is_sent_what_is_for_the_mesh_and_no_secrets() {
-    let mut set = ResourceSet::default();
-    add(&mut set, Kind::Gateway, "shop/edge", gateway(json!({}), "cert"));
-    add(&mut set, Kind::Secret, "shop/cert", json!({"type": "kubernetes.io/tls", "data": {}}));
-    add(&mut set, Kind::VirtualService, "shop/everywhere", service(&[], "reviews"));
-    add(&mut set, Kind::VirtualService, "shop/both", service(&["edge", "mesh"], "reviews"));
-    add(&mut set, Kind::VirtualService, "shop/edge-only", service(&["edge"], "reviews"));
-    let private = |host: &str, to: &str| json!({"hosts": [host], "exportTo": [to]});
-    add(&mut set, Kind::ServiceEntry, "shop/reviews", private("reviews.shop.svc.cluster.local", "."));
-    add(&mut set, Kind::ServiceEntry, "bank/vault", private("vault.bank.svc.cluster.local", "."));
-    add(&mut set, Kind::ServiceEntry, "bank/rates", private("rates.bank.svc.cluster.local", "*"));
-    let tls = json!({"tls": {"mode": "SIMPLE", "credentialName": "cert"}});
-    add(
-        &mut set,
-        Kind::DestinationRule,
-        "shop/rates",
-        json!({"host": "*.bank.svc.cluster.local", "trafficPolicy": tls}),
-    );
-    let sidecar = ProxyScope { role: ProxyRole::Sidecar, namespace: "shop".into(), labels: BTreeMap::new() };
-    let reached: Vec<_> = reach(&set, &sidecar).iter().map(|resource| resource.key.to_string()).collect();
-    assert_eq!(
-        reached,
-        [
-            "VirtualService shop/both",
-            "VirtualService shop/everywhere",
-            "DestinationRule shop/rates",
-            "ServiceEntry bank/rates",
-            "ServiceEntry shop/reviews",
-        ]
-    );
 }

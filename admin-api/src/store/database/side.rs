@@ -109,9 +109,15 @@ where
         transaction.commit().await.map_err(failed())
     }
 
-    pub(in crate::store) async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
+    pub(in crate::store) async fn proxies(
+        &self,
+        stale_after: Duration,
+        but: Option<&str>,
+    ) -> Result<Vec<ProxyState>, StoreError> {
         let rows: Vec<ProxyRow> = sqlx::query_as(D::PROXIES)
             .bind(stale_after.as_secs_f64())
+            // No replica has an empty name.
+            .bind(but.unwrap_or_default())
             .fetch_all(&self.readers)
             .await
             .map_err(self.failed("read the state of proxies"))?;

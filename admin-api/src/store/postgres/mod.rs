@@ -194,8 +194,8 @@ impl Store for PostgresStore {
         let _ = tokio::time::timeout(at_most, self.proxies_written.notified()).await;
     }
 
-    async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
-        self.bounded(self.database.proxies(stale_after)).await
+    async fn proxies(&self, stale_after: Duration, but: Option<&str>) -> Result<Vec<ProxyState>, StoreError> {
+        self.bounded(self.database.proxies(stale_after, but)).await
     }
 
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {

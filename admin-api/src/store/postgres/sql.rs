@@ -100,7 +100,8 @@ impl Dialect for Postgres {
     const NOTIFY_PROXIES: Option<&'static str> = Some("SELECT pg_notify('fairway_proxies', '')");
     const PROXIES: &'static str =
         "SELECT node, replica, live AS connected, acked, sent, issues::text, info::text, to_json(seen) #>> '{}' AS seen
-         FROM (SELECT *, connected AND seen >= clock_timestamp() - make_interval(secs => $1) AS live FROM proxies) p
+         FROM (SELECT *, connected AND seen >= clock_timestamp() - make_interval(secs => $1) AS live
+               FROM proxies WHERE replica <> $2) p
          ORDER BY node, live DESC, p.seen DESC";
     const FORGET_PROXIES: &'static str =
         "DELETE FROM proxies WHERE seen < clock_timestamp() - make_interval(secs => $1)";

@@ -227,8 +227,8 @@ impl Store for SqliteStore {
         tokio::time::sleep(at_most).await;
     }
 
-    async fn proxies(&self, stale_after: Duration) -> Result<Vec<ProxyState>, StoreError> {
-        self.database.proxies(stale_after).await
+    async fn proxies(&self, stale_after: Duration, but: Option<&str>) -> Result<Vec<ProxyState>, StoreError> {
+        self.database.proxies(stale_after, but).await
     }
 
     async fn forget_proxies(&self, unseen_for: Duration) -> Result<(), StoreError> {

@@ -97,7 +97,7 @@ impl Dialect for Sqlite {
     const NOTIFY_PROXIES: Option<&'static str> = None;
     const PROXIES: &'static str = "SELECT node, replica, live AS connected, acked, sent, issues, info, seen
          FROM (SELECT *, connected AND seen >= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%f seconds', ?1)) AS live
-               FROM proxies)
+               FROM proxies WHERE replica <> ?2)
          ORDER BY node, live DESC, seen DESC";
     const FORGET_PROXIES: &'static str =
         "DELETE FROM proxies WHERE seen < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%f seconds', ?1))";

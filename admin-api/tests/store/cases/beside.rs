@@ -118,19 +118,21 @@ pub(crate) async fn the_states_of_proxies_are_merged<B: Backend>(backend: B) {
     store.put_proxies("a", &[state("gw-1", false, 5)]).await.unwrap();
     // It has reconnected to another replica; what the first one says of it is older.
     store.put_proxies("b", &[state("gw-1", true, 6)]).await.unwrap();
-    let merged = store.proxies(stale).await.unwrap();
+    let merged = store.proxies(stale, None).await.unwrap();
     let seen: Vec<_> = merged.iter().map(|p| (&*p.node, &*p.replica, p.connected, p.acked.0, p.sent.0)).collect();
     assert_eq!(seen, [("gw-1", "b", true, 6, 7), ("gw-2", "a", true, 7, 8)]);
     assert!(merged[0].seen > Timestamp::now() - HOUR);
+    let others = store.proxies(stale, Some("a")).await.unwrap();
+    assert_eq!(others.iter().map(|p| (&*p.node, &*p.replica)).collect::<Vec<_>>(), [("gw-1", "b")]);
 
     eventually("a replica that says nothing more knows nothing more", async || {
-        store.proxies(Duration::from_millis(10)).await.unwrap().iter().all(|proxy| !proxy.connected)
+        store.proxies(Duration::from_millis(10), None).await.unwrap().iter().all(|proxy| !proxy.connected)
     })
     .await;
     store.forget_proxies(stale).await.unwrap();
-    assert_eq!(store.proxies(stale).await.unwrap().len(), 2);
+    assert_eq!(store.proxies(stale, None).await.unwrap().len(), 2);
     store.forget_proxies(Duration::from_millis(10)).await.unwrap();
-    assert!(store.proxies(stale).await.unwrap().is_empty());
+    assert!(store.proxies(stale, None).await.unwrap().is_empty());
 }
 
 pub(crate) async fn a_lease_has_one_holder<B: Backend>(backend: B) {
