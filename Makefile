@@ -1,5 +1,5 @@
 # The commands people need. `make run` starts everything with a demo; `make test` proves it.
-.PHONY: run test lint build bench setup fmt
+.PHONY: run test lint build bench bench-push setup fmt
 
 # A release build knows from bench/train which way requests go, though not which values they bring (`-disable-vp`). Where a
 # function has changed since, it is compiled as without that, and not worth a warning.
@@ -26,6 +26,11 @@ build: ## the release binaries; the small ones apart, so that they link only wha
 bench: build ## the same work on Fairway, nginx, HAProxy and Envoy
 	scripts/setup bench
 	bench/run
+
+bench-push: ## the control plane under 2,000 sidecars
+	$(RELEASE) --bin fairway
+	$(RELEASE) -p simulated-mesh
+	bench/push
 
 setup:
 	scripts/setup
