@@ -410,7 +410,7 @@ fn static_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -
         Some(path) => EndpointAddress::Unix(path.into()),
         None => EndpointAddress::Ip(address.parse::<IpAddr>().ok()?, endpoint_port(workload, served)),
     };
-    Some(Endpoint { address, weight: workload.weight(), rank })
+    Some(Endpoint { address, weight: workload.weight(), rank, in_mesh: false })
 }
 
 fn dns_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -> DnsEndpoint {
@@ -500,6 +500,7 @@ fn cluster(
             .unwrap_or_else(|| sources.mesh.connect_timeout()),
         idle_timeout: idle_timeout.filter(|time| !time.is_zero()).unwrap_or(IDLE_TIMEOUT),
         policy: UpstreamPolicy { tls: origination.tls, ..upstream::policy(&policy) },
+        multiplexed: false,
         limits: None,
         service_name: key.host.clone(),
         service_namespace,

@@ -42,6 +42,7 @@ mod upstream_tls;
 mod virtual_service;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use finding::{Finding, Severity};
@@ -69,6 +70,40 @@ pub const TOPOLOGY_SUBZONE: &str = "topology.istio.io/subzone";
 pub const TOPOLOGY_NETWORK: &str = "topology.istio.io/network";
 /// The whole place in one label, as `region.zone.subzone`; goes before the others.
 const ISTIO_LOCALITY: &str = "istio-locality";
+
+/// What a sidecar knows of the host that it is on, beside who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SidecarScope {
+    /// Where it takes what its application opens: redirected connections, and requests as to a forward proxy.
+    pub outbound: Vec<SocketAddr>,
+    /// Where it takes redirected connections to its application.
+    pub inbound: Vec<SocketAddr>,
+    /// What its application serves.
+    pub ports: Vec<ApplicationPort>,
+    /// Listeners that stand for services.
+    pub services: Vec<BoundService>,
+}
+
+/// A port of a sidecar's application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplicationPort {
+    /// What it begins with is the protocol (`http-web`, `grpc`, `tcp`), as Istio reads port names.
+    pub name: Arc<str>,
+    /// Where the application listens, on loopback.
+    pub port: u16,
+    /// Where the sidecar listens for it; none with transparent capture.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// An address that stands for a port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundService {
+    /// Short names are of the sidecar's own namespace.
+    pub host: Arc<str>,
+    /// Of the service.
+    pub port: u16,
+    pub listen: SocketAddr,
+}
 
 impl ProxyScope {
     /// Where the proxy is, as its labels say.

@@ -84,6 +84,7 @@ pub(super) fn origination(
     }
     found.tls = Some(Arc::new(UpstreamTls {
         rule: block.rule.clone(),
+        automatic: false,
         sni: (!tls.sni.is_empty()).then(|| tls.sni.as_str().into()),
         subject_alt_names: if verify { names.into() } else { Box::default() },
         mutual,

@@ -46,6 +46,9 @@ pub struct Cluster {
     /// How long an unused connection is kept; Istio: 1 h.
     pub idle_timeout: Duration,
     pub policy: UpstreamPolicy,
+    /// Requests to endpoints that are part of the mesh share HTTP/2 connections, whatever `protocol` says, unless they
+    /// ask for an upgrade.
+    pub multiplexed: bool,
     /// The rate limits of the service, which its requests are under beside those of their route.
     pub limits: Option<Arc<RouteLimits>>,
     /// Istio metric labels `destination_service_name` and `destination_service_namespace`.
@@ -66,6 +69,9 @@ pub enum Discovery {
     Undeclared(Arc<[DnsEndpoint]>),
     /// Each request names its host, which is resolved when it is asked for (`DYNAMIC_DNS`).
     Dynamic(WildcardNames),
+    /// Where the client was going before it was redirected to a sidecar (`NONE`, `PASSTHROUGH`); for a request to a
+    /// forward proxy the host that it names.
+    Original,
     /// No endpoints can be known (`NONE` on a gateway): 503 UH.
     None,
 }
@@ -96,12 +102,14 @@ pub struct Endpoint {
     /// Relative; at least 1.
     pub weight: u32,
     pub rank: Rank,
+    /// A proxy of the mesh answers there (label `security.istio.io/tlsMode: istio`).
+    pub in_mesh: bool,
 }
 
 impl Endpoint {
     /// An endpoint that is as near as any other.
     pub fn new(address: EndpointAddress, weight: u32) -> Self {
-        Self { address, weight, rank: Rank::default() }
+        Self { address, weight, rank: Rank::default(), in_mesh: false }
     }
 }
 

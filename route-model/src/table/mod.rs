@@ -20,6 +20,7 @@ pub mod hash;
 pub mod headers;
 pub mod host;
 pub mod locality;
+pub mod mesh;
 mod path_index;
 pub(crate) mod radix;
 pub mod redirect;
@@ -35,6 +36,7 @@ pub mod vhost;
 use authentication::HostAuthentication;
 pub use cluster::{Cluster, ClusterId, ClusterKey};
 pub use host::{HostIndex, HostPattern};
+pub use mesh::{Inbound, InboundPort, MutualTls, Outbound, PortRoutes, Speaks};
 pub use route::{Action, Destination, Forward, Route};
 pub use stream::{StreamFacts, StreamRoutes, StreamRule};
 pub use tls::{PassthroughServer, TlsChoice, TlsListener, TlsRoutes, TlsServer};
@@ -119,6 +121,18 @@ pub enum ListenerProtocol {
     Tls(Arc<TlsListener>),
     /// Bytes, of whatever protocol. One server has the port for itself.
     Tcp(Arc<StreamRoutes>),
+    /// One service, which a sidecar's application reaches by this address.
+    Service(Arc<PortRoutes>),
+    /// What a sidecar's application opens: connections that were redirected here, by where they were going, and
+    /// requests that a client sends here as to a forward proxy, by their host.
+    Outbound(Arc<Outbound>),
+    /// What others open to a sidecar's application.
+    Inbound {
+        /// The application's port that all connections are for; `None`: that which they were going to before they
+        /// were redirected here.
+        port: Option<u16>,
+        inbound: Arc<Inbound>,
+    },
 }
 
 /// `servers[index]` of a Gateway.

@@ -8,8 +8,10 @@ use crate::meta::ResourceKey;
 /// `trafficPolicy.tls` of modes SIMPLE, MUTUAL and ISTIO_MUTUAL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamTls {
-    /// The DestinationRule that says so.
+    /// The DestinationRule that says so; with `automatic` the resource that declares the service.
     pub rule: ResourceKey,
+    /// Nobody wrote it: connections to endpoints that are part of the mesh are made so, all others are plain.
+    pub automatic: bool,
     /// `sni`: the server that is asked for. `None`: the host that a request is sent to, or where there is no request
     /// the service's.
     pub sni: Option<Arc<str>>,
@@ -68,5 +70,6 @@ impl UpstreamTls {
         same_source
             && (&self.rule, &self.sni, &self.subject_alt_names, self.mutual, self.verify)
                 == (&other.rule, &other.sni, &other.subject_alt_names, other.mutual, other.verify)
+            && self.automatic == other.automatic
     }
 }
