@@ -142,6 +142,12 @@ impl Authentications {
         all.map(|(policy, rules)| (policy, rules.as_slice()))
     }
 
+    /// What requests to a sidecar's workload are under.
+    pub(super) fn of_workload(&mut self) -> HostAuthentication {
+        let otherwise = self.made(self.everywhere.iter().cloned().collect());
+        HostAuthentication { hosts: HostIndex::default(), otherwise }
+    }
+
     /// What the requests of a route configuration are under.
     pub(super) fn of_group(&mut self, group: &RouteGroup) -> HostAuthentication {
         let otherwise = self.made(self.everywhere.iter().cloned().collect());

@@ -1,13 +1,12 @@
 //! From what rules name to what is there: targets become clusters.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use super::ProxyScope;
 use super::destination_rule::{DestinationRules, Effective, PortPolicy};
 use super::finding::{Finding, Severity};
 use super::limits::Limits;
@@ -15,15 +14,20 @@ use super::locality::Preference;
 use super::mesh::Mesh;
 use super::names::namespace_of;
 use super::services::{ServedPort, Service, Services, Workload};
+use super::sidecar::Sidecar;
 use super::targets::{Target, TargetPort, Targets};
-use super::{upstream, upstream_tls};
+use super::upstream_tls::Peers;
+use super::{ProxyRole, ProxyScope, upstream, upstream_tls};
+use crate::identity::workload_id;
 use crate::kinds::TextDuration;
 use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
 use crate::kinds::protocol::Protocol;
-use crate::kinds::service_entry::Resolution;
+use crate::kinds::service_entry::{Location, Resolution};
 use crate::kinds::value::StringMap;
 use crate::resource::ResourceSet;
-use crate::table::cluster::{Discovery, DnsEndpoint, Endpoint, EndpointAddress, UpstreamProtocol, WildcardNames};
+use crate::table::cluster::{
+    Discovery, DnsEndpoint, Endpoint, EndpointAddress, LoadBalancer, UpstreamProtocol, WildcardNames,
+};
 use crate::table::locality::Rank;
 use crate::table::upstream::UpstreamPolicy;
 use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
@@ -31,6 +35,11 @@ use crate::table::{Cluster, ClusterId, ClusterKey, HostPattern};
 /// How long an unused connection to an upstream is kept, unless a DestinationRule says otherwise.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 const UNIX: &str = "unix://";
+/// The label of workloads that take mutual TLS of the mesh, and its value.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+const TLS_MODE_ISTIO: &str = "istio";
+/// The service account of a workload that names none.
+const DEFAULT_ACCOUNT: &str = "default";
 
 /// What is wrong with a target; every rule that names it has this finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +77,12 @@ pub(super) struct Sources<'a> {
     pub(super) mesh: &'a Mesh,
     pub(super) proxy: &'a ProxyScope,
     pub(super) limits: &'a Limits,
+    /// For a sidecar.
+    pub(super) sidecar: Option<&'a Sidecar>,
 }
+
+/// Clusters that are a sidecar's own, by the host that stands for them; no service can have such a name.
+pub(super) type OwnClusters = HashMap<Arc<str>, Cluster, RandomState>;
 
 /// For which targets the sources changed.
 #[derive(Debug, Default)]
@@ -209,8 +223,13 @@ struct Resolved {
 
 fn resolve(target: &Target, sources: Sources<'_>) -> (Option<Resolved>, Option<Problem>) {
     let mesh = sources.mesh;
-    let found =
-        sources.services.find(&target.host, &target.namespace, &sources.proxy.namespace, mesh.service_export_to());
+    if let Some(own) = sources.sidecar.and_then(|sidecar| sidecar.own().get(&target.host)) {
+        return (Some(Resolved { cluster: Some(own.clone()), ..Resolved::default() }), None);
+    }
+    // A sidecar knows one service of each name, whoever leads there.
+    let home = sources.sidecar.map(|sidecar| sidecar.homes().get(&target.host).unwrap_or(&sources.proxy.namespace));
+    let preferred = home.unwrap_or(&target.namespace);
+    let found = sources.services.find(&target.host, preferred, &sources.proxy.namespace, mesh.service_export_to());
     let resolved = match &found {
         Some(service) => declared(target, service, sources),
         None => undeclared(target, sources),
@@ -253,20 +272,51 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Out
     let no_labels = StringMap::new();
     let labels = subset.map_or(&no_labels, |subset| &*subset.labels);
     let preference = Preference::of(&policy, sources.mesh, sources.proxy);
-    let (discovery, problem) = discovery(host, &workloads, port, labels, target.subset.as_deref(), &preference);
-    let http2 = Protocol::parse(&port.port.protocol).is_some_and(Protocol::is_http2);
-    let problem = problem.or_else(|| notice(host, &policy, http2, &preference));
+    let is_sidecar = sources.proxy.role == ProxyRole::Sidecar;
+    let asks_for_passthrough =
+        policy.load_balancer.is_some_and(|block| *block.simple == SimpleLoadBalancer::Passthrough);
+    let (discovery, problem) = if is_sidecar && (asks_for_passthrough || *port.entry.resolution == Resolution::None) {
+        (Discovery::Original, None)
+    } else {
+        discovery(host, &workloads, port, labels, target.subset.as_deref(), &preference)
+    };
+    let protocol = port.protocol();
+    let http2 = protocol.is_some_and(Protocol::is_http2);
+    let problem = problem.or_else(|| notice(host, &policy, http2, is_sidecar, &preference));
     let key = ClusterKey {
         host: host.clone(),
         port: port.number,
         subset: target.subset.clone(),
         namespace: service.namespace.clone(),
     };
-    let limits = sources.limits.of_service(service.declared_by(), host, port.number);
-    let names = &port.entry.subject_alt_names;
-    let mut resolved = cluster(key, discovery, policy, http2, service.namespace.clone(), names, sources);
-    resolved.cluster = resolved.cluster.map(|cluster| Cluster { limits, ..cluster });
+    // A sidecar's are its server's: what calls a service from elsewhere is under its limits there.
+    let limits = sources.limits.of_service(service.declared_by(), host, port.number).filter(|_| !is_sidecar);
+    let selected: Vec<_> = workloads.iter().filter(|workload| workload.has_labels(labels)).copied().collect();
+    let peers = Peers {
+        declared_by: Some(port.key),
+        names: &port.entry.subject_alt_names,
+        identities: identities(&selected, service.namespace, sources.mesh),
+        in_mesh: selected.iter().any(|workload| is_in_mesh(*workload, port)),
+    };
+    let mut resolved = cluster(key, discovery, policy, http2, service.namespace.clone(), &peers, sources);
+    let multiplexes = policy.connection_pool.and_then(|pool| pool.http.as_ref());
+    let multiplexes = multiplexes.is_none_or(|http| *http.h2_upgrade_policy != H2UpgradePolicy::DoNotUpgrade);
+    let multiplexed = multiplexes && protocol.is_none_or(Protocol::is_http);
+    resolved.cluster = resolved.cluster.map(|cluster| Cluster { limits, multiplexed, ..cluster });
     Ok((resolved, problem))
+}
+
+/// Whether a proxy of the mesh answers there, which only services that are part of the mesh are asked for.
+fn is_in_mesh(workload: Workload<'_>, served: ServedPort<'_>) -> bool {
+    *served.entry.location == Location::MeshInternal && workload.label(TLS_MODE) == Some(TLS_MODE_ISTIO)
+}
+
+/// The identities of workloads, each once.
+fn identities(workloads: &[Workload<'_>], namespace: &str, mesh: &Mesh) -> Vec<String> {
+    let accounts = workloads.iter().map(|workload| workload.entry.service_account.as_str());
+    let accounts: BTreeSet<_> =
+        accounts.map(|account| if account.is_empty() { DEFAULT_ACCOUNT } else { account }).collect();
+    accounts.into_iter().map(|account| workload_id(mesh.trust_domain(), namespace, account)).collect()
 }
 
 /// The subset that a target names, with its declaration.
@@ -357,9 +407,17 @@ fn discovery(
 }
 
 /// What is worth knowing of a cluster that works.
-fn notice(host: &str, policy: &PortPolicy<'_>, http2: bool, preference: &Preference<'_>) -> Option<Problem> {
+fn notice(
+    host: &str,
+    policy: &PortPolicy<'_>,
+    http2: bool,
+    is_sidecar: bool,
+    preference: &Preference<'_>,
+) -> Option<Problem> {
     let warn = |reason, message| Some(problem("host", Severity::Warning, reason, message));
-    if policy.load_balancer.is_some_and(|block| *block.simple == SimpleLoadBalancer::Passthrough) {
+    let asks_for_passthrough =
+        policy.load_balancer.is_some_and(|block| *block.simple == SimpleLoadBalancer::Passthrough);
+    if asks_for_passthrough && !is_sidecar {
         let message = format!(
             "the DestinationRule of `{host}` asks for PASSTHROUGH, to the address that the client wanted to reach, \
              which only a sidecar knows; the gateway uses LEAST_REQUEST"
@@ -410,7 +468,7 @@ fn static_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -
         Some(path) => EndpointAddress::Unix(path.into()),
         None => EndpointAddress::Ip(address.parse::<IpAddr>().ok()?, endpoint_port(workload, served)),
     };
-    Some(Endpoint { address, weight: workload.weight(), rank, in_mesh: false })
+    Some(Endpoint { address, weight: workload.weight(), rank, in_mesh: is_in_mesh(workload, served) })
 }
 
 fn dns_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -> DnsEndpoint {
@@ -419,6 +477,7 @@ fn dns_endpoint(workload: Workload<'_>, rank: Rank, served: ServedPort<'_>) -> D
         port: endpoint_port(workload, served),
         weight: workload.weight(),
         rank,
+        in_mesh: is_in_mesh(workload, served),
     }
 }
 
@@ -464,7 +523,26 @@ fn undeclared(target: &Target, sources: Sources<'_>) -> Outcome {
     };
     let unknown = || Arc::from("unknown");
     let service_namespace = if namespace.is_empty() { unknown() } else { namespace };
-    Ok((cluster(key, discovery, policy, false, service_namespace, &[], sources), problem))
+    Ok((cluster(key, discovery, policy, false, service_namespace, &Peers::default(), sources), problem))
+}
+
+/// A cluster of a sidecar's own, with default settings.
+pub(super) fn own(name: &str, discovery: Discovery, protocol: UpstreamProtocol, mesh: &Mesh) -> Cluster {
+    let name: Arc<str> = name.into();
+    Cluster {
+        key: ClusterKey { host: name.clone(), port: 0, subset: None, namespace: Arc::default() },
+        name: name.clone(),
+        discovery,
+        load_balancer: LoadBalancer::default(),
+        protocol,
+        connect_timeout: mesh.connect_timeout(),
+        idle_timeout: IDLE_TIMEOUT,
+        policy: upstream::policy(&PortPolicy::default()),
+        multiplexed: false,
+        limits: None,
+        service_name: name,
+        service_namespace: "unknown".into(),
+    }
 }
 
 fn cluster(
@@ -473,7 +551,7 @@ fn cluster(
     policy: PortPolicy<'_>,
     http2: bool,
     service_namespace: Arc<str>,
-    service_names: &[String],
+    peers: &Peers<'_>,
     sources: Sources<'_>,
 ) -> Resolved {
     let subset = key.subset.as_deref().unwrap_or_default();
@@ -489,7 +567,7 @@ fn cluster(
     } else {
         UpstreamProtocol::Http1
     };
-    let origination = upstream_tls::origination(policy.tls, &key.host, service_names, sources);
+    let origination = upstream_tls::origination(policy.tls, &key, peers, sources);
     let cluster = Cluster {
         name,
         discovery,

@@ -20,11 +20,12 @@ use super::listeners::Listeners;
 use super::mesh::Mesh;
 use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
 use super::services::Services;
+use super::sidecar::{self, Sidecar};
 use super::streams::Streams;
 use super::targets::Targets;
 use super::trusted_proxies::PROXY_CONFIG;
 use super::virtual_service::{CompiledVirtualService, Context};
-use super::{Changed, Compiled, ProxyScope, delegate, trusted_proxies};
+use super::{Changed, Compiled, ProxyRole, ProxyScope, SidecarScope, delegate, trusted_proxies};
 use crate::kind::Kind;
 use crate::kinds::{ServiceEntry, VirtualService};
 use crate::meta::ResourceKey;
@@ -35,6 +36,8 @@ use crate::table::{ClusterId, HostPattern, ProxySettings, RouteTable};
 #[derive(Debug)]
 pub struct Compiler {
     scope: ProxyScope,
+    /// For a sidecar, in place of what comes after the clusters here.
+    sidecar: Option<Box<Sidecar>>,
     /// The set as it was compiled last.
     set: ResourceSet,
     mesh: Mesh,
@@ -88,6 +91,8 @@ struct Dirty {
     authentication: bool,
     /// The routes of what is not HTTP.
     streams: bool,
+    /// What a sidecar serves.
+    sidecar: bool,
     /// To be compiled again.
     virtual_services: BTreeSet<ResourceKey>,
     /// The `namespace/name` of Gateways that were added, changed or removed.
@@ -98,9 +103,12 @@ struct Dirty {
 }
 
 impl Compiler {
+    /// For a gateway, or for a sidecar of which nothing more is known.
     pub fn new(scope: ProxyScope) -> Self {
+        let sidecar = (scope.role == ProxyRole::Sidecar).then(Box::default);
         Self {
             scope,
+            sidecar,
             set: ResourceSet::default(),
             mesh: Mesh::default(),
             settings: Arc::default(),
@@ -126,6 +134,11 @@ impl Compiler {
         }
     }
 
+    /// For a sidecar.
+    pub fn sidecar(scope: ProxyScope, local: SidecarScope) -> Self {
+        Self { sidecar: Some(Box::new(Sidecar::new(local))), ..Self::new(scope) }
+    }
+
     pub fn scope(&self) -> &ProxyScope {
         &self.scope
     }
@@ -141,6 +154,9 @@ impl Compiler {
         }
         if dirty.policies || dirty.mesh {
             self.policies.update(&self.set, &self.scope, &self.mesh);
+        }
+        if let Some(sidecar) = self.sidecar.take() {
+            return self.update_sidecar(sidecar, set, dirty);
         }
         if dirty.plan {
             self.replan(&mut dirty);
@@ -177,6 +193,7 @@ impl Compiler {
             mesh: &self.mesh,
             proxy: &self.scope,
             limits: &self.limits,
+            sidecar: None,
         };
         for id in self.clusters.update(&mut self.targets, sources, &dirty.targets) {
             to_report.extend(self.users.get(&id).into_iter().flatten().cloned());
@@ -195,6 +212,50 @@ impl Compiler {
             }),
             findings: self.all_findings(),
         }
+    }
+
+    /// The same for a sidecar.
+    fn update_sidecar(&mut self, mut sidecar: Box<Sidecar>, set: &ResourceSet, mut dirty: Dirty) -> Compiled {
+        if dirty.mesh {
+            self.settle();
+        }
+        if dirty.mesh || dirty.authentication {
+            self.authentications.update(&self.set, &self.scope, self.mesh.root_namespace());
+        }
+        if dirty.mesh || dirty.authentication || dirty.sidecar || !sidecar.is_started() {
+            let (proxy, mesh) = (&self.scope, &self.mesh);
+            let context = Context { proxy, mesh, set: &self.set, limits: &self.limits, backend: &self.backend };
+            dirty.targets.hosts.extend(sidecar.update(sidecar::Sources {
+                context,
+                services: &self.services,
+                authentications: &mut self.authentications,
+                targets: &mut self.targets,
+            }));
+        }
+        let sources = Sources {
+            services: &self.services,
+            rules: &self.rules,
+            set: &self.set,
+            mesh: &self.mesh,
+            proxy: &self.scope,
+            limits: &self.limits,
+            sidecar: Some(&sidecar),
+        };
+        self.clusters.update(&mut self.targets, sources, &dirty.targets);
+        let mut findings: Vec<_> = sidecar.findings().iter().chain(self.clusters.findings()).cloned().collect();
+        findings.extend_from_slice(self.authentications.findings());
+        findings.sort();
+        findings.dedup();
+        let table = RouteTable {
+            revision: set.revision,
+            listeners: sidecar.listeners().to_vec(),
+            clusters: self.clusters.table(),
+            settings: self.settings.clone(),
+            limits: self.limits.table().to_vec(),
+            authorization: self.policies.table().clone(),
+        };
+        self.sidecar = Some(sidecar);
+        Compiled { table: Arc::new(table), findings }
     }
 
     /// Brings the indexes over resources up to date.
@@ -222,6 +283,15 @@ impl Compiler {
     }
 
     fn note(&mut self, key: &ResourceKey, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>, dirty: &mut Dirty) {
+        dirty.sidecar |= match key.kind {
+            Kind::VirtualService
+            | Kind::Sidecar
+            | Kind::PeerAuthentication
+            | Kind::RateLimitPolicy
+            | Kind::BackendPolicy => true,
+            Kind::ServiceEntry => !old.zip(new).is_some_and(|(old, new)| differ_in_endpoints_alone(old, new)),
+            _ => false,
+        };
         match key.kind {
             Kind::Gateway => {
                 dirty.plan = true;
@@ -544,6 +614,15 @@ fn means_the_same(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> b
         }
         _ => false,
     }
+}
+
+/// Whether the same services are declared, with other endpoints.
+fn differ_in_endpoints_alone(old: &Resource, new: &Resource) -> bool {
+    let (Some(old_spec), Some(new_spec)) = (old.spec::<ServiceEntry>(), new.spec::<ServiceEntry>()) else {
+        return false;
+    };
+    old.meta.creation_timestamp == new.meta.creation_timestamp
+        && ServiceEntry { endpoints: new_spec.endpoints.clone(), ..old_spec.clone() } == *new_spec
 }
 
 /// The values of the annotations that mean something.

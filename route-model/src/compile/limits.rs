@@ -91,11 +91,19 @@ impl Limits {
         host: &str,
         port: u16,
     ) -> Option<Arc<RouteLimits>> {
+        self.of_entries(declared_by, || format!("{host}:{port}"))
+    }
+
+    /// The policies of ServiceEntries, for requests to what has this name.
+    pub(super) fn of_entries<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a ResourceKey>,
+        whose: impl FnOnce() -> String,
+    ) -> Option<Arc<RouteLimits>> {
         if self.policies.is_empty() {
             return None;
         }
-        let keys = declared_by.flat_map(|entry| self.attached.of_target(entry)).collect();
-        self.together(keys, || format!("{host}:{port}"))
+        self.together(entries.flat_map(|entry| self.attached.of_target(entry)).collect(), whose)
     }
 
     fn together(&self, mut keys: Vec<&ResourceKey>, whose: impl FnOnce() -> String) -> Option<Arc<RouteLimits>> {

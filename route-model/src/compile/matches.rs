@@ -29,11 +29,14 @@ impl MatchScope<'_> {
     /// Whether a match entry of a resource in `namespace` is for this proxy, gateway and port.
     pub(super) fn admits(&self, entry: &HttpMatch, namespace: &str) -> bool {
         let HttpMatch { port, gateways, source_labels, source_namespace, .. } = entry;
-        self.admits_source(**port, gateways, source_labels, source_namespace, namespace)
+        // Where a match names gateways, Istio does not look at the source.
+        self.is_port(**port)
+            && self.is_gateway(gateways, namespace)
+            && (!gateways.is_empty() || self.is_source(source_labels, source_namespace))
     }
 
-    /// The same for the fields that match entries of all protocols have.
-    pub(super) fn admits_source(
+    /// The same for an entry of `tls` or `tcp`, all of whose conditions must hold.
+    pub(super) fn admits_connection(
         &self,
         port: u32,
         gateways: &[String],
@@ -41,15 +44,20 @@ impl MatchScope<'_> {
         source_namespace: &str,
         namespace: &str,
     ) -> bool {
-        if port != 0 && port != u32::from(self.port) {
-            return false;
-        }
-        if !gateways.is_empty() {
-            // Where a match names gateways, Istio does not look at the source.
-            return gateways.iter().any(|name| *qualify_gateway(name, namespace) == *self.gateway);
-        }
-        source_labels.iter().all(|(key, value)| self.proxy.labels.get(key) == Some(value))
-            && (source_namespace.is_empty() || *source_namespace == *self.proxy.namespace)
+        self.is_port(port) && self.is_gateway(gateways, namespace) && self.is_source(source_labels, source_namespace)
+    }
+
+    fn is_port(&self, port: u32) -> bool {
+        port == 0 || port == u32::from(self.port)
+    }
+
+    fn is_gateway(&self, gateways: &[String], namespace: &str) -> bool {
+        gateways.is_empty() || gateways.iter().any(|name| *qualify_gateway(name, namespace) == *self.gateway)
+    }
+
+    fn is_source(&self, labels: &StringMap, namespace: &str) -> bool {
+        labels.iter().all(|(key, value)| self.proxy.labels.get(key) == Some(value))
+            && (namespace.is_empty() || *namespace == *self.proxy.namespace)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::kind::Kind;
 use crate::kinds::MeshConfig;
 use crate::kinds::destination_rule::LocalityLoadBalancer;
-use crate::kinds::mesh_config::UndeclaredHosts;
+use crate::kinds::mesh_config::{OutboundMode, UndeclaredHosts};
 use crate::meta::ResourceKey;
 use crate::resource::ResourceSet;
 use crate::table::ProxySettings;
@@ -48,6 +48,11 @@ impl Mesh {
 
     pub(super) fn resolves_undeclared_hosts(&self) -> bool {
         *self.0.undeclared_hosts == UndeclaredHosts::Resolve
+    }
+
+    /// Whether sidecars let requests to hosts through that nobody declares.
+    pub(super) fn allows_unknown_hosts(&self) -> bool {
+        self.0.outbound_traffic_policy.as_ref().is_none_or(|policy| *policy.mode == OutboundMode::AllowAny)
     }
 
     pub(super) fn max_request_body(&self) -> Option<u64> {

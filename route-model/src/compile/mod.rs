@@ -5,7 +5,7 @@
 //! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
 //! what the numbers stand for; `limits` compiles rate
 //! limits and finds them for routes, as `backend` does with body limits (`attached`: by what policies are attached to); `authentication` puts rules for tokens together, `authorization` compiles who may do what, and `attachment` says what of a proxy a
-//! policy is for; `tls` and `upstream_tls` read certificates. `incremental` keeps all of it from set to set, so that an
+//! policy is for; `tls` and `upstream_tls` read certificates. `sidecar` is what all that is for a sidecar. `incremental` keeps all of it from set to set, so that an
 //! edit costs what it touches.
 
 mod attached;
@@ -31,6 +31,7 @@ pub mod names;
 mod rule;
 mod server_hosts;
 mod services;
+mod sidecar;
 mod streams;
 mod targets;
 mod tls;
@@ -143,6 +144,12 @@ impl ProxyRole {
 /// Defines what the resources mean for a proxy.
 pub fn compile(set: &ResourceSet, scope: &ProxyScope) -> (RouteTable, Vec<Finding>) {
     let compiled = Compiler::new(scope.clone()).update(set, &Changed::Everything);
+    (Arc::unwrap_or_clone(compiled.table), compiled.findings)
+}
+
+/// Defines what the resources mean for a sidecar.
+pub fn compile_sidecar(set: &ResourceSet, scope: &ProxyScope, local: &SidecarScope) -> (RouteTable, Vec<Finding>) {
+    let compiled = Compiler::sidecar(scope.clone(), local.clone()).update(set, &Changed::Everything);
     (Arc::unwrap_or_clone(compiled.table), compiled.findings)
 }
 

@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::names::{Seniority, is_visible};
 use crate::kind::Kind;
+use crate::kinds::protocol::Protocol;
 use crate::kinds::service_entry::{ServiceEntry, ServicePort};
 use crate::kinds::value::StringMap;
 use crate::kinds::workload_entry::WorkloadEntry;
@@ -32,6 +33,8 @@ struct Declaration {
 #[derive(Debug)]
 pub(super) struct Service<'a> {
     pub(super) namespace: &'a Arc<str>,
+    /// Of the oldest ServiceEntry.
+    pub(super) seniority: &'a Seniority,
     /// Oldest first.
     entries: Vec<(&'a ResourceKey, &'a ServiceEntry)>,
 }
@@ -39,6 +42,7 @@ pub(super) struct Service<'a> {
 /// A port of a service and the ServiceEntry that declares it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServedPort<'a> {
+    pub(super) key: &'a ResourceKey,
     pub(super) entry: &'a ServiceEntry,
     pub(super) port: &'a ServicePort,
     pub(super) number: u16,
@@ -50,6 +54,13 @@ pub(super) struct Workload<'a> {
     pub(super) entry: &'a WorkloadEntry,
     /// The labels of the WorkloadEntry's metadata, which go before those of its spec.
     metadata: Option<&'a BTreeMap<String, String>>,
+}
+
+impl ServedPort<'_> {
+    /// As it is declared, else as the port's name begins; `None`: nobody says.
+    pub(super) fn protocol(&self) -> Option<Protocol> {
+        Protocol::parse(&self.port.protocol).or_else(|| Protocol::of_port_name(&self.port.name))
+    }
 }
 
 impl<'a> Workload<'a> {
@@ -147,18 +158,39 @@ impl Services {
         viewer: &str,
         default_export_to: &[String],
     ) -> Option<Service<'a>> {
+        self.pick(host, preferred, |key, spec| is_visible(&spec.export_to, default_export_to, &key.namespace, viewer))
+    }
+
+    /// The service of a host out of those that `admits` takes: of a preferred namespace, else the oldest.
+    pub(super) fn pick<'a>(
+        &'a self,
+        host: &str,
+        preferred: &str,
+        admits: impl Fn(&ResourceKey, &ServiceEntry) -> bool,
+    ) -> Option<Service<'a>> {
         let declarations = self.by_host.get(host)?;
-        let visible = || {
+        let admitted = || {
             declarations.iter().filter_map(|declaration| {
                 let spec = declaration.resource.spec::<ServiceEntry>()?;
                 let key = &declaration.resource.key;
-                is_visible(&spec.export_to, default_export_to, &key.namespace, viewer).then_some((key, spec))
+                admits(key, spec).then_some((key, spec, &declaration.seniority))
             })
         };
-        let homes = || visible().map(|(key, _)| &key.namespace);
+        let homes = || admitted().map(|(key, ..)| &key.namespace);
         let namespace = homes().find(|home| ***home == *preferred).or_else(|| homes().next())?;
-        let entries = visible().filter(|(key, _)| key.namespace == *namespace).collect();
-        Some(Service { namespace, entries })
+        let own = || admitted().filter(|(key, ..)| key.namespace == *namespace);
+        let seniority = own().next().map(|(.., seniority)| seniority)?;
+        Some(Service { namespace, seniority, entries: own().map(|(key, spec, _)| (key, spec)).collect() })
+    }
+
+    /// All hosts that are declared, in no order.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_host.keys()
+    }
+
+    /// The ServiceEntries of a namespace that select their endpoints.
+    pub(super) fn selecting(&self, namespace: &str) -> impl Iterator<Item = &ResourceKey> {
+        self.selecting.get(namespace).into_iter().flatten()
     }
 
     /// The endpoints of a port's ServiceEntry.
@@ -192,10 +224,10 @@ impl<'a> Service<'a> {
     }
 
     pub(super) fn ports(&self) -> impl Iterator<Item = ServedPort<'a>> {
-        self.entries.iter().flat_map(|(_, entry)| {
+        self.entries.iter().flat_map(|(key, entry)| {
             entry.ports.iter().filter_map(|port| {
                 let number = u16::try_from(*port.number).ok().filter(|number| *number > 0)?;
-                Some(ServedPort { entry, port, number })
+                Some(ServedPort { key, entry, port, number })
             })
         })
     }

@@ -11,7 +11,7 @@ use super::gateway::{Plan, PlannedServer, RouteGroup, ServerKind};
 use super::incremental::{gateways, hosts};
 use super::matches::MatchScope;
 use super::names::{Seniority, is_visible};
-use super::rule::{RuleScope, TargetField, target};
+use super::rule::{Refused, RuleScope, TargetField, target};
 use super::server_hosts::ServerHosts;
 use super::targets::{Target, Targets};
 use super::virtual_service::Context;
@@ -154,11 +154,42 @@ struct Place<'a> {
 
 /// What a match entry asks for at run time.
 #[derive(Default)]
-struct Conditions {
-    match_index: Option<usize>,
-    sni: Box<[HostPattern]>,
-    destination_subnets: Box<[Subnet]>,
-    source_subnet: Option<Subnet>,
+pub(super) struct Conditions {
+    pub(super) match_index: Option<usize>,
+    pub(super) sni: Box<[HostPattern]>,
+    pub(super) destination_subnets: Box<[Subnet]>,
+    pub(super) source_subnet: Option<Subnet>,
+}
+
+impl Conditions {
+    /// Whether every connection meets them.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sni.is_empty() && self.destination_subnets.is_empty() && self.source_subnet.is_none()
+    }
+}
+
+/// The destinations that connections can go to, with their index and weight; of several those of weight 0 get none.
+pub(super) fn planned_destinations(
+    route: &[RouteDestination],
+    namespace: &str,
+    scope: &RuleScope<'_>,
+) -> Result<Vec<(usize, Target, u32)>, Refused> {
+    let single = route.len() == 1;
+    let mut planned = Vec::with_capacity(route.len());
+    for (index, entry) in route.iter().enumerate() {
+        let weight = if single { 1 } else { (*entry.weight).max(0) as u32 };
+        if weight > 0 {
+            planned.push((
+                index,
+                target(entry.destination.as_ref(), TargetField::Route(index), namespace, scope)?,
+                weight,
+            ));
+        }
+    }
+    if planned.is_empty() {
+        return Err(Refused::new("route", "NoDestination", "the rule has no destination with a weight above 0"));
+    }
+    Ok(planned)
 }
 
 impl Builder<'_, '_> {
@@ -207,12 +238,12 @@ impl Builder<'_, '_> {
 
     fn admits_tls(&self, service: &Service<'_>, entry: &TlsMatch) -> bool {
         let TlsMatch { port, gateways, source_labels, source_namespace, .. } = entry;
-        self.scope().admits_source(**port, gateways, source_labels, source_namespace, &service.key.namespace)
+        self.scope().admits_connection(**port, gateways, source_labels, source_namespace, &service.key.namespace)
     }
 
     fn admits_tcp(&self, service: &Service<'_>, entry: &TcpMatch) -> bool {
         let TcpMatch { port, gateways, source_labels, source_namespace, .. } = entry;
-        self.scope().admits_source(**port, gateways, source_labels, source_namespace, &service.key.namespace)
+        self.scope().admits_connection(**port, gateways, source_labels, source_namespace, &service.key.namespace)
     }
 
     /// Adds a rule for each of its match entries. What cannot be in force is left out with a finding.
@@ -242,31 +273,16 @@ impl Builder<'_, '_> {
         }
     }
 
-    /// The destinations that connections can go to; of several those of weight 0 get none.
     fn destinations(&mut self, place: Place<'_>, route: &[RouteDestination]) -> Option<Vec<StreamDestination>> {
-        let single = route.len() == 1;
         let scope = RuleScope { matches: self.scope(), tls: false, gateway: &None, max_request_body: None };
-        let mut planned: Vec<(usize, Target, u32)> = Vec::new();
-        for (index, entry) in route.iter().enumerate() {
-            let weight = if single { 1 } else { (*entry.weight).max(0) as u32 };
-            if weight == 0 {
-                continue;
+        let planned = match planned_destinations(route, &place.service.key.namespace, &scope) {
+            Ok(planned) => planned,
+            Err(refused) => {
+                let message = format!("{}; the rule is left out", refused.message);
+                self.report(place, &refused.field, Severity::Rejected, refused.reason, message);
+                return None;
             }
-            let namespace = &place.service.key.namespace;
-            match target(entry.destination.as_ref(), TargetField::Route(index), namespace, &scope) {
-                Ok(target) => planned.push((index, target, weight)),
-                Err(refused) => {
-                    let message = format!("{}; the rule is left out", refused.message);
-                    self.report(place, &refused.field, Severity::Rejected, refused.reason, message);
-                    return None;
-                }
-            }
-        }
-        if planned.is_empty() {
-            let message = "the rule has no destination with a weight above 0; the rule is left out".to_owned();
-            self.report(place, "route", Severity::Rejected, "NoDestination", message);
-            return None;
-        }
+        };
         let mut destinations = Vec::with_capacity(planned.len());
         for (index, target, weight) in planned {
             let id = self.targets.intern(target);
@@ -300,7 +316,7 @@ impl Place<'_> {
     }
 }
 
-fn tls_conditions(index: usize, entry: &TlsMatch) -> Conditions {
+pub(super) fn tls_conditions(index: usize, entry: &TlsMatch) -> Conditions {
     Conditions {
         match_index: Some(index),
         sni: entry.sni_hosts.iter().map(|host| HostPattern::new(host)).collect(),
@@ -309,7 +325,7 @@ fn tls_conditions(index: usize, entry: &TlsMatch) -> Conditions {
     }
 }
 
-fn tcp_conditions(index: usize, entry: &TcpMatch) -> Conditions {
+pub(super) fn tcp_conditions(index: usize, entry: &TcpMatch) -> Conditions {
     Conditions {
         match_index: Some(index),
         sni: Box::default(),

@@ -21,6 +21,13 @@ pub(crate) struct Target {
     pub(crate) namespace: Arc<str>,
 }
 
+impl Target {
+    /// A cluster of a sidecar's own, by the host that stands for it.
+    pub(super) fn own(host: Arc<str>) -> Self {
+        Self { host, short: false, port: TargetPort::Number(0), subset: None, namespace: Arc::default() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum TargetPort {
     Number(u16),

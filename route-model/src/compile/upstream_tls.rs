@@ -14,6 +14,7 @@ use crate::kinds::Secret;
 use crate::kinds::destination_rule::ClientTlsMode;
 use crate::meta::ResourceKey;
 use crate::resource::ResourceSet;
+use crate::table::ClusterKey;
 use crate::table::tls::Credential;
 use crate::table::upstream_tls::{SecretMaterial, SecretMissing, TlsFiles, TlsSource, UpstreamTls};
 
@@ -27,21 +28,48 @@ pub(super) struct Origination {
     pub(super) reads_secrets: bool,
 }
 
-/// `service_names` are the `subjectAltNames` of the ServiceEntry. What is missing leaves terms that no connection can
-/// be made on: nothing is ever sent in plain text instead.
+/// Who answers for a service.
+#[derive(Debug, Default)]
+pub(super) struct Peers<'a> {
+    /// The ServiceEntry; `None`: nobody declares it.
+    pub(super) declared_by: Option<&'a ResourceKey>,
+    /// Its `subjectAltNames`.
+    pub(super) names: &'a [String],
+    /// The SPIFFE ids of the endpoints, sorted.
+    pub(super) identities: Vec<String>,
+    /// Some endpoint is part of the mesh.
+    pub(super) in_mesh: bool,
+}
+
+/// What is missing leaves terms that no connection can be made on: nothing is ever sent in plain text instead.
 pub(super) fn origination(
     block: Option<TlsBlock<'_>>,
-    host: &str,
-    service_names: &[String],
+    service: &ClusterKey,
+    peers: &Peers<'_>,
     sources: Sources<'_>,
 ) -> Origination {
-    let Some(block) = block else { return Origination::default() };
+    let host = &service.host;
+    let Some(block) = block else { return automatic(service, peers) };
     let tls = block.tls;
     let mut found = Origination::default();
     let mutual = match *tls.mode {
         ClientTlsMode::Disable => return found,
         ClientTlsMode::Simple => false,
-        ClientTlsMode::Mutual | ClientTlsMode::IstioMutual => true,
+        ClientTlsMode::Mutual => true,
+        ClientTlsMode::IstioMutual => {
+            let names = [&**tls.subject_alt_names, peers.names, &peers.identities].into_iter();
+            let sni = if tls.sni.is_empty() { mesh_server_name(service) } else { tls.sni.as_str().into() };
+            found.tls = Some(Arc::new(UpstreamTls {
+                rule: block.rule.clone(),
+                automatic: false,
+                sni: Some(sni),
+                subject_alt_names: names.filter(|names| !names.is_empty()).next().unwrap_or_default().into(),
+                mutual: true,
+                verify: true,
+                source: TlsSource::Mesh,
+            }));
+            return found;
+        }
     };
     let mut report = |field: &str, severity, reason, message| {
         let (resource, path) = (block.rule.clone(), block.path().field(field));
@@ -49,14 +77,7 @@ pub(super) fn origination(
     };
     let verify = !*tls.insecure_skip_verify;
     let file = |path: &str| (!path.is_empty()).then(|| path.to_owned());
-    let source = if *tls.mode == ClientTlsMode::IstioMutual {
-        let message = format!(
-            "ISTIO_MUTUAL takes its certificate from the mesh, which gateways are no part of yet, so requests to \
-             `{host}` are answered 503; use MUTUAL with credentialName, or DISABLE"
-        );
-        report("mode", Severity::Unresolved, "NotSupported", message);
-        TlsSource::Mesh
-    } else if tls.credential_name.is_empty() {
+    let source = if tls.credential_name.is_empty() {
         TlsSource::Files(TlsFiles {
             certificate: file(&tls.client_certificate).filter(|_| mutual),
             private_key: file(&tls.private_key).filter(|_| mutual),
@@ -74,7 +95,7 @@ pub(super) fn origination(
         found.reads_secrets = true;
         TlsSource::Secret { name, found: material }
     };
-    let names = if tls.subject_alt_names.is_empty() { service_names } else { &tls.subject_alt_names };
+    let names = if tls.subject_alt_names.is_empty() { peers.names } else { &tls.subject_alt_names };
     if verify && names.is_empty() && !tls.sni.is_empty() {
         let message = format!(
             "with `sni` and no subjectAltNames any certificate of the CA is taken for `{host}`'s, as in Istio; list the \
@@ -92,6 +113,28 @@ pub(super) fn origination(
         source,
     }));
     found
+}
+
+/// The terms where nobody wrote any: those of the mesh where endpoints are part of it.
+fn automatic(service: &ClusterKey, peers: &Peers<'_>) -> Origination {
+    let Some(declared_by) = peers.declared_by.filter(|_| peers.in_mesh) else { return Origination::default() };
+    let names = if peers.names.is_empty() { &*peers.identities } else { peers.names };
+    let tls = UpstreamTls {
+        rule: declared_by.clone(),
+        automatic: true,
+        sni: Some(mesh_server_name(service)),
+        subject_alt_names: names.into(),
+        mutual: true,
+        verify: true,
+        source: TlsSource::Mesh,
+    };
+    Origination { tls: Some(Arc::new(tls)), ..Origination::default() }
+}
+
+/// The server name of connections inside the mesh, which says where they lead.
+fn mesh_server_name(service: &ClusterKey) -> Arc<str> {
+    let subset = service.subset.as_deref().unwrap_or_default();
+    format!("outbound_.{}_.{subset}_.{}", service.port, service.host).into()
 }
 
 struct Secrets<'a> {

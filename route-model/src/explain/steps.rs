@@ -175,6 +175,9 @@ impl<'t> Entrance<'t> {
                     listener.servers.first().ok_or_else(|| no_answer("the listener has no server".to_owned()))?;
                 Ok(Self::Stream { listener, server, routes, handling: Handling::Raw })
             }
+            (ListenerProtocol::Service(_) | ListenerProtocol::Outbound(_) | ListenerProtocol::Inbound { .. }, _) => {
+                Err(no_answer(format!("port {port} is a sidecar's, and only the ways through gateways are explained")))
+            }
             (ListenerProtocol::Http(_), true) => {
                 Err(no_answer(format!("port {port} speaks plain HTTP, so a TLS handshake fails; write http://")))
             }

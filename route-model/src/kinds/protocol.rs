@@ -39,6 +39,15 @@ impl Protocol {
         NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, protocol)| *protocol)
     }
 
+    /// What the name of a port begins with, as Istio reads it: `http-web`, `grpc`, `tcp-db`.
+    pub fn of_port_name(name: &str) -> Option<Self> {
+        let mut ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]).take(2);
+        let first = Self::parse(&name[..ends.next()?]);
+        // The only name of two words goes before its first.
+        let second = ends.next().and_then(|end| Self::parse(&name[..end]));
+        second.filter(|found| *found == Self::GrpcWeb).or(first)
+    }
+
     /// HTTP in the clear: routed by `http` rules.
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb | Self::HttpProxy)

@@ -128,12 +128,14 @@ pub struct DnsEndpoint {
     pub weight: u32,
     /// Of every address of the name.
     pub rank: Rank,
+    /// Proxies of the mesh answer at the addresses.
+    pub in_mesh: bool,
 }
 
 impl DnsEndpoint {
     /// A name that is as near as any other.
     pub fn new(name: Arc<str>, port: u16, weight: u32) -> Self {
-        Self { name, port, weight, rank: Rank::default() }
+        Self { name, port, weight, rank: Rank::default(), in_mesh: false }
     }
 }
 

@@ -12,6 +12,7 @@ use super::headers::{HeaderOps, ValueTemplate};
 use super::redirect::Redirect;
 use super::retry::RetryPolicy;
 use crate::field::FieldPath;
+use crate::kind::Kind;
 use crate::matching::{Predicates, UriMatch};
 use crate::meta::ResourceKey;
 use crate::verdict::cors::Cors;
@@ -87,6 +88,8 @@ impl Route {
 /// Where a route was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteOrigin {
+    /// For a route of a sidecar that nobody wrote the resource because of which it is there: the ServiceEntry of the
+    /// service, or what says where requests to unknown hosts go.
     pub virtual_service: ResourceKey,
     /// Index in `spec.http`.
     pub rule: usize,
@@ -103,6 +106,9 @@ impl RouteOrigin {
             Some((delegate, rule)) => (delegate, *rule),
             None => (&self.virtual_service, self.rule),
         };
+        if resource.kind != Kind::VirtualService {
+            return (resource, FieldPath::new("spec"));
+        }
         let rule = FieldPath::new("spec").field("http").index(rule);
         (resource, self.match_index.map_or_else(|| rule.clone(), |index| rule.field("match").index(index)))
     }

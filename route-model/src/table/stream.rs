@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{ClusterId, HostIndex, HostPattern};
 use crate::field::FieldPath;
+use crate::kind::Kind;
 use crate::meta::ResourceKey;
 
 /// The rules for the connections of one Gateway server.
@@ -35,6 +36,7 @@ pub struct StreamRule {
 /// Where a rule was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamOrigin {
+    /// For a rule of a sidecar that nobody wrote the resource because of which it is there.
     pub virtual_service: ResourceKey,
     /// A rule of `spec.tls`, else of `spec.tcp`.
     pub tls: bool,
@@ -46,6 +48,9 @@ pub struct StreamOrigin {
 impl StreamOrigin {
     /// `spec.tls[0].match[1]`.
     pub fn path(&self) -> FieldPath {
+        if self.virtual_service.kind != Kind::VirtualService {
+            return FieldPath::new("spec");
+        }
         let rule = FieldPath::new("spec").field(if self.tls { "tls" } else { "tcp" }).index(self.rule);
         match self.match_index {
             Some(index) => rule.field("match").index(index),
@@ -235,7 +240,6 @@ impl std::fmt::Display for Subnet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::Kind;
 
     #[test]
     fn subnets_hold_what_lies_in_them() {

@@ -60,6 +60,7 @@ fn endpoints(discovery: &Discovery) -> String {
         Discovery::LogicalDns(endpoint) => ("logical", vec![name(endpoint)]),
         Discovery::Dynamic(names) => ("dynamic", vec![format!("*{}:{}", names.suffix, names.port)]),
         Discovery::Undeclared(list) => ("undeclared", list.iter().map(name).collect()),
+        Discovery::Original => ("original", Vec::new()),
         Discovery::None => ("none", Vec::new()),
     };
     format!("{kind} {}", list.join(" ")).trim_end().to_owned()

@@ -12,6 +12,7 @@ mod incremental;
 mod limits;
 mod locality;
 mod routing;
+mod sidecar;
 mod streams;
 mod tls;
 mod topology;
@@ -28,7 +29,9 @@ use crate::kind::Kind;
 use crate::request::headers::Headers;
 use crate::resource::{Resource, ResourceSet};
 use crate::table::route::Action;
-use crate::table::{ListenerProtocol, Lookup, RequestHead, Route, RouteTable, StreamRoutes, TlsChoice, TlsRoutes};
+use crate::table::{
+    ListenerProtocol, Lookup, PortRoutes, RequestHead, Route, RouteTable, StreamRoutes, TlsChoice, TlsRoutes,
+};
 
 /// A Gateway on port 80 for every host, and the start of the documents that most cases need.
 pub(crate) const EDGE: &str = "
@@ -137,7 +140,7 @@ impl Edge {
                 TlsChoice::Terminate(index) => tls.servers[*index as usize].http(),
                 TlsChoice::PassThrough(_) => None,
             },
-            ListenerProtocol::Tcp(_) => None,
+            _ => None,
         }
     }
 
@@ -262,6 +265,10 @@ pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId)
         name_ids(text)
     };
     let streams = |routes: &StreamRoutes| name_ids(format!("{routes:?}\n"));
+    let port = |place: &PortRoutes| {
+        let streams = place.streams.as_ref().map(|found| streams(found)).unwrap_or_default();
+        format!("{:?}\n{}{streams}", place.speaks, routes(&place.http))
+    };
     let table = &compiled.table;
     let mut text = format!("{:?} {:?}\n", table.revision, table.settings);
     let mut limits: Vec<_> = table.limits.iter().flatten().map(|policy| format!("{policy:?}\n")).collect();
@@ -288,6 +295,28 @@ pub(crate) fn dump(compiled: &Compiled, target: impl Fn(crate::table::ClusterId)
                 let mut sni: Vec<_> = tls.by_sni.iter().map(|(host, i)| format!("{host} {i:?}")).collect();
                 sni.sort();
                 let _ = writeln!(text, "{sni:?}");
+            }
+            ListenerProtocol::Service(service) => text += &port(service),
+            ListenerProtocol::Outbound(outbound) => {
+                let mut addresses: Vec<_> = outbound.by_address.iter().collect();
+                addresses.sort_by_key(|(address, _)| **address);
+                for (address, routes) in addresses {
+                    let _ = write!(text, "to {address:?} {}", port(routes));
+                }
+                let mut ports: Vec<_> = outbound.by_port.iter().collect();
+                ports.sort_by_key(|(number, _)| **number);
+                for (number, routes) in ports {
+                    let _ = write!(text, "to port {number} {}", port(routes));
+                }
+                let _ = write!(text, "to others {}", port(&outbound.unknown));
+            }
+            ListenerProtocol::Inbound { port: only, inbound } => {
+                let mut ports: Vec<_> = inbound.ports.iter().collect();
+                ports.sort_by_key(|(number, _)| **number);
+                for (number, served) in ports {
+                    let _ = write!(text, "{only:?} at {number} {:?} {}", served.mutual_tls, port(&served.routes));
+                }
+                let _ = write!(text, "others {:?} {}", inbound.other.mutual_tls, port(&inbound.other.routes));
             }
         }
     }

@@ -31,6 +31,7 @@ impl Edge {
                     TlsRoutes::Tcp(routes) => ("terminate", routes),
                 },
             },
+            _ => return "a sidecar's".to_owned(),
         };
         let [source, destination] = [source, destination].map(|ip| ip.parse().expect("an address"));
         let Some(rule) = routes.find(&StreamFacts { sni, destination, source }) else { return format!("{how} closed") };
