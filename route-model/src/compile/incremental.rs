@@ -243,7 +243,6 @@ impl Compiler {
         };
         self.clusters.update(&mut self.targets, sources, &dirty.targets);
         let mut findings: Vec<_> = sidecar.findings().iter().chain(self.clusters.findings()).cloned().collect();
-        findings.extend_from_slice(self.authentications.findings());
         findings.sort();
         findings.dedup();
         let table = RouteTable {

@@ -7,7 +7,7 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::compile::{Changed, Compiler};
+use crate::compile::{ApplicationPort, BoundService, Changed, Compiler, SidecarScope};
 use crate::meta::{ResourceKey, Revision};
 
 /// An object of a small world, in which most references meet something now and then.
@@ -24,6 +24,8 @@ fn object() -> impl Strategy<Value = Value> {
         3 => authorization_policy(),
         3 => backend_policy(),
         2 => request_authentication(),
+        2 => sidecar(),
+        2 => peer_authentication(),
     ]
 }
 
@@ -180,11 +182,17 @@ fn service_entry() -> impl Strategy<Value = Value> {
     let names = (select(vec!["a", "b"]), select(vec!["s1", "s2"]), 0u8..3);
     let host = select(vec!["s.test", "short.a.svc.cluster.local"]);
     let resolution = select(vec!["STATIC", "DNS", "NONE"]);
-    let spec = (host, vec(select(vec![80, 90]), 1..3), resolution, any::<bool>(), 1u8..4, export_to());
-    (names, spec).prop_map(|((namespace, name, created), (host, ports, resolution, selects, last, export_to))| {
-        let port = |port: &i32| json!({"number": port, "name": format!("p{port}"), "protocol": "HTTP"});
+    let port = (select(vec![80, 90]), select(vec!["HTTP", "HTTP", "TCP", "TLS", ""]));
+    let of_mesh = (weighted(0.3, select(vec!["10.9.0.1", "10.9.0.0/24"])), any::<bool>());
+    let spec = (host, vec(port, 1..3), resolution, any::<bool>(), 1u8..4, export_to(), of_mesh);
+    (names, spec).prop_map(|((namespace, name, created), spec)| {
+        let (host, ports, resolution, selects, last, export_to, (address, internal)) = spec;
+        let port =
+            |(port, protocol): &(i32, &str)| json!({"number": port, "name": format!("p{port}"), "protocol": protocol});
         let ports: Vec<_> = ports.iter().map(port).collect();
         let mut spec = json!({"hosts": [host], "ports": ports, "resolution": resolution, "exportTo": export_to});
+        put(&mut spec, "addresses", address.map(|address| json!([address])));
+        put(&mut spec, "location", internal.then(|| json!("MESH_INTERNAL")));
         if selects {
             spec["workloadSelector"] = json!({"labels": {"app": "s"}});
         } else {
@@ -196,8 +204,9 @@ fn service_entry() -> impl Strategy<Value = Value> {
 
 fn workload_entry() -> impl Strategy<Value = Value> {
     let names = (select(vec!["a", "b"]), select(vec!["w1", "w2"]));
-    (names, 1u8..4, select(vec!["s", "other"])).prop_map(|((namespace, name), last, app)| {
-        let labels = json!({"app": app, "version": "v2"});
+    (names, 1u8..4, select(vec!["s", "other"]), any::<bool>()).prop_map(|((namespace, name), last, app, in_mesh)| {
+        let mut labels = json!({"app": app, "version": "v2"});
+        put(&mut labels, "security.istio.io/tlsMode", in_mesh.then(|| json!("istio")));
         named("WorkloadEntry", namespace, name, 0, json!({"address": format!("10.1.0.{last}"), "labels": labels}))
     })
 }
@@ -282,6 +291,63 @@ fn authorization_policy() -> impl Strategy<Value = Value> {
     )
 }
 
+fn sidecar() -> impl Strategy<Value = Value> {
+    let names = (select(vec!["a", "b", "istio-system"]), select(vec!["c1", "c2"]), 0u8..3);
+    let host = select(vec!["*/*", "./*", "a/s.test", "*/*.test", "~/*", "~b/*", "b/*.local"]);
+    let egress = (weighted(0.3, select(vec![80, 90])), vec(host, 1..3)).prop_map(|(port, hosts)| {
+        let mut egress = json!({"hosts": hosts});
+        put(&mut egress, "port", port.map(|port| json!({"number": port, "name": "p", "protocol": "HTTP"})));
+        egress
+    });
+    let ingress = select(vec![9080, 9100]).prop_map(
+        |port| json!([{"port": {"number": port, "name": "http", "protocol": "HTTP"}, "defaultEndpoint": "127.0.0.1:1"}]),
+    );
+    let policy = weighted(0.4, select(vec!["ALLOW_ANY", "REGISTRY_ONLY"]));
+    let selector = weighted(0.3, select(vec!["s", "other"]));
+    (names, vec(egress, 0..3), weighted(0.3, ingress), policy, selector).prop_map(
+        |((namespace, name, created), egress, ingress, policy, selector)| {
+            let mut spec = json!({"egress": egress});
+            put(&mut spec, "ingress", ingress);
+            put(&mut spec, "outboundTrafficPolicy", policy.map(|mode| json!({"mode": mode})));
+            put(&mut spec, "workloadSelector", selector.map(|app| json!({"labels": {"app": app}})));
+            named("Sidecar", namespace, name, created, spec)
+        },
+    )
+}
+
+fn peer_authentication() -> impl Strategy<Value = Value> {
+    let names = (select(vec!["a", "b", "istio-system"]), select(vec!["m1", "m2"]), 0u8..3);
+    let mode = || select(vec!["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]);
+    let selector = weighted(0.3, (select(vec!["s", "other"]), mode()));
+    (names, mode(), selector).prop_map(|((namespace, name, created), mode, selector)| {
+        let mut spec = json!({"mtls": {"mode": mode}});
+        if let Some((app, mode)) = selector {
+            spec["selector"] = json!({"matchLabels": {"app": app}});
+            spec["portLevelMtls"] = json!({"9080": {"mode": mode}});
+        }
+        named("PeerAuthentication", namespace, name, created, spec)
+    })
+}
+
+/// A sidecar of the small world.
+fn sidecar_compiler() -> Compiler {
+    let labels = [("app", "s"), ("istio", "ingressgateway")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let address = |text: &str| text.parse().expect("an address");
+    let port = |name: &str, port, listen| ApplicationPort { name: name.into(), port, listen };
+    let bound = |host: &str, port, listen| BoundService { host: host.into(), port, listen: address(listen) };
+    let local = SidecarScope {
+        outbound: vec![address("127.0.0.1:15001")],
+        inbound: vec![address("0.0.0.0:15006")],
+        ports: vec![port("http", 9080, vec![address("0.0.0.0:19080")]), port("p80", 80, Vec::new())],
+        services: vec![bound("short", 80, "127.0.0.1:8001"), bound("s.test", 90, "127.0.0.1:8002")],
+    };
+    Compiler::sidecar(ProxyScope { role: ProxyRole::Sidecar, namespace: "a".into(), labels: labels.into() }, local)
+}
+
+fn compilers() -> [fn() -> Compiler; 2] {
+    [|| Compiler::new(scope()), sidecar_compiler]
+}
+
 #[derive(Clone, Debug)]
 enum Edit {
     Put(Value),
@@ -321,22 +387,23 @@ fn dump_of(compiler: &Compiler, compiled: &Compiled) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn an_update_gives_what_a_compilation_gives(
         start in vec(object(), 0..25),
         batches in vec((vec(edit(), 1..4), proptest::bool::weighted(0.15)), 1..12),
+        of in select(compilers().to_vec()),
     ) {
         let mut set: ResourceSet = start.iter().map(resource).collect();
-        let mut compiler = Compiler::new(scope());
+        let mut compiler = of();
         compiler.update(&set, &Changed::Everything);
         for (n, (edits, everything)) in batches.iter().enumerate() {
             let keys = apply(&mut set, edits);
             set.revision = Revision(n as u64 + 1);
             let changed = if *everything { Changed::Everything } else { Changed::Keys(keys) };
             let updated = compiler.update(&set, &changed);
-            let mut fresh = Compiler::new(scope());
+            let mut fresh = of();
             let compiled = fresh.update(&set, &Changed::Everything);
             let (updated, compiled) = (dump_of(&compiler, &updated), dump_of(&fresh, &compiled));
             if let Some(at) = updated.lines().zip(compiled.lines()).position(|(a, b)| a != b) {
@@ -348,10 +415,13 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_made_anew_for_a_set_that_means_the_same(start in vec(object(), 0..25)) {
+    fn nothing_is_made_anew_for_a_set_that_means_the_same(
+        start in vec(object(), 0..25),
+        of in select(compilers().to_vec()),
+    ) {
         let set: ResourceSet = start.iter().map(resource).collect();
         let again: ResourceSet = start.iter().map(resource).collect();
-        let mut compiler = Compiler::new(scope());
+        let mut compiler = of();
         let before = compiler.update(&set, &Changed::Everything);
         let after = compiler.update(&again, &Changed::Everything);
         prop_assert_eq!(before.table.listeners.len(), after.table.listeners.len());

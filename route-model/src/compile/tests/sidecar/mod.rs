@@ -1,6 +1,7 @@
 //! What resources do at a sidecar, case by case: YAML in, the fate of connections and requests out.
 
 mod inbound;
+mod incremental;
 mod outbound;
 
 use std::net::SocketAddr;
