@@ -1,24 +1,33 @@
 //! Which Sidecar resource a workload is under, and what of the services and VirtualServices it brings in.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use crate::compile::finding::{Finding, Severity};
 use crate::compile::mesh::Mesh;
 use crate::compile::names::{Seniority, is_visible};
 use crate::compile::services::{ServedPort, Service, Services};
 use crate::compile::virtual_service::Context;
-use crate::kinds::sidecar::{EgressListener, OutboundMode, Sidecar};
+use crate::field::FieldPath;
+use crate::kinds::Protocol;
+use crate::kinds::sidecar::{CaptureMode, EgressListener, OutboundMode, Sidecar};
 use crate::kinds::virtual_service::Destination;
 use crate::meta::ResourceKey;
 use crate::table::HostPattern;
 use crate::table::stream::Subnet;
 
+const UNIX: &str = "unix://";
+
 /// What a workload may call.
 pub(super) struct Egress<'a> {
     resource: Option<(&'a ResourceKey, &'a Sidecar)>,
     own: &'a Arc<str>,
+    /// Of redirected traffic.
     listeners: Vec<Opening>,
+    /// Those with addresses of their own.
+    pub(super) places: Vec<Place>,
+    pub(super) findings: Vec<Finding>,
 }
 
 /// The hosts of an egress listener.
@@ -26,6 +35,16 @@ struct Opening {
     /// `None`: every port that no other listener has.
     port: Option<u16>,
     hosts: Vec<Entry>,
+}
+
+/// An egress listener with an address.
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    /// Nothing is redirected there: the sidecar listens itself (`captureMode: NONE`).
+    pub(super) listens: bool,
+    /// As written; `None`: as its services declare.
+    pub(super) protocol: Option<Protocol>,
+    opening: Opening,
 }
 
 /// An entry of `egress[].hosts`.
@@ -50,13 +69,51 @@ impl<'a> Egress<'a> {
     pub(super) fn of(context: &Context<'a>) -> Self {
         let resource = in_force(context);
         let own = &context.proxy.namespace;
-        let written = resource.into_iter().flat_map(|(_, sidecar)| &sidecar.egress);
-        let mut listeners: Vec<_> = written.map(|listener| Opening::new(listener, own)).collect();
-        if listeners.is_empty() {
-            let everything = Entry { except: false, namespace: None, host: HostPattern::new("*") };
-            listeners.push(Opening { port: None, hosts: vec![everything] });
+        let mut egress = Self { resource, own, listeners: Vec::new(), places: Vec::new(), findings: Vec::new() };
+        if let Some((key, sidecar)) = resource {
+            for (index, listener) in sidecar.egress.iter().enumerate() {
+                match egress.open(listener) {
+                    Ok(()) => {}
+                    Err(message) => egress.findings.push(Finding {
+                        resource: key.clone(),
+                        path: FieldPath::new("spec").field("egress").index(index),
+                        severity: Severity::Warning,
+                        reason: "NotSupported",
+                        message: message.to_owned(),
+                    }),
+                }
+            }
         }
-        Self { resource, own, listeners }
+        if egress.listeners.is_empty() && egress.places.is_empty() {
+            let everything = Entry { except: false, namespace: None, host: HostPattern::new("*") };
+            egress.listeners.push(Opening { port: None, hosts: vec![everything] });
+        }
+        egress
+    }
+
+    fn open(&mut self, listener: &EgressListener) -> Result<(), &'static str> {
+        if listener.bind.starts_with(UNIX) {
+            return Err("listening on a Unix socket is not supported; the listener is left out");
+        }
+        let opening = Opening::new(listener, self.own);
+        let listens = *listener.capture_mode == CaptureMode::None;
+        let bind = if listener.bind.is_empty() {
+            listens.then_some(Ipv4Addr::LOCALHOST.into())
+        } else {
+            listener.bind.parse::<IpAddr>().ok()
+        };
+        match (bind, opening.port) {
+            (Some(ip), Some(port)) => {
+                let address = SocketAddr::new(ip.to_canonical(), port);
+                let protocol = listener.port.as_ref().and_then(|port| Protocol::parse(&port.protocol));
+                self.places.push(Place { address, listens, protocol, opening });
+            }
+            (Some(_), None) if listens => {
+                return Err("without a port there is nothing to listen on with captureMode NONE; write one");
+            }
+            _ => self.listeners.push(opening),
+        }
+        Ok(())
     }
 
     /// The Sidecar in force.
@@ -77,23 +134,41 @@ impl<'a> Egress<'a> {
         self.resource?.1.outbound_traffic_policy.as_ref()?.egress_proxy.as_ref()
     }
 
-    /// The services of a set that the workload may call, oldest first.
+    /// The services of a set that redirected traffic may go to, oldest first.
     pub(super) fn services(&self, services: &'a Services, context: &Context<'_>) -> Vec<Visible<'a>> {
+        let brings = |home: &str, host: &HostPattern| self.listeners.iter().any(|listener| listener.brings(home, host));
+        self.visible(services, context, brings, |service, pattern| {
+            service.ports().filter(|port| self.brings_port(service.namespace, pattern, port.number)).collect()
+        })
+    }
+
+    /// Those of a listener with an address: their port of the same number, or the only one.
+    pub(super) fn services_of(&self, place: &Place, services: &'a Services, context: &Context<'_>) -> Vec<Visible<'a>> {
+        let brings = |home: &str, host: &HostPattern| place.opening.brings(home, host);
+        self.visible(services, context, brings, |service, _| {
+            service.port(place.address.port()).or_else(|| service.only_port()).into_iter().collect()
+        })
+    }
+
+    fn visible(
+        &self,
+        services: &'a Services,
+        context: &Context<'_>,
+        brings: impl Fn(&str, &HostPattern) -> bool,
+        ports: impl Fn(&Service<'a>, &HostPattern) -> Vec<ServedPort<'a>>,
+    ) -> Vec<Visible<'a>> {
         let default = context.mesh.service_export_to();
-        let mut found: Vec<_> = services
-            .hosts()
-            .filter_map(|host| {
-                let pattern = HostPattern::new(host);
-                let service = services.pick(host, self.own, |key, spec| {
-                    is_visible(&spec.export_to, default, &key.namespace, self.own)
-                        && self.listeners.iter().any(|listener| listener.brings(&key.namespace, &pattern))
-                })?;
-                let mut seen = BTreeSet::new();
-                let brought = |port: &ServedPort<'_>| self.brings_port(service.namespace, &pattern, port.number);
-                let ports: Vec<_> = service.ports().filter(brought).filter(|port| seen.insert(port.number)).collect();
-                (!ports.is_empty()).then(|| Visible { host: host.clone(), pattern, service, ports })
-            })
-            .collect();
+        let visible = services.hosts().filter_map(|host| {
+            let pattern = HostPattern::new(host);
+            let service = services.pick(host, self.own, |key, spec| {
+                is_visible(&spec.export_to, default, &key.namespace, self.own) && brings(&key.namespace, &pattern)
+            })?;
+            let mut seen = BTreeSet::new();
+            let mut ports = ports(&service, &pattern);
+            ports.retain(|port| seen.insert(port.number));
+            (!ports.is_empty()).then(|| Visible { host: host.clone(), pattern, service, ports })
+        });
+        let mut found: Vec<_> = visible.collect();
         found.sort_by(|a, b| (a.service.seniority, &a.host).cmp(&(b.service.seniority, &b.host)));
         found
     }
@@ -107,7 +182,8 @@ impl<'a> Egress<'a> {
 
     /// Whether a VirtualService in `home` has a say in a host.
     pub(super) fn brings_rules_for(&self, home: &str, host: &HostPattern) -> bool {
-        self.listeners.iter().any(|listener| {
+        let mut openings = self.listeners.iter().chain(self.places.iter().map(|place| &place.opening));
+        openings.any(|listener| {
             let of_home = || listener.hosts.iter().filter(|entry| entry.is_of(home));
             of_home().any(|entry| !entry.except && entry.host.narrower(host).is_some())
                 && !of_home().any(|entry| entry.except && host.is_subset_of(&entry.host))

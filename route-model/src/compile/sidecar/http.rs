@@ -10,31 +10,30 @@ use super::rules::MeshRules;
 use crate::compile::targets::{Target, TargetPort};
 use crate::table::{HostPattern, HttpRoutes, Route, VirtualHost};
 
-/// The route configuration of a port: the hosts of its services, `others` that only VirtualServices know, and `unknown`
-/// for all that are left. No domain stands twice: whole names go before short forms, and of equal ones the older
-/// service's.
-pub(super) fn of_port(
+/// The route configuration of a place: the hosts of its services, each with the port that they are called on, `others`
+/// that only VirtualServices know, and `unknown` for all that are left. No domain stands twice: whole names go before
+/// short forms, and of equal ones the older service's.
+pub(super) fn of_place(
     pass: &mut Pass<'_>,
     name: &Arc<str>,
-    number: u16,
-    services: &[&Visible<'_>],
-    others: &[HostPattern],
+    services: &[(&Visible<'_>, u16)],
+    others: &[(HostPattern, u16)],
     rules: &MeshRules<'_>,
     unknown: &Arc<VirtualHost>,
 ) -> Arc<HttpRoutes> {
     let viewer = pass.context.proxy.namespace.clone();
     let (mut whole, mut short) = (Vec::new(), Vec::new());
-    for service in services {
-        let host = of_service(pass, name, service, number, rules);
+    for (service, number) in services {
+        let host = of_service(pass, name, service, *number, rules);
         short.extend(domains::forms(&service.host, &viewer).into_iter().map(|form| (form, host.clone())));
-        for port in service.ports.iter().filter(|port| port.number == number) {
+        for port in service.ports.iter().filter(|port| port.number == *number) {
             let (addresses, _) = addresses(port);
             short.extend(addresses.into_iter().map(|address| (address.to_string(), host.clone())));
         }
         whole.push((service.pattern.clone(), host));
     }
-    for pattern in others {
-        let Some(host) = of_host(pass, name, pattern, number, rules) else { continue };
+    for (pattern, number) in others {
+        let Some(host) = of_host(pass, name, pattern, *number, rules) else { continue };
         short.extend(domains::forms(pattern.as_str(), &viewer).into_iter().map(|form| (form, host.clone())));
         whole.push((pattern.clone(), host));
     }

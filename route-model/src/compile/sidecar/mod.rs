@@ -93,13 +93,20 @@ impl Sidecar {
         let visible = egress.services(services, &context);
         let rules = MeshRules::new(&egress, &context);
         let unknown = Unknown::new(&mut pass, &egress);
-        let outbound = outbound::routes(&mut pass, &visible, &rules, &unknown);
-        let bound: Vec<_> = self
-            .local
-            .services
-            .iter()
-            .map(|bound| (bound.listen, outbound::bound(&mut pass, bound, &visible, &rules)))
-            .collect();
+        let mut outbound = outbound::routes(&mut pass, &visible, &rules, &unknown);
+        let bound = self.local.services.iter();
+        let bound = bound.map(|bound| (bound.listen, outbound::bound(&mut pass, bound, &visible, &rules)));
+        let mut bound: Vec<_> = bound.collect();
+        for place in &egress.places {
+            let visible = egress.services_of(place, services, &context);
+            let routes = outbound::place(&mut pass, place, &visible, &rules, &egress, &unknown);
+            if place.listens {
+                bound.push((place.address, routes));
+            } else {
+                outbound.by_address.insert((place.address.ip(), place.address.port()), routes);
+            }
+        }
+        pass.findings.extend(egress.findings.iter().cloned());
         let inbound = inbound::routes(&mut pass, &self.local, egress.resource(), services, authentications);
         let homes = visible.iter().map(|visible| (visible.host.clone(), visible.service.namespace.clone())).collect();
         let (kept, own, findings) = pass.finish();

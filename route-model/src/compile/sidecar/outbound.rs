@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::egress::{Egress, Visible, addresses};
+use super::egress::{Egress, Place, Visible, addresses};
 use super::http;
 use super::pass::{Leads, Pass, Plain};
 use super::rules::MeshRules;
@@ -17,10 +17,13 @@ use crate::compile::names::{MESH, is_short, qualify_host};
 use crate::compile::rule::{RuleScope, TargetField, target};
 use crate::compile::targets::{Target, TargetPort};
 use crate::kinds::Protocol;
+use crate::meta::ResourceKey;
 use crate::table::cluster::{Discovery, UpstreamProtocol};
 use crate::table::stream::{StreamRule, Subnet};
 use crate::table::{HostPattern, Outbound, PortRoutes, Speaks, StreamRoutes, VirtualHost};
 
+/// Hosts that only VirtualServices know are served there, as in Istio.
+const OTHER_HOSTS_PORT: u16 = 80;
 /// Where what nobody declares goes, as Istio names it.
 const PASSTHROUGH: &str = "PassthroughCluster";
 
@@ -35,10 +38,8 @@ pub(super) struct Unknown {
 impl Unknown {
     pub(super) fn new(pass: &mut Pass<'_>, egress: &Egress<'_>) -> Self {
         let (allowed, origin) = egress.unknown_hosts(pass.context.mesh);
-        let any = HostPattern::new("*");
         if !allowed {
-            let route = pass.plain(Plain { name: "block_all", origin, leads: Leads::Nowhere });
-            return Self { host: pass.host(&"block_all".into(), &any, vec![route]), rule: None };
+            return Self::nowhere(pass, origin);
         }
         let scope = RuleScope {
             matches: MatchScope { gateway: MESH, port: 0, proxy: pass.context.proxy },
@@ -57,7 +58,14 @@ impl Unknown {
         let leads = Leads::To { cluster, retries: false, max_request_body: None };
         let route = pass.plain(Plain { name: "allow_any", origin: origin.clone(), leads });
         let rule = streams::unconditional(&origin, cluster);
-        Self { host: pass.host(&"allow_any".into(), &any, vec![route]), rule: Some(Arc::new(rule)) }
+        let host = pass.host(&"allow_any".into(), &HostPattern::new("*"), vec![route]);
+        Self { host, rule: Some(Arc::new(rule)) }
+    }
+
+    /// Where there is no way on, as nothing was redirected: requests are answered 502.
+    fn nowhere(pass: &mut Pass<'_>, origin: ResourceKey) -> Self {
+        let route = pass.plain(Plain { name: "block_all", origin, leads: Leads::Nowhere });
+        Self { host: pass.host(&"block_all".into(), &HostPattern::new("*"), vec![route]), rule: None }
     }
 
     fn port(&self, pass: &mut Pass<'_>) -> Arc<PortRoutes> {
@@ -72,12 +80,45 @@ impl Unknown {
 #[derive(Default)]
 struct OfPort<'v, 'a> {
     /// Those whose hosts are looked at in requests.
-    http: Vec<&'v Visible<'a>>,
+    http: Vec<(&'v Visible<'a>, u16)>,
     streams: Vec<Wanted<'v, 'a>>,
     speaks: Option<Speaks>,
 }
 
-impl OfPort<'_, '_> {
+impl<'v, 'a> OfPort<'v, 'a> {
+    /// Adds a service for its requests.
+    fn add_http(&mut self, service: &'v Visible<'a>, port: u16, speaks: Speaks) {
+        self.http.push((service, port));
+        self.speaks(speaks);
+    }
+
+    /// Adds one for its connections.
+    fn add_streams(&mut self, wanted: Wanted<'v, 'a>) {
+        self.speaks(wanted.speaks);
+        self.streams.push(wanted);
+    }
+
+    fn routes(
+        &self,
+        pass: &mut Pass<'_>,
+        name: &Arc<str>,
+        others: &[(HostPattern, u16)],
+        rules: &MeshRules<'_>,
+        unknown: &Unknown,
+    ) -> Arc<PortRoutes> {
+        let speaks = self.speaks.unwrap_or_default();
+        let http = if self.http.is_empty() && others.is_empty() {
+            pass.no_http()
+        } else {
+            http::of_place(pass, name, &self.http, others, rules, &unknown.host)
+        };
+        let streams = (speaks != Speaks::Http).then(|| {
+            let routes = streams::of_place(pass, name, &self.streams, rules, unknown.rule.as_deref());
+            pass.streams(routes)
+        });
+        pass.port(name, speaks, http, streams)
+    }
+
     /// Where services of one port do not agree, the bytes decide.
     fn speaks(&mut self, speaks: Speaks) {
         self.speaks = Some(match self.speaks {
@@ -112,9 +153,7 @@ pub(super) fn routes(
             let Some(speaks) = speaks(port.protocol()) else { continue };
             let (single, networks) = addresses(port);
             if matches!(speaks, Speaks::Http | Speaks::Detect) {
-                let of_port = ports.entry(port.number).or_default();
-                of_port.http.push(service);
-                of_port.speaks(speaks);
+                ports.entry(port.number).or_default().add_http(service, port.number, speaks);
             }
             if speaks == Speaks::Http {
                 continue;
@@ -125,31 +164,19 @@ pub(super) fn routes(
                 addressed.entry((*address, port.number)).or_insert_with(|| wanted(Vec::new()));
             }
             if single.is_empty() || !networks.is_empty() {
-                let of_port = ports.entry(port.number).or_default();
-                of_port.streams.push(wanted(networks));
-                of_port.speaks(speaks);
+                ports.entry(port.number).or_default().add_streams(wanted(networks));
             }
         }
     }
-    let others = rules.other_hosts(visible);
+    let others = rules.other_hosts(visible).into_iter().map(|host| (host, OTHER_HOSTS_PORT)).collect::<Vec<_>>();
     if !others.is_empty() {
-        ports.entry(80).or_default().speaks(Speaks::Http);
+        ports.entry(OTHER_HOSTS_PORT).or_default().speaks(Speaks::Http);
     }
     let mut outbound = Outbound { unknown: unknown.port(pass), ..Outbound::default() };
     for (number, of_port) in &ports {
-        let name: Arc<str> = number.to_string().into();
-        let speaks = of_port.speaks.unwrap_or_default();
-        let others = if *number == 80 { &others[..] } else { &[] };
-        let http = if of_port.http.is_empty() && others.is_empty() {
-            pass.no_http()
-        } else {
-            http::of_port(pass, &name, *number, &of_port.http, others, rules, &unknown.host)
-        };
-        let streams = (speaks != Speaks::Http).then(|| {
-            let routes = streams::of_port(pass, &name, &of_port.streams, rules, unknown.rule.as_deref());
-            pass.streams(routes)
-        });
-        outbound.by_port.insert(*number, pass.port(&name, speaks, http, streams));
+        let others = if *number == OTHER_HOSTS_PORT { &others[..] } else { &[] };
+        let routes = of_port.routes(pass, &number.to_string().into(), others, rules, unknown);
+        outbound.by_port.insert(*number, routes);
     }
     for ((address, number), wanted) in &addressed {
         let name: Arc<str> = format!("{address}_{number}").into();
@@ -162,6 +189,36 @@ pub(super) fn routes(
     outbound
 }
 
+/// What is served at the address of an egress listener: its own services and no others.
+pub(super) fn place(
+    pass: &mut Pass<'_>,
+    place: &Place,
+    visible: &[Visible<'_>],
+    rules: &MeshRules<'_>,
+    egress: &Egress<'_>,
+    unknown: &Unknown,
+) -> Arc<PortRoutes> {
+    let mut of_port = OfPort::default();
+    for service in visible {
+        for port in &service.ports {
+            let Some(speaks) = speaks(place.protocol.or(port.protocol())) else { continue };
+            if matches!(speaks, Speaks::Http | Speaks::Detect) {
+                of_port.add_http(service, port.number, speaks);
+            }
+            if speaks != Speaks::Http {
+                of_port.add_streams(Wanted { service, port: *port, speaks, subnets: Vec::new() });
+            }
+        }
+    }
+    let name = format!("{}_{}", place.address.ip(), place.address.port()).into();
+    if place.listens {
+        let (_, origin) = egress.unknown_hosts(pass.context.mesh);
+        let unknown = Unknown::nowhere(pass, origin);
+        return of_port.routes(pass, &name, &[], rules, &unknown);
+    }
+    of_port.routes(pass, &name, &[], rules, unknown)
+}
+
 /// What is served at an address that stands for a service.
 pub(super) fn bound(
     pass: &mut Pass<'_>,
@@ -171,9 +228,9 @@ pub(super) fn bound(
 ) -> Arc<PortRoutes> {
     let own = &pass.context.proxy.namespace;
     let (full, written) = (qualify_host(&bound.host, own), bound.host.to_ascii_lowercase());
-    let name: Arc<str> = format!("{full}:{}", bound.port).into();
     let find = |host: &str| visible.iter().find(|service| *service.host == *host);
     let service = find(&full).or_else(|| find(&written));
+    let name: Arc<str> = format!("{}:{}", service.map_or(&full, |service| &service.host), bound.port).into();
     let port = service.and_then(|service| service.ports.iter().find(|port| port.number == bound.port));
     if let (Some(service), Some(port)) = (service, port) {
         let speaks = speaks(port.protocol()).unwrap_or_default();

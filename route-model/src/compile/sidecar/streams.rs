@@ -50,9 +50,9 @@ pub(super) fn of_service(
     put_together(name, found, None)
 }
 
-/// The routes of a port whose services have no addresses of their own: by server name or network, and what is left to
-/// the oldest that takes all, or else to where it was going.
-pub(super) fn of_port(
+/// The routes of a place that services share: by server name or network, and what is left to the oldest that takes all,
+/// or else to where it was going.
+pub(super) fn of_place(
     pass: &mut Pass<'_>,
     name: &Arc<str>,
     wanted: &[Wanted<'_, '_>],

@@ -1,5 +1,6 @@
 //! What resources do at a sidecar, case by case: YAML in, the fate of connections and requests out.
 
+mod egress;
 mod inbound;
 mod incremental;
 mod outbound;
