@@ -18,6 +18,7 @@ use super::sidecar::Sidecar;
 use super::targets::{Target, TargetPort, Targets};
 use super::upstream_tls::Peers;
 use super::{ProxyRole, ProxyScope, upstream, upstream_tls};
+use crate::field::FieldPath;
 use crate::identity::workload_id;
 use crate::kinds::TextDuration;
 use crate::kinds::destination_rule::{H2UpgradePolicy, SimpleLoadBalancer};
@@ -295,25 +296,46 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Out
     let peers = Peers {
         declared_by: Some(port.key),
         names: &port.entry.subject_alt_names,
-        identities: identities(&selected, service.namespace, sources.mesh),
-        in_mesh: selected.iter().any(|workload| is_in_mesh(*workload, port)),
+        identities: identities(selected.iter().copied(), service.namespace, sources.mesh),
+        in_mesh: identities(
+            selected.iter().copied().filter(|workload| is_in_mesh(*workload, port)),
+            service.namespace,
+            sources.mesh,
+        ),
     };
     let mut resolved = cluster(key, discovery, policy, http2, service.namespace.clone(), &peers, sources);
     let multiplexes = policy.connection_pool.and_then(|pool| pool.http.as_ref());
     let multiplexes = multiplexes.is_none_or(|http| *http.h2_upgrade_policy != H2UpgradePolicy::DoNotUpgrade);
     let multiplexed = multiplexes && protocol.is_none_or(Protocol::is_http);
     resolved.cluster = resolved.cluster.map(|cluster| Cluster { limits, multiplexed, ..cluster });
+    if policy.tls.is_none() && *port.entry.location == Location::MeshExternal && selected.iter().any(|w| has_proxy(*w))
+    {
+        resolved.findings.push(Finding {
+            resource: port.key.clone(),
+            path: FieldPath::new("spec").field("location"),
+            severity: Severity::Warning,
+            reason: "EndpointsInMesh",
+            message: format!(
+                "endpoints of `{host}` have proxies of the mesh, but the service is MESH_EXTERNAL, so they are called \
+                 in plain text; write location MESH_INTERNAL"
+            ),
+        });
+    }
     Ok((resolved, problem))
 }
 
 /// Whether a proxy of the mesh answers there, which only services that are part of the mesh are asked for.
 fn is_in_mesh(workload: Workload<'_>, served: ServedPort<'_>) -> bool {
-    *served.entry.location == Location::MeshInternal && workload.label(TLS_MODE) == Some(TLS_MODE_ISTIO)
+    *served.entry.location == Location::MeshInternal && has_proxy(workload)
+}
+
+fn has_proxy(workload: Workload<'_>) -> bool {
+    workload.label(TLS_MODE) == Some(TLS_MODE_ISTIO)
 }
 
 /// The identities of workloads, each once.
-fn identities(workloads: &[Workload<'_>], namespace: &str, mesh: &Mesh) -> Vec<String> {
-    let accounts = workloads.iter().map(|workload| workload.entry.service_account.as_str());
+fn identities<'a>(workloads: impl Iterator<Item = Workload<'a>>, namespace: &str, mesh: &Mesh) -> Vec<String> {
+    let accounts = workloads.map(|workload| workload.entry.service_account.as_str());
     let accounts: BTreeSet<_> =
         accounts.map(|account| if account.is_empty() { DEFAULT_ACCOUNT } else { account }).collect();
     accounts.into_iter().map(|account| workload_id(mesh.trust_domain(), namespace, account)).collect()

@@ -37,8 +37,8 @@ pub(super) struct Peers<'a> {
     pub(super) names: &'a [String],
     /// The SPIFFE ids of the endpoints, sorted.
     pub(super) identities: Vec<String>,
-    /// Some endpoint is part of the mesh.
-    pub(super) in_mesh: bool,
+    /// Those of the endpoints that are part of the mesh.
+    pub(super) in_mesh: Vec<String>,
 }
 
 /// What is missing leaves terms that no connection can be made on: nothing is ever sent in plain text instead.
@@ -117,8 +117,10 @@ pub(super) fn origination(
 
 /// The terms where nobody wrote any: those of the mesh where endpoints are part of it.
 fn automatic(service: &ClusterKey, peers: &Peers<'_>) -> Origination {
-    let Some(declared_by) = peers.declared_by.filter(|_| peers.in_mesh) else { return Origination::default() };
-    let names = if peers.names.is_empty() { &*peers.identities } else { peers.names };
+    let Some(declared_by) = peers.declared_by.filter(|_| !peers.in_mesh.is_empty()) else {
+        return Origination::default();
+    };
+    let names = if peers.names.is_empty() { &*peers.in_mesh } else { peers.names };
     let tls = UpstreamTls {
         rule: declared_by.clone(),
         automatic: true,

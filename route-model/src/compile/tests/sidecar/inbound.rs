@@ -81,3 +81,152 @@ fn the_narrowest_policy_that_says_anything_says_what_a_workload_takes() {
         assert_eq!(mesh.port(9090).mutual_tls, others, "{number}: {policies}");
     }
 }
+
+fn ingress(listeners: &str) -> String {
+    let pool = "inboundConnectionPool: {tcp: {maxConnections: 7}, http: {http2MaxRequests: 9}}";
+    resource("Sidecar", "shop", "default", 0, &format!("{{ingress: {listeners}, {pool}}}"))
+}
+
+#[test]
+fn ingress_listeners_take_the_place_of_the_ports_that_were_given() {
+    let listener = |port: u16, endpoint: &str, more: &str| {
+        format!("{{port: {{number: {port}, name: p, protocol: GRPC}}, defaultEndpoint: '{endpoint}'{more}}}")
+    };
+    let pool = ", connectionPool: {tcp: {maxConnections: 3, connectTimeout: 2s}, http: {idleTimeout: 5s}}";
+    let listeners = [
+        listener(9080, "127.0.0.1:8080", ""),
+        listener(9081, "0.0.0.0:8081", pool),
+        listener(9082, "[::]:8082", ""),
+        listener(9083, "unix:///run/app", ""),
+        listener(9084, "", ""),
+    ]
+    .join(", ");
+    let mut local = local();
+    local.ports[3].listen = vec![address("0.0.0.0:19200")];
+    let mesh = of(&ingress(&format!("[{listeners}]")), &local);
+    let ip = |text: &str| {
+        let address = address(text);
+        EndpointAddress::Ip(address.ip(), address.port())
+    };
+    for (port, endpoint, connections) in [
+        (9080, ip("127.0.0.1:8080"), 7),
+        (9081, ip("127.0.0.1:8081"), 3),
+        (9082, ip("[::1]:8082"), 7),
+        (9083, EndpointAddress::Unix("/run/app".into()), 7),
+        (9084, ip("127.0.0.1:9084"), 7),
+        // Given, with a listener of its own.
+        (9200, ip("127.0.0.1:9200"), 7),
+    ] {
+        let cluster = mesh.cluster(&format!("inbound|{port}||"));
+        assert_eq!(cluster.discovery, Discovery::Static([Endpoint::new(endpoint, 1)].into()), "{port}");
+        assert_eq!(cluster.policy.limits.connections, connections, "{port}");
+        let protocol = if port == 9200 { UpstreamProtocol::Http1 } else { UpstreamProtocol::Http2 };
+        assert_eq!(cluster.protocol, protocol, "{port}");
+    }
+    let times = mesh.cluster("inbound|9081||");
+    assert_eq!((times.connect_timeout.as_secs(), times.idle_timeout.as_secs()), (2, 5));
+    assert_eq!(mesh.cluster("inbound|9080||").policy.limits.requests, 9);
+    // Given, and not listed.
+    assert!(Arc::ptr_eq(mesh.port(9100), &mesh.inbound().other));
+    let listeners: Vec<_> = mesh
+        .table
+        .listeners
+        .iter()
+        .filter_map(|listener| match &listener.protocol {
+            ListenerProtocol::Inbound { port, .. } => Some((listener.port, *port)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(listeners, [(15006, None), (19200, Some(9200))]);
+}
+
+#[test]
+fn a_policy_may_name_the_port_that_others_see() {
+    let mut local = local();
+    local.ports[0].listen = vec![address("0.0.0.0:19080")];
+    for (port, want) in [(9080, MutualTls::Strict), (19080, MutualTls::Strict), (9090, MutualTls::Permissive)] {
+        let spec = format!("{{selector: {{matchLabels: {{app: web}}}}, portLevelMtls: {{{port}: {{mode: STRICT}}}}}}");
+        let mesh = of(&resource("PeerAuthentication", "shop", "own", 0, &spec), &local);
+        assert_eq!(mesh.port(9080).mutual_tls, want, "{port}");
+    }
+}
+
+#[test]
+fn requests_are_under_the_limits_of_the_services_that_lead_there() {
+    let selecting = |namespace: &str, name: &str, ports: &str, app: &str| {
+        let selector = format!("workloadSelector: {{labels: {{app: {app}}}}}");
+        let entry = service(namespace, name, 0, &format!("[{name}.test]"), ports, &selector);
+        entry.replace("endpoints: [{address: 10.0.0.1}], ", "")
+    };
+    let limit = |name: &str, service: &str| {
+        let rules = "rules: [{name: r, limit: {requests: 1, per: 1s}}]";
+        let spec = format!("{{targetRefs: [{{kind: ServiceEntry, name: {service}}}], {rules}}}");
+        resource("RateLimitPolicy", "shop", name, 0, &spec)
+    };
+    let target = |number: u16, name: &str, target: u16| {
+        format!("[{{number: {number}, name: {name}, protocol: HTTP, targetPort: {target}}}]")
+    };
+    for (services, name, want) in [
+        (selecting("shop", "s", &port(9080, "x", "HTTP"), "web"), "s.test", true),
+        (selecting("shop", "s", &target(80, "x", 9080), "web"), "s.test", true),
+        // By the name of the port.
+        (selecting("shop", "s", &port(80, "http-web", "HTTP"), "web"), "s.test", true),
+        (selecting("shop", "s", &port(80, "http", "HTTP"), "web"), "inbound|9080||", false),
+        (selecting("shop", "s", &port(9080, "x", "HTTP"), "other"), "inbound|9080||", false),
+        (selecting("bank", "s", &port(9080, "x", "HTTP"), "web"), "inbound|9080||", false),
+        (service("shop", "s", 0, "[s.test]", &port(9080, "x", "HTTP"), ""), "inbound|9080||", false),
+    ] {
+        let mesh = sidecar(&(services.clone() + &limit("l", "s")));
+        let cluster = mesh.cluster("inbound|9080||");
+        assert_eq!((cluster.limits.is_some(), &*cluster.service_name), (want, name), "{services}");
+        assert!(mesh.cluster("inbound|9090||").limits.is_none());
+        // Where they are called they are not asked too.
+        let outbound = mesh.table.clusters.iter().flatten().filter(|cluster| cluster.name.starts_with("outbound"));
+        assert!(outbound.map(|cluster| cluster.limits.is_none()).all(|none| none), "{services}");
+    }
+}
+
+#[test]
+fn tokens_are_looked_at_in_requests_to_the_workload_alone() {
+    let api = service("shop", "api", 0, "[api.test]", &port(80, "http", "HTTP"), "");
+    let policy = |namespace: &str, rest: &str| {
+        let spec = format!("{{{rest}jwtRules: [{{issuer: 'https://i.test', jwks: '{{}}'}}]}}");
+        resource("RequestAuthentication", namespace, "tokens", 0, &spec)
+    };
+    let web = "selector: {matchLabels: {app: web}}, ";
+    for (policies, want) in [
+        (String::new(), 0),
+        (policy("shop", ""), 1),
+        (policy("shop", web), 1),
+        (policy("istio-system", web), 1),
+        (policy("bank", web), 0),
+        (policy("shop", "selector: {matchLabels: {app: other}}, "), 0),
+        (policy("shop", "") + &policy("istio-system", ""), 2),
+        (policy("shop", "targetRefs: [{group: networking.istio.io, kind: Gateway, name: edge}], "), 0),
+    ] {
+        let mesh = sidecar(&(api.clone() + &policies));
+        let rules = |routes: &HttpRoutes| {
+            let authentication = routes.authentication.of_authority("any.host");
+            authentication.map_or(0, |authentication| authentication.rules.len())
+        };
+        assert_eq!(rules(&mesh.port(9080).routes.http), want, "{policies}");
+        assert_eq!(rules(&mesh.port(4000).routes.http), want, "{policies}");
+        assert_eq!(rules(&mesh.outbound().find(address("10.9.9.9:80")).http), 0, "{policies}");
+    }
+}
+
+#[test]
+fn policies_of_the_workload_are_in_the_table() {
+    let policy = |namespace: &str, rest: &str| {
+        resource("AuthorizationPolicy", namespace, "policy", 0, &format!("{{{rest}action: DENY, rules: [{{}}]}}"))
+    };
+    for (policy, want) in [
+        (policy("shop", ""), true),
+        (policy("shop", "selector: {matchLabels: {app: web}}, "), true),
+        (policy("istio-system", ""), true),
+        (policy("bank", ""), false),
+        (policy("shop", "selector: {matchLabels: {app: other}}, "), false),
+    ] {
+        assert_eq!(!sidecar(&policy).table.authorization.is_empty(), want, "{policy}");
+    }
+}

@@ -3,6 +3,7 @@
 mod egress;
 mod inbound;
 mod incremental;
+mod mutual_tls;
 mod outbound;
 
 use std::net::SocketAddr;
