@@ -307,7 +307,7 @@ fn declared(target: &Target, service: &Service<'_>, sources: Sources<'_>) -> Out
     let multiplexes = policy.connection_pool.and_then(|pool| pool.http.as_ref());
     let multiplexes = multiplexes.is_none_or(|http| *http.h2_upgrade_policy != H2UpgradePolicy::DoNotUpgrade);
     let multiplexed = multiplexes && protocol.is_none_or(Protocol::is_http);
-    resolved.cluster = resolved.cluster.map(|cluster| Cluster { limits, multiplexed, ..cluster });
+    resolved.cluster = resolved.cluster.map(|cluster| Cluster { multiplexed, limits, ..cluster });
     if policy.tls.is_none() && *port.entry.location == Location::MeshExternal && selected.iter().any(|w| has_proxy(*w))
     {
         resolved.findings.push(Finding {

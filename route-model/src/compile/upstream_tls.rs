@@ -57,13 +57,13 @@ pub(super) fn origination(
         ClientTlsMode::Simple => false,
         ClientTlsMode::Mutual => true,
         ClientTlsMode::IstioMutual => {
-            let names = [&**tls.subject_alt_names, peers.names, &peers.identities].into_iter();
+            let mut names = [&**tls.subject_alt_names, peers.names, &peers.identities].into_iter();
             let sni = if tls.sni.is_empty() { mesh_server_name(service) } else { tls.sni.as_str().into() };
             found.tls = Some(Arc::new(UpstreamTls {
                 rule: block.rule.clone(),
                 automatic: false,
                 sni: Some(sni),
-                subject_alt_names: names.filter(|names| !names.is_empty()).next().unwrap_or_default().into(),
+                subject_alt_names: names.find(|names| !names.is_empty()).unwrap_or_default().into(),
                 mutual: true,
                 verify: true,
                 source: TlsSource::Mesh,

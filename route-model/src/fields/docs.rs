@@ -27,7 +27,7 @@ pub fn markdown() -> String {
             let state = match entry.state {
                 State::Since(version) => format!("works since {version}"),
                 State::NotYet => "not yet".to_owned(),
-                State::Sidecar(reason) => format!("not yet, for sidecars: {reason}"),
+                State::Sidecars(version, reason) => format!("works since {version}, at sidecars: {reason}"),
                 State::Never(reason) => format!("never: {reason}"),
             };
             let _ = writeln!(page, "| `{}` | {state} |", entry.path);

@@ -17,8 +17,9 @@ pub enum State {
     Since(&'static str),
     /// Accepted and stored; nothing acts on it so far.
     NotYet,
-    /// Accepted and stored; it says something to a sidecar only, for this reason.
-    Sidecar(&'static str),
+    /// Works at sidecars since this version. A gateway does not act on it, for this reason, which its findings tell where
+    /// it matters.
+    Sidecars(&'static str, &'static str),
     /// Accepted and stored; nothing will ever act on it, for this reason.
     Never(&'static str),
 }
@@ -115,10 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn of_what_routes_requests_only_what_takes_a_sidecar_is_not_there_yet() {
-        for kind in
-            [Kind::Gateway, Kind::VirtualService, Kind::DestinationRule, Kind::ServiceEntry, Kind::WorkloadEntry]
-        {
+    fn nothing_of_what_routes_requests_is_still_to_come() {
+        for kind in [
+            Kind::Gateway,
+            Kind::VirtualService,
+            Kind::DestinationRule,
+            Kind::ServiceEntry,
+            Kind::WorkloadEntry,
+            Kind::Sidecar,
+            Kind::PeerAuthentication,
+        ] {
             let missing: Vec<_> = entries(kind).iter().filter(|entry| matches!(entry.state, State::NotYet)).collect();
             assert!(missing.is_empty(), "{kind:?}: {missing:?}");
         }

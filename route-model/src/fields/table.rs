@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::Entry;
-use super::State::{self, Never, NotYet, Sidecar, Since};
+use super::State::{self, Never, NotYet, Since};
 use crate::kind::Kind;
 
 const V0_1: State = Since("0.1");
@@ -19,16 +19,17 @@ macro_rules! table {
 const TLS_LIBRARY: State =
     Never("Fairway speaks TLS 1.2 and 1.3; older versions are insecure, the bound is read as 1.2");
 
+/// What says something to sidecars alone, and why.
+const fn sidecars(reason: &'static str) -> State {
+    State::Sidecars("0.1", reason)
+}
+
 const PASSTHROUGH: State =
-    Sidecar("the address that a client wanted to reach is known there alone; a gateway uses LEAST_REQUEST");
+    sidecars("the address that a client wanted to reach is known there alone; a gateway uses LEAST_REQUEST");
 const BACKEND_UTILIZATION: State =
     Never("endpoints would have to report their load with every answer; LEAST_REQUEST, used instead, sees who is slow");
 const ZONE_AWARE: State =
     Never("it divides by how many callers run in each zone, which a gateway does not know; use localityLbSetting");
-const ISTIO_MUTUAL: State = Sidecar(
-    "both ends show the mesh's certificates, and a server without a sidecar has none; a gateway answers 503, use MUTUAL",
-);
-const SERVICE_ACCOUNT: State = Sidecar("it is the identity that calls inside the mesh are authenticated by");
 
 pub(super) fn of(kind: Kind) -> &'static [Entry] {
     match kind {
@@ -44,12 +45,9 @@ pub(super) fn of(kind: Kind) -> &'static [Entry] {
         Kind::EnvoyFilter => ENVOY_FILTER,
         Kind::RequestAuthentication => REQUEST_AUTHENTICATION,
         Kind::WorkloadGroup => WORKLOAD_GROUP,
-        Kind::Sidecar
-        | Kind::ProxyConfig
-        | Kind::PeerAuthentication
-        | Kind::Telemetry
-        | Kind::WasmPlugin
-        | Kind::TrafficExtension => STORED,
+        Kind::Sidecar => SIDECAR,
+        Kind::PeerAuthentication => PEER_AUTHENTICATION,
+        Kind::ProxyConfig | Kind::Telemetry | Kind::WasmPlugin | Kind::TrafficExtension => STORED,
         Kind::Namespace => NAMESPACE,
         Kind::Secret => SECRET,
         Kind::Event => EVENT,
@@ -73,8 +71,8 @@ static GATEWAY: &[Entry] = table! {
     "spec.servers[].defaultEndpoint" => Never("gateways have no default endpoint; Istio's ignore it too"),
     "spec.servers[].tls.httpsRedirect" => V0_1,
     "spec.servers[].tls.mode" => V0_1,
-    "spec.servers[].tls.mode=AUTO_PASSTHROUGH" => Sidecar("it takes what sidecars of another network send, with the service in the server name; use PASSTHROUGH and `tls` rules"),
-    "spec.servers[].tls.mode=ISTIO_MUTUAL" => Sidecar("its clients show the mesh's certificates, which sidecars have; use MUTUAL with a CA of yours"),
+    "spec.servers[].tls.mode=AUTO_PASSTHROUGH" => Never("it takes what sidecars of another network send, with the service in the server name; use PASSTHROUGH and `tls` rules"),
+    "spec.servers[].tls.mode=ISTIO_MUTUAL" => Never("a gateway takes mutual TLS of the mesh from nobody yet; use MUTUAL with a CA of yours"),
     "spec.servers[].tls.serverCertificate" => V0_1,
     "spec.servers[].tls.privateKey" => V0_1,
     "spec.servers[].tls.caCertificates" => V0_1,
@@ -101,7 +99,6 @@ static GATEWAY: &[Entry] = table! {
 static VIRTUAL_SERVICE: &[Entry] = table! {
     "spec.hosts" => V0_1,
     "spec.gateways" => V0_1,
-    "spec.gateways[]=mesh" => Sidecar("such rules are for the calls that workloads make; a VirtualService that names Gateways too is in force at these"),
     "spec.exportTo" => V0_1,
     "spec.http[].name" => V0_1,
     "spec.http[].match[].name" => V0_1,
@@ -156,7 +153,6 @@ macro_rules! policy_blocks {
             entry(concat!($at, ".loadBalancer.warmupDurationSecs"), V0_1),
             entry(concat!($at, ".outlierDetection"), V0_1),
             entry(concat!($at, ".tls"), V0_1),
-            entry(concat!($at, ".tls.mode=ISTIO_MUTUAL"), ISTIO_MUTUAL),
         )
     };
 }
@@ -211,19 +207,18 @@ static DESTINATION_RULE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
 
 static SERVICE_ENTRY: &[Entry] = table! {
     "spec.hosts" => V0_1,
-    "spec.addresses" => Sidecar("they catch traffic by its address; a gateway is reached by its own and goes by names"),
+    "spec.addresses" => sidecars("they catch traffic by its address; a gateway is reached by its own and goes by names"),
     "spec.ports" => V0_1,
     "spec.location" => V0_1,
-    "spec.location=MESH_INTERNAL" => Sidecar("it makes calls inside the mesh mutually authenticated; a gateway does what the DestinationRule's tls says"),
     "spec.resolution" => V0_1,
-    "spec.resolution=NONE" => Sidecar("the address that a client wanted to reach is known there alone; a gateway answers 503"),
+    "spec.resolution=NONE" => sidecars("the address that a client wanted to reach is known there alone; a gateway answers 503"),
     "spec.endpoints[].address" => V0_1,
     "spec.endpoints[].ports" => V0_1,
     "spec.endpoints[].labels" => V0_1,
     "spec.endpoints[].weight" => V0_1,
     "spec.endpoints[].network" => V0_1,
     "spec.endpoints[].locality" => V0_1,
-    "spec.endpoints[].serviceAccount" => SERVICE_ACCOUNT,
+    "spec.endpoints[].serviceAccount" => V0_1,
     "spec.workloadSelector" => V0_1,
     "spec.exportTo" => V0_1,
     "spec.subjectAltNames" => V0_1,
@@ -236,7 +231,7 @@ static WORKLOAD_ENTRY: &[Entry] = table! {
     "spec.weight" => V0_1,
     "spec.network" => V0_1,
     "spec.locality" => V0_1,
-    "spec.serviceAccount" => SERVICE_ACCOUNT,
+    "spec.serviceAccount" => V0_1,
 };
 
 static WORKLOAD_GROUP: &[Entry] = table! {
@@ -249,7 +244,7 @@ static WORKLOAD_GROUP: &[Entry] = table! {
 static MESH_CONFIG: &[Entry] = table! {
     "spec.rootNamespace" => V0_1,
     "spec.trustDomain" => V0_1,
-    "spec.outboundTrafficPolicy" => Sidecar("it is about what leaves a workload; for gateways there is undeclaredHosts"),
+    "spec.outboundTrafficPolicy" => sidecars("it is about what leaves a workload; for gateways there is undeclaredHosts"),
     "spec.defaultServiceExportTo" => V0_1,
     "spec.defaultVirtualServiceExportTo" => V0_1,
     "spec.defaultDestinationRuleExportTo" => V0_1,
@@ -268,6 +263,31 @@ static AUTHORIZATION_POLICY: &[Entry] = table! {
     "spec.rules" => V0_1,
     "spec.action" => V0_1,
     "spec.provider" => NotYet,
+};
+
+const APPLICATION_PROTOCOL: State = Never("what the application speaks is told by the protocol of its port");
+
+static SIDECAR: &[Entry] = table! {
+    "spec.workloadSelector" => V0_1,
+    "spec.ingress[].port" => V0_1,
+    "spec.ingress[].bind" => V0_1,
+    "spec.ingress[].captureMode" => V0_1,
+    "spec.ingress[].defaultEndpoint" => V0_1,
+    "spec.ingress[].tls" => Never("a sidecar shows the mesh's certificate; for clients outside the mesh there are gateways"),
+    "spec.ingress[].connectionPool" => V0_1,
+    "spec.ingress[].connectionPool.http.h2UpgradePolicy" => APPLICATION_PROTOCOL,
+    "spec.ingress[].connectionPool.http.useClientProtocol" => APPLICATION_PROTOCOL,
+    "spec.inboundConnectionPool" => V0_1,
+    "spec.inboundConnectionPool.http.h2UpgradePolicy" => APPLICATION_PROTOCOL,
+    "spec.inboundConnectionPool.http.useClientProtocol" => APPLICATION_PROTOCOL,
+    "spec.egress" => V0_1,
+    "spec.outboundTrafficPolicy" => V0_1,
+};
+
+static PEER_AUTHENTICATION: &[Entry] = table! {
+    "spec.selector" => V0_1,
+    "spec.mtls" => V0_1,
+    "spec.portLevelMtls" => V0_1,
 };
 
 static NAMESPACE: &[Entry] = table! { "spec.finalizers" => V0_1, };

@@ -1,4 +1,4 @@
-//! Which tokens a gateway accepts: RequestAuthentications, ready to run.
+//! Which tokens a gateway or a workload accepts: RequestAuthentications, ready to run.
 
 use std::fmt;
 use std::sync::Arc;

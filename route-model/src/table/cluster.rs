@@ -23,7 +23,7 @@ impl ClusterId {
 /// kept under this key from table to table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterKey {
-    /// Fully qualified and in lower case.
+    /// Fully qualified and in lower case. Clusters of a sidecar's own have their name here, which no host can have.
     pub host: Arc<str>,
     /// The service port, not the endpoint's.
     pub port: u16,
@@ -36,7 +36,8 @@ pub struct ClusterKey {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     pub key: ClusterKey,
-    /// As Istio names it: `outbound|9080|v1|reviews.default.svc.cluster.local`.
+    /// As Istio names it: `outbound|9080|v1|reviews.default.svc.cluster.local`; at a sidecar also `inbound|9080||`,
+    /// `PassthroughCluster` and `InboundPassthroughCluster`.
     pub name: Arc<str>,
     pub discovery: Discovery,
     pub load_balancer: LoadBalancer,
@@ -49,7 +50,8 @@ pub struct Cluster {
     /// Requests to endpoints that are part of the mesh share HTTP/2 connections, whatever `protocol` says, unless they
     /// ask for an upgrade.
     pub multiplexed: bool,
-    /// The rate limits of the service, which its requests are under beside those of their route.
+    /// The rate limits of the service, which its requests are under beside those of their route. At a sidecar those of
+    /// the services that lead to its workload: elsewhere calls are not counted twice.
     pub limits: Option<Arc<RouteLimits>>,
     /// Istio metric labels `destination_service_name` and `destination_service_namespace`.
     pub service_name: Arc<str>,

@@ -12,10 +12,17 @@ use super::{HttpRoutes, StreamRoutes};
 #[derive(Clone, Debug, Default)]
 pub struct PortRoutes {
     pub speaks: Speaks,
-    /// For HTTP; without hosts where none is expected.
+    /// For HTTP; without hosts where none is expected, and what looks like it is bytes then.
     pub http: Arc<HttpRoutes>,
     /// For everything else; by server name where the client begins with a TLS handshake. `None`: only HTTP is served.
     pub streams: Option<Arc<StreamRoutes>>,
+}
+
+impl PortRoutes {
+    /// Whether requests are routed by what they say.
+    pub fn takes_http(&self) -> bool {
+        !self.http.hosts.is_empty()
+    }
 }
 
 /// What the first bytes of a connection are, as the port's declared protocol says.

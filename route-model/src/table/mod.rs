@@ -54,7 +54,8 @@ pub struct RouteTable {
     pub settings: Arc<ProxySettings>,
     /// Indexed by [`LimitId`](crate::verdict::limits::LimitId); a number stays with its policy for as long as there is one of its name.
     pub limits: Vec<Option<Arc<LimitPolicy>>>,
-    /// Who may do what.
+    /// Who may do what: at a gateway with all it serves, at a sidecar with its workload. What the workload itself calls
+    /// is for others to decide.
     pub authorization: Arc<Authorization>,
 }
 
@@ -106,7 +107,7 @@ pub struct Listener {
     pub bind: Option<IpAddr>,
     /// As written in `servers[].port.number`, before `--port-map`.
     pub port: u16,
-    /// The Gateway servers merged into this listener, oldest first; conditions name them.
+    /// The Gateway servers merged into this listener, oldest first; conditions name them. A sidecar has none.
     pub servers: Vec<ServerRef>,
     /// Every connection begins with a PROXY header, which says whose it is.
     pub proxy_protocol: bool,
@@ -156,7 +157,8 @@ impl Listener {
 /// The virtual hosts of one route configuration.
 #[derive(Clone, Debug, Default)]
 pub struct HttpRoutes {
-    /// As Istio names it: `http.80`, `https.443.https.bookinfo-gateway.default`.
+    /// As Istio names it: `http.80`, `https.443.https.bookinfo-gateway.default`; at a sidecar the port (`9080`), or
+    /// `inbound|9080||`.
     pub name: Arc<str>,
     pub hosts: HostIndex<Arc<VirtualHost>>,
     /// Which tokens requests are verified by before their routes are looked up.

@@ -9,7 +9,7 @@ use crate::field::FieldPath;
 use crate::kind::Kind;
 use crate::meta::ResourceKey;
 
-/// The rules for the connections of one Gateway server.
+/// The rules for the connections of one Gateway server, or of one place where a sidecar takes connections.
 #[derive(Clone, Debug)]
 pub struct StreamRoutes {
     /// `tcp.9000` or `tls.443.<port name>.<gateway>.<namespace>`.

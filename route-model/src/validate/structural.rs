@@ -279,9 +279,8 @@ impl Walk<'_> {
             (value, _) => format!(" {value}"),
         };
         let message = match state {
-            State::Since(_) => return,
+            State::Since(_) | State::Sidecars(..) => return,
             State::NotYet => format!("accepted and stored; Fairway does not act on{what} yet"),
-            State::Sidecar(reason) => format!("accepted and stored; gateways do not act on{what}: {reason}"),
             State::Never(reason) => format!("accepted and stored; Fairway does not act on{what}: {reason}"),
         };
         self.report.warn(place, message);

@@ -34,7 +34,7 @@ pub(super) fn check(spec: &VirtualService, namespace: &str, at: &Place<'_>, repo
         }
     } else if !spec.gateways.is_written() || spec.gateways.is_empty() {
         let detail =
-            "not set, so the rules are for sidecars (mesh) and not for gateways; Fairway does not act on mesh yet";
+            "not set, so the rules are for sidecars (mesh) and not for gateways; name the gateways that they are for";
         report.warn(&at.field("gateways"), detail);
     }
     check_hosts(spec, mesh, &at.field("hosts"), report);

@@ -1,6 +1,6 @@
 //! What others may open to the workload.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::outbound::speaks;
@@ -15,7 +15,7 @@ use crate::compile::services::Services;
 use crate::compile::{ApplicationPort, SidecarScope, upstream};
 use crate::kinds::destination_rule::ConnectionPool;
 use crate::kinds::service_entry::{ServiceEntry, ServicePort};
-use crate::kinds::sidecar::{IngressListener, Sidecar};
+use crate::kinds::sidecar::{CaptureMode, IngressListener, Sidecar};
 use crate::kinds::{Protocol, TextDuration};
 use crate::meta::ResourceKey;
 use crate::table::cluster::{Discovery, Endpoint, EndpointAddress, UpstreamProtocol};
@@ -32,6 +32,14 @@ struct Port<'a> {
     pool: Option<&'a ConnectionPool>,
     /// Of the command line.
     declared: Option<&'a ApplicationPort>,
+    /// Where the sidecar itself listens for it, as a Sidecar says.
+    listens: Option<SocketAddr>,
+}
+
+/// What is served, and beside the sidecar's own addresses where (`captureMode: NONE`): an address and its port.
+pub(super) struct Served {
+    pub(super) inbound: Inbound,
+    pub(super) places: Vec<(SocketAddr, u16)>,
 }
 
 pub(super) fn routes(
@@ -40,10 +48,12 @@ pub(super) fn routes(
     sidecar: Option<&Sidecar>,
     services: &Services,
     authentications: &mut Authentications,
-) -> Inbound {
+) -> Served {
     let peers = PeerAuthentications::of(&pass.context);
     let mut inbound = Inbound::default();
+    let mut places = Vec::new();
     for port in ports(local, sidecar) {
+        places.extend(port.listens.map(|address| (address, port.number)));
         let name: Arc<str> = format!("inbound|{}||", port.number).into();
         let (cluster, origin) = cluster(pass, &name, &port, services);
         let speaks = speaks(port.protocol).unwrap_or_default();
@@ -53,7 +63,7 @@ pub(super) fn routes(
     let passthrough = own(PASSTHROUGH, Discovery::Original, UpstreamProtocol::Client, pass.context.mesh);
     let name = PASSTHROUGH.into();
     inbound.other = served(pass, &name, passthrough, Mesh::key(), Speaks::Detect, peers.mode(), authentications);
-    inbound
+    Served { inbound, places }
 }
 
 /// Those that the Sidecar's `ingress` lists, and without any those that the sidecar was started with. One that has a
@@ -72,6 +82,7 @@ fn ports<'a>(local: &'a SidecarScope, sidecar: Option<&'a Sidecar>) -> Vec<Port<
                 address: EndpointAddress::Ip(Ipv4Addr::LOCALHOST.into(), port.port),
                 pool,
                 declared: Some(port),
+                listens: None,
             });
         }
     }
@@ -102,6 +113,10 @@ impl<'a> Port<'a> {
             address,
             pool: listener.connection_pool.as_ref().or(pool),
             declared: declared(number),
+            listens: (*listener.capture_mode == CaptureMode::None).then(|| {
+                let bind = listener.bind.parse::<IpAddr>().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+                SocketAddr::new(bind, number)
+            }),
         })
     }
 

@@ -107,13 +107,13 @@ impl Sidecar {
             }
         }
         pass.findings.extend(egress.findings.iter().cloned());
-        let inbound = inbound::routes(&mut pass, &self.local, egress.resource(), services, authentications);
+        let served = inbound::routes(&mut pass, &self.local, egress.resource(), services, authentications);
         let homes = visible.iter().map(|visible| (visible.host.clone(), visible.service.namespace.clone())).collect();
         let (kept, own, findings) = pass.finish();
         (self.kept, self.findings) = (kept, findings);
         self.outbound = pass::keep(Some(&self.outbound), outbound, same_outbound);
-        self.inbound = pass::keep(Some(&self.inbound), inbound, same_inbound);
-        self.listen(bound);
+        self.inbound = pass::keep(Some(&self.inbound), served.inbound, same_inbound);
+        self.listen(bound, &served.places);
 
         let mut dirty = HashSet::default();
         let own_before = std::mem::replace(&mut self.own, own);
@@ -125,7 +125,7 @@ impl Sidecar {
         dirty
     }
 
-    fn listen(&mut self, bound: Vec<(SocketAddr, Arc<PortRoutes>)>) {
+    fn listen(&mut self, bound: Vec<(SocketAddr, Arc<PortRoutes>)>, served: &[(SocketAddr, u16)]) {
         let mut wanted: BTreeMap<(u16, Option<IpAddr>), ListenerProtocol> = BTreeMap::new();
         let mut add = |address: SocketAddr, protocol| {
             wanted.entry((address.port(), Some(address.ip()))).or_insert(protocol);
@@ -141,6 +141,9 @@ impl Sidecar {
                 let inbound = self.inbound.clone();
                 add(*address, ListenerProtocol::Inbound { port: Some(port.port), inbound });
             }
+        }
+        for (address, port) in served {
+            add(*address, ListenerProtocol::Inbound { port: Some(*port), inbound: self.inbound.clone() });
         }
         for (address, routes) in bound {
             add(address, ListenerProtocol::Service(routes));

@@ -181,7 +181,7 @@ pub(super) fn routes(
     for ((address, number), wanted) in &addressed {
         let name: Arc<str> = format!("{address}_{number}").into();
         let http = outbound.by_port.get(number).filter(|_| wanted.speaks == Speaks::Detect);
-        let http = http.map(|port| port.http.clone()).unwrap_or_else(|| pass.no_http());
+        let http = http.map_or_else(|| pass.no_http(), |port| port.http.clone());
         let routes = streams::of_service(pass, &name, wanted, rules);
         let routes = pass.streams(routes);
         outbound.by_address.insert((*address, *number), pass.port(&name, wanted.speaks, http, Some(routes)));

@@ -163,11 +163,8 @@ impl<'a> Pass<'a> {
             return known.clone();
         }
         let before = self.before.http.get(name).filter(|before| {
-            let same = |((a, x), (b, y)): ((&HostPattern, &Arc<VirtualHost>), &(HostPattern, Arc<VirtualHost>))| {
-                a == b && Arc::ptr_eq(x, y)
-            };
             before.hosts.len() == hosts.len()
-                && before.hosts.iter().zip(&hosts).all(same)
+                && before.hosts.iter().zip(&hosts).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y))
                 && before.authentication == authentication
         });
         let routes = before.cloned().unwrap_or_else(|| {

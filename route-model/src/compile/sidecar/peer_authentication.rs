@@ -42,8 +42,8 @@ impl<'a> PeerAuthentications<'a> {
 
     /// What the whole workload takes: as the narrowest policy says that says anything.
     pub(super) fn mode(&self) -> MutualTls {
-        let levels = [self.workload, self.namespace, self.mesh].into_iter().flatten();
-        levels.filter_map(|policy| said(policy.mtls.as_ref())).next().unwrap_or_default()
+        let mut levels = [self.workload, self.namespace, self.mesh].into_iter().flatten();
+        levels.find_map(|policy| said(policy.mtls.as_ref())).unwrap_or_default()
     }
 
     /// What is said of a port of the workload itself.

@@ -141,6 +141,23 @@ fn ingress_listeners_take_the_place_of_the_ports_that_were_given() {
 }
 
 #[test]
+fn an_ingress_listener_without_capture_has_an_address_of_its_own() {
+    let listener = |port: u16, bind: &str| {
+        format!(
+            "{{port: {{number: {port}, name: http, protocol: HTTP}}, captureMode: NONE, defaultEndpoint: '127.0.0.1:80'{bind}}}"
+        )
+    };
+    let mesh = sidecar(&ingress(&format!("[{}, {}]", listener(7000, ""), listener(7001, ", bind: 10.0.0.1"))));
+    for (port, bind) in [(7000, "0.0.0.0:1"), (7001, "10.0.0.1:1")] {
+        let listener = mesh.table.listeners.iter().find(|listener| listener.port == port).expect("a listener");
+        assert_eq!(listener.bind, Some(address(bind).ip()));
+        let ListenerProtocol::Inbound { port: Some(of), inbound } = &listener.protocol else { panic!("inbound") };
+        assert!(*of == port && Arc::ptr_eq(inbound, mesh.inbound()));
+        assert_eq!(mesh.request(&mesh.port(port).routes.http, "GET x /"), format!("inbound|{port}|| by default"));
+    }
+}
+
+#[test]
 fn a_policy_may_name_the_port_that_others_see() {
     let mut local = local();
     local.ports[0].listen = vec![address("0.0.0.0:19080")];
@@ -181,8 +198,8 @@ fn requests_are_under_the_limits_of_the_services_that_lead_there() {
         assert_eq!((cluster.limits.is_some(), &*cluster.service_name), (want, name), "{services}");
         assert!(mesh.cluster("inbound|9090||").limits.is_none());
         // Where they are called they are not asked too.
-        let outbound = mesh.table.clusters.iter().flatten().filter(|cluster| cluster.name.starts_with("outbound"));
-        assert!(outbound.map(|cluster| cluster.limits.is_none()).all(|none| none), "{services}");
+        let mut outbound = mesh.table.clusters.iter().flatten().filter(|cluster| cluster.name.starts_with("outbound"));
+        assert!(outbound.all(|cluster| cluster.limits.is_none()), "{services}");
     }
 }
 
