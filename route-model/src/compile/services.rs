@@ -57,10 +57,14 @@ pub(super) struct Workload<'a> {
 }
 
 impl ServedPort<'_> {
-    /// As it is declared, else as the port's name begins; `None`: nobody says.
     pub(super) fn protocol(&self) -> Option<Protocol> {
-        Protocol::parse(&self.port.protocol).or_else(|| Protocol::of_port_name(&self.port.name))
+        port_protocol(self.port)
     }
+}
+
+/// As it is declared, else as the port's name begins; `None`: nobody says.
+pub(super) fn port_protocol(port: &ServicePort) -> Option<Protocol> {
+    Protocol::parse(&port.protocol).or_else(|| Protocol::of_port_name(&port.name))
 }
 
 impl<'a> Workload<'a> {

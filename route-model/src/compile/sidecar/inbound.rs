@@ -11,7 +11,8 @@ use crate::compile::authentication::Authentications;
 use crate::compile::clusters::own;
 use crate::compile::destination_rule::PortPolicy;
 use crate::compile::mesh::Mesh;
-use crate::compile::services::Services;
+use crate::compile::services::{Services, port_protocol};
+use crate::compile::virtual_service::Context;
 use crate::compile::{ApplicationPort, SidecarScope, upstream};
 use crate::kinds::destination_rule::ConnectionPool;
 use crate::kinds::service_entry::{ServiceEntry, ServicePort};
@@ -27,8 +28,10 @@ const PASSTHROUGH: &str = "InboundPassthroughCluster";
 /// A port that the workload's application serves, and where.
 struct Port<'a> {
     number: u16,
+    /// `None`: nobody says so far.
     protocol: Option<Protocol>,
-    address: EndpointAddress,
+    /// `None`: where clients wanted to reach it.
+    address: Option<EndpointAddress>,
     pool: Option<&'a ConnectionPool>,
     /// Of the command line.
     declared: Option<&'a ApplicationPort>,
@@ -52,10 +55,11 @@ pub(super) fn routes(
     let peers = PeerAuthentications::of(&pass.context);
     let mut inbound = Inbound::default();
     let mut places = Vec::new();
-    for port in ports(local, sidecar) {
+    let entries = selecting(&pass.context, services);
+    for port in ports(local, sidecar, &entries) {
         places.extend(port.listens.map(|address| (address, port.number)));
         let name: Arc<str> = format!("inbound|{}||", port.number).into();
-        let (cluster, origin) = cluster(pass, &name, &port, services);
+        let (cluster, origin) = cluster(pass, &name, &port, &entries);
         let speaks = speaks(port.protocol).unwrap_or_default();
         let served = served(pass, &name, cluster, origin, speaks, mode(&peers, &port), authentications);
         inbound.ports.insert(port.number, served);
@@ -66,9 +70,22 @@ pub(super) fn routes(
     Served { inbound, places }
 }
 
-/// Those that the Sidecar's `ingress` lists, and without any those that the sidecar was started with. One that has a
-/// listener of its own leads to the application in any case, as nothing else can be meant by it.
-fn ports<'a>(local: &'a SidecarScope, sidecar: Option<&'a Sidecar>) -> Vec<Port<'a>> {
+/// A ServiceEntry that selects the workload.
+type Entry<'a> = (&'a ResourceKey, &'a ServiceEntry);
+
+fn selecting<'a>(context: &Context<'a>, services: &'a Services) -> Vec<Entry<'a>> {
+    let entries = services.selecting(&context.proxy.namespace).filter_map(|key| {
+        let entry = context.set.get(key)?.spec::<ServiceEntry>()?;
+        let mut labels = entry.workload_selector.as_ref()?.labels.iter();
+        labels.all(|(key, value)| context.proxy.labels.get(key) == Some(value)).then_some((key, entry))
+    });
+    entries.collect()
+}
+
+/// Those that the Sidecar's `ingress` lists; without any those that the sidecar was started with, and those that
+/// services lead to. One that has a listener of its own leads to the application in any case, as nothing else can be
+/// meant by it.
+fn ports<'a>(local: &'a SidecarScope, sidecar: Option<&'a Sidecar>, entries: &[Entry<'a>]) -> Vec<Port<'a>> {
     let pool = sidecar.and_then(|sidecar| sidecar.inbound_connection_pool.as_ref());
     let declared = |number: u16| local.ports.iter().find(|port| port.port == number);
     let listed = sidecar.into_iter().flat_map(|sidecar| &sidecar.ingress);
@@ -79,14 +96,31 @@ fn ports<'a>(local: &'a SidecarScope, sidecar: Option<&'a Sidecar>) -> Vec<Port<
             ports.push(Port {
                 number: port.port,
                 protocol: Protocol::of_port_name(&port.name),
-                address: EndpointAddress::Ip(Ipv4Addr::LOCALHOST.into(), port.port),
+                address: Some(EndpointAddress::Ip(Ipv4Addr::LOCALHOST.into(), port.port)),
                 pool,
                 declared: Some(port),
                 listens: None,
             });
         }
     }
+    let offered: Vec<&ServicePort> = entries.iter().flat_map(|(_, entry)| &entry.ports).collect();
+    for service in offered.iter().filter(|_| !is_listed) {
+        let Some(number) = target(service) else { continue };
+        if ports.iter().all(|known| known.number != number && !known.serves(service)) {
+            ports.push(Port { number, protocol: None, address: None, pool, declared: None, listens: None });
+        }
+    }
+    for port in ports.iter_mut().filter(|port| port.protocol.is_none()) {
+        let service = offered.iter().find(|service| port.serves(service));
+        port.protocol = service.and_then(|service| port_protocol(service));
+    }
     ports
+}
+
+/// The workload's own port that a service's leads to; `None`: it says nothing that is one.
+fn target(service: &ServicePort) -> Option<u16> {
+    let written = if *service.target_port > 0 { *service.target_port } else { *service.number };
+    u16::try_from(written).ok().filter(|port| *port > 0)
 }
 
 impl<'a> Port<'a> {
@@ -97,7 +131,7 @@ impl<'a> Port<'a> {
     ) -> Option<Self> {
         let written = listener.port.as_ref()?;
         let number = u16::try_from(*written.number).ok().filter(|number| *number > 0)?;
-        let address = if let Some(path) = listener.default_endpoint.strip_prefix("unix://") {
+        let endpoint = if let Some(path) = listener.default_endpoint.strip_prefix("unix://") {
             EndpointAddress::Unix(path.into())
         } else {
             match listener.default_endpoint.parse::<SocketAddr>() {
@@ -110,7 +144,7 @@ impl<'a> Port<'a> {
         Some(Self {
             number,
             protocol: Protocol::parse(&written.protocol).or_else(|| Protocol::of_port_name(&written.name)),
-            address,
+            address: Some(endpoint),
             pool: listener.connection_pool.as_ref().or(pool),
             declared: declared(number),
             listens: (*listener.capture_mode == CaptureMode::None).then(|| {
@@ -123,13 +157,11 @@ impl<'a> Port<'a> {
     /// Whether a port of a service that selects the workload leads here.
     fn serves(&self, service: &ServicePort) -> bool {
         let named = self.declared.is_some_and(|port| *port.name == **service.name);
-        let target = u16::try_from(*service.target_port).ok().filter(|port| *port > 0);
-        let target = target.or_else(|| u16::try_from(*service.number).ok());
         let listens = |number: u16| {
             self.number == number
                 || self.declared.is_some_and(|port| port.listen.iter().any(|address| address.port() == number))
         };
-        named || target.is_some_and(listens)
+        named || target(service).is_some_and(listens)
     }
 }
 
@@ -168,23 +200,18 @@ fn served(
 }
 
 /// The application on a port, with the rate limits of the services that lead there, and the first of these.
-fn cluster(pass: &Pass<'_>, name: &Arc<str>, port: &Port<'_>, services: &Services) -> (Cluster, ResourceKey) {
+fn cluster(pass: &Pass<'_>, name: &Arc<str>, port: &Port<'_>, entries: &[Entry<'_>]) -> (Cluster, ResourceKey) {
     let context = &pass.context;
-    let mut entries: Vec<(&ResourceKey, &ServiceEntry)> = Vec::new();
-    for key in services.selecting(&context.proxy.namespace) {
-        let Some(entry) = context.set.get(key).and_then(|resource| resource.spec::<ServiceEntry>()) else { continue };
-        let selects = entry.workload_selector.as_ref().is_some_and(|selector| {
-            selector.labels.iter().all(|(key, value)| context.proxy.labels.get(key) == Some(value))
-        });
-        if selects && entry.ports.iter().any(|service| port.serves(service)) {
-            entries.push((key, entry));
-        }
-    }
+    let serves = |entry: &&Entry<'_>| entry.1.ports.iter().any(|service| port.serves(service));
+    let entries: Vec<Entry<'_>> = entries.iter().filter(serves).copied().collect();
     let service = entries.iter().find_map(|(_, entry)| entry.hosts.first());
     let http2 = port.protocol.is_some_and(Protocol::is_http2);
     let protocol = if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
-    let endpoint = Endpoint::new(port.address.clone(), 1);
-    let mut cluster = own(name, Discovery::Static(Arc::new([endpoint])), protocol, context.mesh);
+    let discovery = match &port.address {
+        Some(address) => Discovery::Static(Arc::new([Endpoint::new(address.clone(), 1)])),
+        None => Discovery::Original,
+    };
+    let mut cluster = own(name, discovery, protocol, context.mesh);
     cluster.limits =
         context.limits.of_entries(entries.iter().map(|(key, _)| *key), || format!("inbound:{}", port.number));
     if let Some(host) = service {

@@ -169,6 +169,44 @@ fn a_policy_may_name_the_port_that_others_see() {
 }
 
 #[test]
+fn services_that_select_the_workload_say_what_its_ports_are() {
+    let selecting = |ports: &str, app: &str| {
+        let selector = format!("workloadSelector: {{labels: {{app: {app}}}}}");
+        let entry = service("shop", "s", 0, "[s.test]", ports, &selector);
+        entry.replace("endpoints: [{address: 10.0.0.1}], ", "")
+    };
+    let target = |name: &str, protocol: &str, target: u16| {
+        format!("[{{number: 80, name: {name}, protocol: '{protocol}', targetPort: {target}}}]")
+    };
+    let listed = ingress("[{port: {number: 1, name: http, protocol: HTTP}}]");
+    let at = |address: &str, port| {
+        Discovery::Static([Endpoint::new(EndpointAddress::Ip(self::address(address).ip(), port), 1)].into())
+    };
+    let (http1, http2) = (UpstreamProtocol::Http1, UpstreamProtocol::Http2);
+    for (resources, number, want) in [
+        // A port that the sidecar was not told of is where clients wanted to reach it.
+        (selecting(&target("x", "HTTP", 7000), "web"), 7000, Some((Speaks::Http, http1, Discovery::Original))),
+        (selecting(&target("x", "GRPC", 7000), "web"), 7000, Some((Speaks::Http, http2, Discovery::Original))),
+        (selecting(&target("x", "TCP", 7000), "web"), 7000, Some((Speaks::Bytes, http1, Discovery::Original))),
+        (selecting(&port(7000, "x", ""), "web"), 7000, Some((Speaks::Detect, http1, Discovery::Original))),
+        (selecting(&target("x", "HTTP", 7000), "other"), 7000, None),
+        (selecting(&target("x", "HTTP", 7000), "web") + &listed, 7000, None),
+        // Of one that it was told of its name goes first, and says nothing here.
+        (selecting(&target("x", "GRPC", 9100), "web"), 9100, Some((Speaks::Http, http2, at("127.0.0.1:1", 9100)))),
+        (selecting(&target("other", "GRPC", 7000), "web"), 9100, Some((Speaks::Http, http2, at("127.0.0.1:1", 9100)))),
+        (selecting(&target("other", "GRPC", 7000), "web"), 7000, None),
+        (selecting(&target("x", "GRPC", 9080), "web"), 9080, Some((Speaks::Http, http1, at("127.0.0.1:1", 9080)))),
+    ] {
+        let mesh = sidecar(&resources);
+        let found = mesh.inbound().ports.get(&number).map(|port| {
+            let cluster = mesh.cluster(&format!("inbound|{number}||"));
+            (port.routes.speaks, cluster.protocol, cluster.discovery.clone())
+        });
+        assert_eq!(found, want, "{number} {resources}");
+    }
+}
+
+#[test]
 fn requests_are_under_the_limits_of_the_services_that_lead_there() {
     let selecting = |namespace: &str, name: &str, ports: &str, app: &str| {
         let selector = format!("workloadSelector: {{labels: {{app: {app}}}}}");
