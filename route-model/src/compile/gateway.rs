@@ -392,21 +392,14 @@ fn kind(server: &Server, protocol: Protocol) -> Result<ServerKind, Problem> {
     match (protocol, mode) {
         _ if protocol.is_http() => Ok(ServerKind::Http),
         (Protocol::Tcp | Protocol::Mongo | Protocol::Redis | Protocol::Mysql, _) => Ok(ServerKind::Tcp),
-        (Protocol::Https, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) => {
-            Ok(ServerKind::Https)
-        }
-        (Protocol::Tls, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) => {
-            Ok(ServerKind::TlsTcp)
-        }
         (Protocol::Https | Protocol::Tls, ServerTlsMode::Passthrough) => Ok(ServerKind::Passthrough),
         (Protocol::Https | Protocol::Tls, ServerTlsMode::AutoPassthrough) => Err(Problem::new(
             "tls.mode",
             "NotSupported",
             "AUTO_PASSTHROUGH is not supported yet; use mode PASSTHROUGH and `tls` rules",
         )),
-        (Protocol::Https | Protocol::Tls, ServerTlsMode::IstioMutual) => {
-            Err(Problem::new("tls.mode", "NotSupported", "ISTIO_MUTUAL is not supported yet; use mode MUTUAL"))
-        }
+        (Protocol::Https, _) => Ok(ServerKind::Https),
+        (Protocol::Tls, _) => Ok(ServerKind::TlsTcp),
         _ => Err(Problem::new(
             "port.protocol",
             "NotSupported",

@@ -30,13 +30,15 @@ pub(super) fn terms(
 ) -> TlsTerms {
     let mut reader = Reader { server, set, scope, findings, failed: false };
     let mode = match *tls.mode {
-        ServerTlsMode::Mutual => TlsMode::Mutual,
+        ServerTlsMode::Mutual | ServerTlsMode::IstioMutual => TlsMode::Mutual,
         ServerTlsMode::OptionalMutual => TlsMode::OptionalMutual,
         _ => TlsMode::Simple,
     };
-    let mut certificates = reader.certificates(tls);
+    let of_mesh = *tls.mode == ServerTlsMode::IstioMutual;
+    let mut certificates = if of_mesh { vec![CertificateSource::Mesh] } else { reader.certificates(tls) };
     let client_ca = match mode {
         TlsMode::Simple => None,
+        TlsMode::Mutual if of_mesh => Some(CaSource::Mesh),
         TlsMode::Mutual | TlsMode::OptionalMutual => reader.client_ca(tls),
     };
     let (min_version, max_version) = reader.versions(tls);

@@ -72,7 +72,6 @@ static GATEWAY: &[Entry] = table! {
     "spec.servers[].tls.httpsRedirect" => V0_1,
     "spec.servers[].tls.mode" => V0_1,
     "spec.servers[].tls.mode=AUTO_PASSTHROUGH" => Never("it takes what sidecars of another network send, with the service in the server name; use PASSTHROUGH and `tls` rules"),
-    "spec.servers[].tls.mode=ISTIO_MUTUAL" => Never("a gateway takes mutual TLS of the mesh from nobody yet; use MUTUAL with a CA of yours"),
     "spec.servers[].tls.serverCertificate" => V0_1,
     "spec.servers[].tls.privateKey" => V0_1,
     "spec.servers[].tls.caCertificates" => V0_1,

@@ -140,6 +140,8 @@ pub enum CertificateSource {
         certificate: String,
         private_key: String,
     },
+    /// The proxy's own of the mesh (`ISTIO_MUTUAL`).
+    Mesh,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +152,8 @@ pub enum CaSource {
         ca: String,
         crl: Option<String>,
     },
+    /// Whom the mesh trusts (`ISTIO_MUTUAL`).
+    Mesh,
 }
 
 /// A TLS secret: `tls.crt`, `tls.key`, `ca.crt` (PEM).

@@ -32,6 +32,7 @@ fn secrets(terms: &TlsTerms) -> Vec<String> {
     let key = |source: &CertificateSource| match source {
         CertificateSource::Secret(credential) => credential.secret.to_string(),
         CertificateSource::Files { certificate, private_key } => format!("{certificate} {private_key}"),
+        CertificateSource::Mesh => "mesh".to_owned(),
     };
     terms.certificates.iter().map(key).collect()
 }
@@ -121,6 +122,7 @@ fn client_certificates_need_a_ca_or_no_handshake_succeeds() {
     let ca_of = |edge: &Edge| match &terms(edge, 0).client_ca {
         Some(CaSource::Secret(credential)) => credential.secret.to_string(),
         Some(CaSource::Files { ca, .. }) => ca.clone(),
+        Some(CaSource::Mesh) => "mesh".to_owned(),
         None => "none".to_owned(),
     };
     for (tls, secrets_yaml, want) in [
@@ -173,5 +175,17 @@ fn versions_below_1_2_are_not_served() {
         let terms = terms(&edge, 0);
         assert_eq!((terms.min_version, terms.max_version, terms.certificates.len()), want, "{versions}");
         assert_eq!(edge.finding_lines(), findings, "{versions}");
+    }
+}
+
+#[test]
+fn a_server_of_the_mesh_shows_the_proxys_certificate_and_takes_those_of_workloads() {
+    for protocol in ["HTTPS", "TLS"] {
+        let edge = bare(&gateway(&[(443, protocol, "['*']", "mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://a]")]));
+        let terms = terms(&edge, 0);
+        assert_eq!((terms.mode, secrets(&terms)), (TlsMode::Mutual, vec!["mesh".to_owned()]));
+        assert_eq!((&terms.client_ca, terms.http), (&Some(CaSource::Mesh), protocol == "HTTPS"));
+        assert_eq!(*terms.subject_alt_names, ["spiffe://a"]);
+        assert_eq!(edge.finding_lines(), Vec::<String>::new());
     }
 }
