@@ -1,6 +1,7 @@
 //! What resources do at a sidecar, case by case: YAML in, the fate of connections and requests out.
 
 mod egress;
+mod egress_gateway;
 mod inbound;
 mod incremental;
 mod mutual_tls;
