@@ -106,7 +106,9 @@ impl Authentications {
         }
         let home = &*key.namespace;
         let is_near = home == &*proxy.namespace || home == root_namespace;
-        if !has_targets && !is_near && selects(spec.selector.as_ref(), proxy) {
+        // Without a selector it is for what else runs there.
+        let selector = spec.selector.as_ref().filter(|selector| !selector.match_labels.is_empty());
+        if !has_targets && !is_near && selector.is_some() && selects(selector, proxy) {
             let message = format!(
                 "it is for workloads of namespace {home}, and the gateway runs in {}, so no gateway looks at these \
                  tokens; write it in {} or in the root namespace {root_namespace}, or target a Gateway",

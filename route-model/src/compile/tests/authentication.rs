@@ -32,7 +32,8 @@ fn policies_of_the_root_and_of_the_gateways_namespace_are_one() {
     let yaml = policy("istio-system", "z-all", "", "")
         + &policy("istio-system", "a-selected", "selector: {matchLabels: {istio: ingressgateway}}, ", "")
         + &policy("istio-system", "other", "selector: {matchLabels: {istio: egressgateway}}, ", "")
-        + &policy("default", "elsewhere", "", "");
+        + &policy("default", "workloads", "", "")
+        + &policy("default", "elsewhere", "selector: {matchLabels: {istio: ingressgateway}}, ", "");
     let edge = edge(&yaml);
     assert_eq!(issuers(&edge, 80, "a.test"), ["a-selected", "z-all"]);
     assert_eq!(edge.finding_lines(), ["Warning NotAtGateway RequestAuthentication default/elsewhere spec"]);
