@@ -1,6 +1,7 @@
 //! The compiler: everything the stages know, kept from one set to the next.
 
 mod report;
+mod sidecar;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::listeners::Listeners;
 use super::mesh::Mesh;
 use super::names::{MESH, is_visible, qualify_gateway, qualify_host};
 use super::services::Services;
-use super::sidecar::{self, Sidecar};
+use super::sidecar::Sidecar;
 use super::streams::Streams;
 use super::targets::Targets;
 use super::trusted_proxies::PROXY_CONFIG;
@@ -214,49 +215,6 @@ impl Compiler {
         }
     }
 
-    /// The same for a sidecar.
-    fn update_sidecar(&mut self, mut sidecar: Box<Sidecar>, set: &ResourceSet, mut dirty: Dirty) -> Compiled {
-        if dirty.mesh {
-            self.settle();
-        }
-        if dirty.mesh || dirty.authentication {
-            self.authentications.update(&self.set, &self.scope, self.mesh.root_namespace());
-        }
-        if dirty.mesh || dirty.authentication || dirty.sidecar || !sidecar.is_started() {
-            let (proxy, mesh) = (&self.scope, &self.mesh);
-            let context = Context { proxy, mesh, set: &self.set, limits: &self.limits, backend: &self.backend };
-            dirty.targets.hosts.extend(sidecar.update(sidecar::Sources {
-                context,
-                services: &self.services,
-                authentications: &mut self.authentications,
-                targets: &mut self.targets,
-            }));
-        }
-        let sources = Sources {
-            services: &self.services,
-            rules: &self.rules,
-            set: &self.set,
-            mesh: &self.mesh,
-            proxy: &self.scope,
-            limits: &self.limits,
-            sidecar: Some(&sidecar),
-        };
-        self.clusters.update(&mut self.targets, sources, &dirty.targets);
-        let mut findings: Vec<_> = sidecar.findings().iter().chain(self.clusters.findings()).cloned().collect();
-        findings.sort();
-        findings.dedup();
-        let table = RouteTable {
-            revision: set.revision,
-            listeners: sidecar.listeners().to_vec(),
-            clusters: self.clusters.table(),
-            settings: self.settings.clone(),
-            limits: self.limits.table().to_vec(),
-            authorization: self.policies.table().clone(),
-        };
-        self.sidecar = Some(sidecar);
-        Compiled { table: Arc::new(table), findings }
-    }
-
     /// Brings the indexes over resources up to date.
     fn take_over(&mut self, set: &ResourceSet, changed: &Changed) -> Dirty {
         let keys: Vec<ResourceKey> = match changed {
@@ -282,15 +240,7 @@ impl Compiler {
     }
 
     fn note(&mut self, key: &ResourceKey, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>, dirty: &mut Dirty) {
-        dirty.sidecar |= match key.kind {
-            Kind::VirtualService
-            | Kind::Sidecar
-            | Kind::PeerAuthentication
-            | Kind::RateLimitPolicy
-            | Kind::BackendPolicy => true,
-            Kind::ServiceEntry => !old.zip(new).is_some_and(|(old, new)| differ_in_endpoints_alone(old, new)),
-            _ => false,
-        };
+        dirty.sidecar |= self::sidecar::is_concerned(key.kind, old, new);
         match key.kind {
             Kind::Gateway => {
                 dirty.plan = true;
@@ -613,15 +563,6 @@ fn means_the_same(old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) -> b
         }
         _ => false,
     }
-}
-
-/// Whether the same services are declared, with other endpoints.
-fn differ_in_endpoints_alone(old: &Resource, new: &Resource) -> bool {
-    let (Some(old_spec), Some(new_spec)) = (old.spec::<ServiceEntry>(), new.spec::<ServiceEntry>()) else {
-        return false;
-    };
-    old.meta.creation_timestamp == new.meta.creation_timestamp
-        && ServiceEntry { endpoints: new_spec.endpoints.clone(), ..old_spec.clone() } == *new_spec
 }
 
 /// The values of the annotations that mean something.

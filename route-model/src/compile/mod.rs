@@ -2,7 +2,7 @@
 //!
 //! The stages, each a room: `gateway` merges Gateways into listeners (`topology`: what stands before them); `virtual_service`, `delegate`, `rule`,
 //! `matches`, `traffic` and `headers` make routes that know their destinations by number only (`targets`); `groups` puts
-//! the routes of several VirtualServices together by host; `services`, `destination_rule` and `clusters` find
+//! the routes of several VirtualServices together by host; `services`, `destination_rule`, `endpoints` and `clusters` find
 //! what the numbers stand for; `limits` compiles rate
 //! limits and finds them for routes, as `backend` does with body limits (`attached`: by what policies are attached to); `authentication` puts rules for tokens together, `authorization` compiles who may do what, and `attachment` says what of a proxy a
 //! policy is for; `tls` and `upstream_tls` read certificates. `sidecar` is what all that is for a sidecar. `incremental` keeps all of it from set to set, so that an
@@ -17,6 +17,7 @@ mod clusters;
 pub(crate) mod delegate;
 mod destination_rule;
 pub(crate) mod effective;
+mod endpoints;
 mod finding;
 mod gateway;
 mod groups;

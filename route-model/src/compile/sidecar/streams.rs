@@ -13,6 +13,7 @@ use crate::compile::rule::RuleScope;
 use crate::compile::services::ServedPort;
 use crate::compile::streams::{Conditions, planned_destinations, tcp_conditions, tls_conditions};
 use crate::field::FieldPath;
+use crate::kinds::value::StringMap;
 use crate::kinds::virtual_service::RouteDestination;
 use crate::meta::ResourceKey;
 use crate::table::stream::{StreamDestination, StreamOrigin, StreamRoutes, StreamRule, Subnet};
@@ -112,7 +113,7 @@ fn put_together(name: &Arc<str>, mut rules: Vec<StreamRule>, unknown: Option<&St
 /// The rules of one service: those of its VirtualServices, oldest first, and where these leave connections over the
 /// service itself. `by_name`: its name is all that tells it from others on the port.
 fn rules_of(pass: &mut Pass<'_>, wanted: &Wanted<'_, '_>, rules: &MeshRules<'_>, by_name: bool) -> Vec<StreamRule> {
-    let mut found = Vec::new();
+    let (mut found, mut ended) = (Vec::new(), false);
     let is_tls = wanted.speaks == Speaks::Tls;
     'all: for service in rules.touching(&wanted.service.pattern) {
         if is_tls {
@@ -136,12 +137,12 @@ fn rules_of(pass: &mut Pass<'_>, wanted: &Wanted<'_, '_>, rules: &MeshRules<'_>,
                 conditions.push(Conditions::default());
             }
             let ends = conditions.iter().any(Conditions::is_empty);
-            if add(pass, wanted, service, index, conditions, &rule.route, &mut found) && ends {
+            ended = add(pass, wanted, service, index, conditions, &rule.route, &mut found) && ends;
+            if ended {
                 break 'all;
             }
         }
     }
-    let ended = found.iter().any(|rule| rule.destination_subnets.is_empty() && rule.source_subnet.is_none());
     let left_over = if is_tls { found.is_empty() } else { !ended };
     if left_over {
         let cluster = pass.cluster(destination(wanted.service, wanted.port.number));
@@ -159,7 +160,7 @@ fn admits(
     service: &MeshService<'_>,
     port: u32,
     gateways: &[String],
-    source_labels: &crate::kinds::value::StringMap,
+    source_labels: &StringMap,
     source_namespace: &str,
 ) -> bool {
     let scope = MatchScope { gateway: MESH, port: wanted.port.number, proxy: pass.context.proxy };
