@@ -25,7 +25,7 @@ use push::client::{Node, Subscriber, SubscriberOptions, Token};
 use push::message::Ack;
 use push::transport::Connect;
 use push::workload::{Ready, Workload};
-use route_model::compile::ProxyScope;
+use route_model::compile::{ProxyScope, SidecarScope};
 use route_model::kind::Kind;
 use route_model::meta::{ResourceKey, Revision};
 use route_model::resource::{Resource, ResourceSet};
@@ -50,6 +50,8 @@ pub struct Options {
     pub node_id: Option<String>,
     /// What the proxy is, and so what the control plane sends it.
     pub scope: ProxyScope,
+    /// What a sidecar knows of its host beside that.
+    pub sidecar: Option<SidecarScope>,
     /// With the namespace of the scope, its identity. Empty: `default`.
     pub service_account: String,
     /// Of its labels in metrics only the workload is taken; the rest follows from the two fields above.
@@ -115,7 +117,7 @@ impl Follower {
         let mut proxy_options = options.proxy;
         proxy_options.identity.node_id.clone_from(&node_id);
         proxy_options.identity.namespace = options.scope.namespace.to_string();
-        let traffic = Traffic::new(proxy::Proxy::start(proxy_options)?, options.scope.clone());
+        let traffic = Traffic::new(proxy::Proxy::start(proxy_options)?, options.scope.clone(), options.sidecar);
         let mut ports = PortsFile::new(dir.path("ports.json"), options.other_ports);
         ports.write(&traffic.bound());
         let node = Node { id: node_id, scope: options.scope, build: env!("CARGO_PKG_VERSION").to_owned() };

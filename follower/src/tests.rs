@@ -178,6 +178,7 @@ fn options(data_dir: &Path) -> Options {
             ..proxy::Options::default()
         },
         data_dir: data_dir.to_owned(),
+        sidecar: None,
         other_ports: Map::new(),
         workload: None,
     }

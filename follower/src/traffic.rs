@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proxy::{ApplyReport, BoundPorts, Proxy};
 use push::client::{Held, Update};
 use push::message::{Ack, Issue, Key, Report};
-use route_model::compile::{Changed, Compiler, ProxyScope};
+use route_model::compile::{Changed, Compiler, ProxyScope, SidecarScope};
 use route_model::table::RouteTable;
 use tokio::sync::watch;
 use tracing::error;
@@ -27,13 +27,14 @@ pub(crate) struct Traffic {
     proxy: Arc<Proxy>,
     report: watch::Receiver<ApplyReport>,
     scope: ProxyScope,
+    sidecar: Option<SidecarScope>,
     /// `None` after a failure: the next compilation starts from nothing.
     compiler: Option<Compiler>,
 }
 
 impl Traffic {
-    pub(crate) fn new(proxy: Proxy, scope: ProxyScope) -> Self {
-        Self { report: proxy.report(), proxy: Arc::new(proxy), scope, compiler: None }
+    pub(crate) fn new(proxy: Proxy, scope: ProxyScope, sidecar: Option<SidecarScope>) -> Self {
+        Self { report: proxy.report(), proxy: Arc::new(proxy), scope, sidecar, compiler: None }
     }
 
     /// Puts a set in force that was kept on disk.
@@ -88,11 +89,18 @@ impl Traffic {
         }
     }
 
+    fn new_compiler(&self) -> Compiler {
+        match &self.sidecar {
+            None => Compiler::new(self.scope.clone()),
+            Some(sidecar) => Compiler::sidecar(self.scope.clone(), sidecar.clone()),
+        }
+    }
+
     /// Compiles off the control thread: a large set takes a second, and pings must be answered meanwhile.
     async fn compile(&mut self, held: Arc<Held>, changed: Changed) -> Result<Arc<RouteTable>, String> {
         let (mut compiler, changed) = match self.compiler.take() {
             Some(compiler) => (compiler, changed),
-            None => (Compiler::new(self.scope.clone()), Changed::Everything),
+            None => (self.new_compiler(), Changed::Everything),
         };
         let compiling = tokio::task::spawn_blocking(move || {
             // The compiler is dropped after a panic, so nobody sees it half changed.

@@ -102,6 +102,7 @@ impl GatewayArgs {
         Options {
             node_id: self.proxy.node_id,
             scope,
+            sidecar: None,
             service_account: String::new(),
             proxy,
             data_dir,

@@ -13,6 +13,7 @@ use proxy::ProxyIdentity;
 use route_model::compile::{ProxyRole, ProxyScope};
 use serde_json::Map;
 
+use crate::listeners::Listeners;
 use crate::options::{ApplicationPort, BindService, CaptureMode, ListenOn, Options, Readiness, is_dns_label, is_host};
 use crate::registration;
 
@@ -132,15 +133,19 @@ impl RunArgs {
             labels: args::labels(self.locality.as_deref(), self.network.as_deref(), &self.labels),
         };
         let workload = scope.labels.get("app").or(self.service.as_ref()).map_or("fairway-sidecar", String::as_str);
+        let listeners =
+            Listeners::new(self.capture, self.outbound_addr, self.inbound_addr, &self.ports, &self.bind_services);
         let base = self.proxy.options();
         let proxy = proxy::Options {
             workers: self.workers.map_or_else(|| base.workers.min(MOST_WORKERS), usize::from),
             identity: ProxyIdentity { workload: workload.to_owned(), ..ProxyIdentity::default() },
+            port_map: listeners.free,
             ..base
         };
         let follower = follower::Options {
             node_id: self.proxy.node_id,
             scope,
+            sidecar: Some(listeners.scope),
             service_account: self.service_account,
             proxy,
             data_dir: self.data_dir,

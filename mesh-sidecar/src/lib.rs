@@ -6,6 +6,7 @@
 mod application;
 mod args;
 pub mod capture;
+mod listeners;
 mod options;
 mod readiness;
 mod registration;

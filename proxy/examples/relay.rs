@@ -33,6 +33,7 @@ fn table(listen: SocketAddr, origin: SocketAddr, http2: bool) -> RouteTable {
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_hours(1),
         policy: UpstreamPolicy::default(),
+        multiplexed: false,
         limits: None,
         service_name: "origin".into(),
         service_namespace: "".into(),

@@ -10,6 +10,7 @@ pub mod h1;
 pub mod http;
 mod limits;
 mod listener;
+mod mesh;
 mod options;
 mod policy;
 mod process;

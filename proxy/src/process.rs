@@ -11,6 +11,7 @@ use crate::options::Options;
 use crate::policy::rate_limit;
 use crate::runtime_table::RuntimeTable;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::mesh::MeshAcceptor;
 
 /// Connections that a worker may have beyond the least loaded one before it hands new ones over.
 const IMBALANCE: usize = 8;
@@ -21,6 +22,8 @@ pub(crate) struct Process {
     pub(crate) hostname: Box<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rate_limits: rate_limit::Common,
+    /// For connections from other proxies of the mesh.
+    pub(crate) mesh: MeshAcceptor,
     connections: AtomicUsize,
     workers: Box<[WorkerLoad]>,
     inboxes: OnceLock<Box<[mpsc::UnboundedSender<Message>]>>,
@@ -72,6 +75,7 @@ impl Process {
         Self {
             metrics: Metrics::new(options.identity.clone()),
             rate_limits: rate_limit::Common::new(),
+            mesh: MeshAcceptor::new(options.mesh_identity.clone()),
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
             connections: AtomicUsize::new(0),
             workers: (0..options.workers).map(|_| WorkerLoad::default()).collect(),

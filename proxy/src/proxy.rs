@@ -167,7 +167,7 @@ impl Proxy {
         let control = Control::start(buried)?;
         process.metrics.runs("control", control.handle().metrics());
         let resolver = Resolver::system(control.handle().clone(), &process.options.name_servers);
-        let tls = Arc::<TlsStore>::default();
+        let tls = Arc::new(TlsStore::new(process.options.mesh_identity.clone()));
         control.handle().spawn(Arc::clone(&tls).watch_files());
         let empty = Arc::new(RuntimeTable::default());
         let mut workers = Vec::new();

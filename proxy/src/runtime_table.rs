@@ -3,10 +3,12 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use route_model::table::{ClusterId, HttpRoutes, Listener, ListenerProtocol, RouteTable, StreamRoutes, TlsListener};
+use route_model::table::host::without_port;
+use route_model::table::{ClusterId, Listener, RouteTable};
 use route_model::verdict::limits::RouteLimits;
 use tokio::sync::mpsc;
 
@@ -19,8 +21,9 @@ use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::requests::RequestSeries;
 use crate::tls::TlsAcceptor;
 use crate::upstream::balance::{Balancer, Wish};
-use crate::upstream::cluster_state::{ClusterState, EndpointState};
+use crate::upstream::cluster_state::{ClusterState, Discovered, EndpointState};
 use crate::upstream::dynamic::{DynamicName, NoName};
+use crate::upstream::original::{Originals, Wanted};
 use crate::worker::Worker;
 
 /// What all workers share of one table.
@@ -64,30 +67,6 @@ impl RuntimeTable {
     }
 }
 
-impl RuntimeListener {
-    pub(crate) fn plain_routes(&self) -> Option<&Arc<HttpRoutes>> {
-        match &self.listener.protocol {
-            ListenerProtocol::Http(routes) => Some(routes),
-            ListenerProtocol::Tls(_) | ListenerProtocol::Tcp(_) => None,
-        }
-    }
-
-    pub(crate) fn tls_listener(&self) -> Option<&Arc<TlsListener>> {
-        match &self.listener.protocol {
-            ListenerProtocol::Tls(tls) => Some(tls),
-            ListenerProtocol::Http(_) | ListenerProtocol::Tcp(_) => None,
-        }
-    }
-
-    /// Of a raw TCP port.
-    pub(crate) fn stream_routes(&self) -> Option<&Arc<StreamRoutes>> {
-        match &self.listener.protocol {
-            ListenerProtocol::Tcp(routes) => Some(routes),
-            ListenerProtocol::Http(_) | ListenerProtocol::Tls(_) => None,
-        }
-    }
-}
-
 /// One worker's handle on a table, with what it keeps per cluster. Requests hold it to their end, so each runs on
 /// one table from head to tail.
 #[derive(Debug)]
@@ -104,6 +83,8 @@ pub(crate) struct WorkerCluster {
     balancer: RefCell<Balancer>,
     /// Where requests name their host: those that this worker has met.
     named: RefCell<HashMap<Box<str>, Named, foldhash::fast::RandomState>>,
+    /// Where clients say where they were going: the endpoints that this worker has met.
+    originals: RefCell<HashMap<Original, Rc<WorkerCluster>, foldhash::fast::RandomState>>,
     series: OnceCell<RequestSeries>,
     connections: OnceCell<Arc<ConnectionSeries>>,
 }
@@ -114,6 +95,17 @@ struct Named {
     name: Arc<DynamicName>,
     cluster: Rc<WorkerCluster>,
 }
+
+/// An endpoint that clients were going to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Original {
+    Address(SocketAddr),
+    /// By the place of what is known of it.
+    Name(*const Discovered),
+}
+
+/// So many of them are remembered at once.
+const MAX_ORIGINALS: usize = 4096;
 
 /// The longest name in DNS, with its last dot.
 const MAX_HOST: usize = 254;
@@ -126,6 +118,12 @@ fn host_name<'a>(host: &str, lower: &'a mut [u8; MAX_HOST]) -> Option<&'a str> {
     lower.make_ascii_lowercase();
     let name = std::str::from_utf8(lower).ok()?;
     Some(name.strip_suffix('.').unwrap_or(name))
+}
+
+/// The port of an authority; HTTP's own where none is written.
+pub(crate) fn port_of(authority: &str) -> Option<u16> {
+    let port = authority.get(without_port(authority).len()..)?;
+    if port.is_empty() { Some(80) } else { port.strip_prefix(':')?.parse().ok() }
 }
 
 impl WorkerTable {
@@ -172,6 +170,7 @@ impl WorkerCluster {
                 state.cluster.policy.warmup.clone(),
             )),
             named: RefCell::default(),
+            originals: RefCell::default(),
             series: OnceCell::new(),
             connections: OnceCell::new(),
             state,
@@ -179,8 +178,15 @@ impl WorkerCluster {
     }
 
     /// What serves a host, be it with a port and in any case: the cluster itself, except where requests name their
-    /// host.
-    pub(crate) fn of_host<'h>(self: Rc<Self>, host: impl FnOnce() -> &'h str) -> Result<Rc<Self>, NoName> {
+    /// host, or where they go on to where their client was going: to `destination`, or else to the host.
+    pub(crate) fn of_host<'h>(
+        self: Rc<Self>,
+        host: impl FnOnce() -> &'h str,
+        destination: Option<SocketAddr>,
+    ) -> Result<Rc<Self>, NoName> {
+        if let Some(originals) = &self.state.originals {
+            return self.of_original(originals, host, destination);
+        }
         let Some(names) = &self.state.names else { return Ok(self) };
         let mut lower = [0; MAX_HOST];
         let host = host_name(host(), &mut lower).ok_or(NoName::Foreign)?;
@@ -195,6 +201,7 @@ impl WorkerCluster {
             discovered: Arc::clone(&name.discovered),
             load: Arc::clone(&self.state.load),
             names: None,
+            originals: None,
             tls: self.state.tls.clone(),
             tls_fault: self.state.tls_fault.clone(),
         })));
@@ -202,6 +209,52 @@ impl WorkerCluster {
         // What the others have forgotten is forgotten here when there is something new to remember.
         named.retain(|_, known| !known.name.is_gone());
         named.insert(host.into(), Named { name, cluster: Rc::clone(&cluster) });
+        Ok(cluster)
+    }
+
+    fn of_original<'h>(
+        &self,
+        originals: &Originals,
+        host: impl FnOnce() -> &'h str,
+        destination: Option<SocketAddr>,
+    ) -> Result<Rc<Self>, NoName> {
+        let known = |key| self.originals.borrow().get(&key).cloned();
+        let (key, discovered) = if let Some(address) = destination {
+            let key = Original::Address(address);
+            if let Some(known) = known(key) {
+                return Ok(known);
+            }
+            (key, originals.find(Wanted::Address(address))?)
+        } else {
+            let authority = host();
+            let port = port_of(authority).ok_or(NoName::Foreign)?;
+            let mut lower = [0; MAX_HOST];
+            let bare = without_port(authority);
+            let host = match bare.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')) {
+                Some(ip) => ip,
+                None => host_name(bare, &mut lower).ok_or(NoName::Foreign)?,
+            };
+            let discovered = originals.find(Wanted::Name(host, port))?;
+            let key = Original::Name(Arc::as_ptr(&discovered));
+            if let Some(known) = known(key) {
+                return Ok(known);
+            }
+            (key, discovered)
+        };
+        let cluster = Rc::new(Self::new(Arc::new(ClusterState {
+            cluster: Arc::clone(&self.state.cluster),
+            discovered,
+            load: Arc::clone(&self.state.load),
+            names: None,
+            originals: None,
+            tls: self.state.tls.clone(),
+            tls_fault: self.state.tls_fault.clone(),
+        })));
+        let mut known = self.originals.borrow_mut();
+        if known.len() >= MAX_ORIGINALS {
+            known.clear();
+        }
+        known.insert(key, Rc::clone(&cluster));
         Ok(cluster)
     }
 

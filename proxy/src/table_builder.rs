@@ -23,6 +23,7 @@ use crate::tls::upstream::UpstreamContext;
 use crate::upstream::cluster_state::{ClusterState, Discovered};
 use crate::upstream::dynamic::DynamicNames;
 use crate::upstream::load::ClusterLoad;
+use crate::upstream::original::Originals;
 use crate::upstream::outlier;
 use crate::upstream::resolve::Resolver;
 
@@ -46,6 +47,7 @@ struct Tracked {
     discovered: Arc<Discovered>,
     load: Arc<ClusterLoad>,
     names: Option<Arc<DynamicNames>>,
+    originals: Option<Arc<Originals>>,
     discovery: Discovery,
     /// The longest time between tries of a name that cannot be looked up.
     retry: Duration,
@@ -118,12 +120,12 @@ impl TableBuilder {
 
     fn listener(&self, listener: &Arc<Listener>, issues: &mut Vec<Issue>) -> RuntimeListener {
         let tls = match &listener.protocol {
-            ListenerProtocol::Http(_) | ListenerProtocol::Tcp(_) => None,
             ListenerProtocol::Tls(tls) => {
                 let (acceptor, faults) = self.tls.acceptor(tls);
                 issues.extend(faults);
                 Some(acceptor)
             }
+            _ => None,
         };
         RuntimeListener { listener: Arc::clone(listener), tls }
     }
@@ -173,9 +175,9 @@ impl TableBuilder {
         };
         tracked.tls.clone_from(&tls);
         let (discovered, load) = (Arc::clone(&tracked.discovered), Arc::clone(&tracked.load));
-        let names = tracked.names.clone();
+        let (names, originals) = (tracked.names.clone(), tracked.originals.clone());
         self.discovery.insert(cluster.key.clone(), tracked);
-        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load, names, tls, tls_fault })
+        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load, names, originals, tls, tls_fault })
     }
 
     /// Begins to look for a cluster's endpoints, with what is known from a discovery that this one replaces.
@@ -183,8 +185,8 @@ impl TableBuilder {
         let discovered = Arc::new(before.map_or_else(Discovered::new, |before| before.discovered.successor()));
         match &cluster.discovery {
             Discovery::Static(endpoints) => discovered.publish(endpoints),
-            // The endpoints of a wildcard are those of its names.
-            Discovery::Dynamic(_) | Discovery::None => discovered.publish(&[]),
+            // The endpoints of a wildcard are those of its names, and clients that were going elsewhere bring their own.
+            Discovery::Dynamic(_) | Discovery::Original | Discovery::None => discovered.publish(&[]),
             // What was found before serves until the first answer.
             Discovery::Dns(_) | Discovery::LogicalDns(_) | Discovery::Undeclared(_) => {}
         }
@@ -193,6 +195,8 @@ impl TableBuilder {
                 Discovery::Dynamic(names) => Some(Arc::new(DynamicNames::new(names, &self.resolver, retry))),
                 _ => None,
             },
+            originals: matches!(cluster.discovery, Discovery::Original)
+                .then(|| Arc::new(Originals::new(&self.resolver, retry))),
             _following: self.resolver.follow(&cluster.discovery, &discovered, retry),
             discovered,
             load: before.map_or_else(Arc::default, |before| Arc::clone(&before.load)),

@@ -66,6 +66,9 @@ impl Start {
     pub fn sidecar() -> Self {
         let mut start = Self::of("sidecar", ("metrics", "/healthz"));
         start.own_ports();
+        for flag in ["--outbound-addr", "--inbound-addr"] {
+            start.arguments.extend([flag.to_owned(), "127.0.0.1:0".to_owned()]);
+        }
         start.arguments.extend(["--workers", "1"].map(str::to_owned));
         start
     }
@@ -119,9 +122,18 @@ impl Start {
     }
 
     /// The push port at this address, as an earlier process had it.
-    pub fn push_at(mut self, address: &str) -> Self {
-        let flag = self.arguments.iter().position(|argument| argument == "--push-addr").expect("a control plane");
-        address.clone_into(&mut self.arguments[flag + 1]);
+    pub fn push_at(self, address: &str) -> Self {
+        self.instead("--push-addr", address)
+    }
+
+    /// A sidecar's outbound entrance, which is a forward proxy too, at this address.
+    pub fn outbound_at(self, address: &str) -> Self {
+        self.instead("--outbound-addr", address)
+    }
+
+    fn instead(mut self, flag: &str, value: &str) -> Self {
+        let flag = self.arguments.iter().position(|argument| argument == flag).expect("a process with this flag");
+        value.clone_into(&mut self.arguments[flag + 1]);
         self
     }
 

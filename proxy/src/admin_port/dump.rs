@@ -8,7 +8,8 @@ use route_model::table::tls::{
     CaSource, CertificateSource, TlsChoice, TlsMode, TlsRoutes, TlsServer, TlsTerms, TlsVersion,
 };
 use route_model::table::{
-    Action, Cluster, HttpRoutes, Listener, ListenerProtocol, Route, RouteTable, ServerRef, StreamRoutes, VirtualHost,
+    Action, Cluster, HttpRoutes, InboundPort, Listener, ListenerProtocol, MutualTls, PortRoutes, Route, RouteTable,
+    ServerRef, Speaks, StreamRoutes, VirtualHost,
 };
 use serde_json::{Value, json};
 
@@ -136,6 +137,7 @@ fn discovery(discovery: &Discovery) -> Value {
         Discovery::Dynamic(names) => {
             json!({"type": "DYNAMIC_DNS", "host": format!("*{}", names.suffix), "port": names.port})
         }
+        Discovery::Original => json!({"type": "ORIGINAL_DST"}),
         Discovery::None => json!({"type": "NONE"}),
     }
 }
@@ -167,8 +169,50 @@ fn listener(table: &RouteTable, listener: &Listener) -> Value {
             });
             shown["tls"] = terminating.chain(passthrough).collect();
         }
+        ListenerProtocol::Service(port) => shown["service"] = port_routes(table, port),
+        ListenerProtocol::Outbound(outbound) => {
+            let addresses = outbound.by_address.iter().map(|((ip, port), routes)| {
+                (std::net::SocketAddr::new(*ip, *port).to_string(), port_routes(table, routes))
+            });
+            let ports = outbound.by_port.iter().map(|(port, routes)| (port.to_string(), port_routes(table, routes)));
+            shown["outbound"] = json!({
+                "addresses": addresses.collect::<serde_json::Map<_, _>>(),
+                "ports": ports.collect::<serde_json::Map<_, _>>(),
+                "elsewhere": port_routes(table, &outbound.unknown),
+            });
+        }
+        ListenerProtocol::Inbound { port, inbound } => {
+            let ports = inbound.ports.iter().map(|(port, routes)| (port.to_string(), inbound_port(table, routes)));
+            shown["inbound"] = json!({
+                "port": port,
+                "ports": ports.collect::<serde_json::Map<_, _>>(),
+                "others": inbound_port(table, &inbound.other),
+            });
+        }
     }
     shown
+}
+
+fn inbound_port(table: &RouteTable, port: &InboundPort) -> Value {
+    let mutual_tls = match port.mutual_tls {
+        MutualTls::Disable => "DISABLE",
+        MutualTls::Permissive => "PERMISSIVE",
+        MutualTls::Strict => "STRICT",
+    };
+    json!({"mutual_tls": mutual_tls, "routes": port_routes(table, &port.routes)})
+}
+
+fn port_routes(table: &RouteTable, port: &PortRoutes) -> Value {
+    json!({
+        "speaks": match port.speaks {
+            Speaks::Http => "HTTP",
+            Speaks::Bytes => "TCP",
+            Speaks::Tls => "TLS",
+            Speaks::Detect => "detected",
+        },
+        "http": routes(table, &port.http),
+        "tcp": port.streams.as_ref().map(|tcp| streams(table, tcp)),
+    })
 }
 
 fn server_ref(server: &ServerRef) -> Value {
@@ -198,6 +242,7 @@ fn terms(terms: &TlsTerms) -> Value {
         CertificateSource::Files { certificate, private_key } => {
             json!({"certificate_file": certificate, "private_key_file": private_key})
         }
+        CertificateSource::Mesh => json!("mesh"),
     });
     json!({
         "mode": match terms.mode {
@@ -209,6 +254,7 @@ fn terms(terms: &TlsTerms) -> Value {
         "client_ca": terms.client_ca.as_ref().map(|ca| match ca {
             CaSource::Secret(credential) => json!({"secret": credential.secret.to_string()}),
             CaSource::Files { ca, crl } => json!({"ca_file": ca, "crl_file": crl}),
+            CaSource::Mesh => json!("mesh"),
         }),
         "subject_alt_names": terms.subject_alt_names,
         "verify_certificate_spki": terms.verify_certificate_spki,

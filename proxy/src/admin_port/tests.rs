@@ -103,6 +103,7 @@ fn table() -> (Arc<RouteTable>, String) {
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_mins(1),
         policy: UpstreamPolicy::default(),
+        multiplexed: false,
         limits: None,
         service_name: "tea".into(),
         service_namespace: "default".into(),

@@ -109,7 +109,6 @@ async fn one_try(
         cluster.state.discovered.suspect();
         return Err(TryError { reply: LocalReply::NoHealthyUpstream, sent: false });
     };
-    let http2 = cluster.state.cluster.protocol.is_http2(exchange.version);
     let Some(active) = ActiveRequest::admitted(&endpoint, &cluster.state) else {
         return Err(TryError { reply: LocalReply::Overflow, sent: false });
     };
@@ -121,6 +120,8 @@ async fn one_try(
             exchange.transport_failure = Some(error.to_string().into());
             TryError { reply: LocalReply::TlsTerms, sent: false }
         })?;
+    let http2 = cluster.state.cluster.protocol.is_http2(exchange.version)
+        || (cluster.state.cluster.multiplexed && peer.is_in_mesh());
     let mut reuse = true;
     loop {
         let Some(body) = bodies.next() else { return Err(TryError { reply: LocalReply::UpstreamClosed, sent: true }) };

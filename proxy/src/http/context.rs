@@ -12,7 +12,7 @@ use http_body::Body as _;
 use route_model::meta::ResourceKey;
 use route_model::request::admission::Peer;
 use route_model::table::tls::TlsTerms;
-use route_model::table::{HttpRoutes, Listener, Route, TlsChoice, TlsListener};
+use route_model::table::{HttpRoutes, Listener, ListenerProtocol, MutualTls, Outbound, Route, TlsChoice, TlsListener};
 use tokio::time::Instant;
 
 use super::body::{BodyError, RequestBody};
@@ -24,7 +24,7 @@ use super::validate::authority;
 use crate::drain::{Member, Phase};
 use crate::http::message::RequestParts;
 use crate::listener::ListenerId;
-use crate::runtime_table::{WorkerCluster, WorkerTable};
+use crate::runtime_table::{WorkerCluster, WorkerTable, port_of};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::log_line::{LogEntry, LogHead};
 use crate::telemetry::metrics::Count;
@@ -55,8 +55,20 @@ pub(crate) struct Connection {
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
     /// The server that the handshake chose; `None` on a plain connection.
     tls: Option<TlsBinding>,
+    lane: Lane,
     /// Where in the table of a sequence number this connection's routes are.
     place: Cell<Option<(u64, Place)>>,
+}
+
+/// Which of the routes of its listener are a connection's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// All that there are.
+    Listener,
+    /// Those for where it was going before it was redirected, which is what it is known to be connected to.
+    Captured,
+    /// Those for the host of each request: it is to a forward proxy.
+    Forward,
 }
 
 /// What a handshake settled that later tables must not change under the client.
@@ -82,6 +94,8 @@ pub(crate) enum Routes<'t> {
     Plain { listener: &'t Listener, routes: &'t Arc<HttpRoutes> },
     /// Only requests whose authority belongs to the server.
     Tls { listener: &'t Listener, tls: &'t TlsListener, server: usize },
+    /// By the port that a request names.
+    Forward { listener: &'t Listener, outbound: &'t Outbound },
 }
 
 impl Connection {
@@ -94,7 +108,51 @@ impl Connection {
     ) -> Self {
         let certificate = facts.tls.as_ref().and_then(|tls| tls.peer.as_ref()?.forwarded.clone());
         let peer = Peer::new(facts.peer, facts.tls.is_some(), certificate);
-        Self { worker, facts, peer, member, listener, tls, tunnel: RefCell::default(), place: Cell::new(None) }
+        Self {
+            worker,
+            facts,
+            peer,
+            member,
+            listener,
+            tls,
+            lane: Lane::Listener,
+            tunnel: RefCell::default(),
+            place: Cell::new(None),
+        }
+    }
+
+    /// A connection on a listener of a sidecar. `certificate`: what `x-forwarded-client-cert` says of a client of the
+    /// mesh.
+    pub(crate) fn within_mesh(
+        worker: Rc<Worker>,
+        listener: ListenerId,
+        member: Member,
+        facts: ConnectionFacts,
+        lane: Lane,
+        certificate: Option<HeaderValue>,
+    ) -> Self {
+        let peer = Peer::within_mesh(facts.peer, certificate);
+        Self {
+            worker,
+            facts,
+            peer,
+            member,
+            listener,
+            tls: None,
+            lane,
+            tunnel: RefCell::default(),
+            place: Cell::new(None),
+        }
+    }
+
+    /// Whether the client made a TLS connection to a server of a Gateway. What proxies of the mesh add is not its doing.
+    pub(crate) fn is_https(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Where it was going before it was redirected here.
+    pub(crate) fn destination(&self) -> Option<SocketAddr> {
+        (self.lane == Lane::Captured).then_some(self.facts.local)
     }
 
     /// Itself, for upstreams that are told whose a connection is.
@@ -123,14 +181,23 @@ impl Connection {
                 place
             }
         };
-        let listener = runtime.listener_at(place.listener);
-        let tls = listener.tls_listener();
-        let plain = listener.plain_routes();
-        let listener = &*listener.listener;
-        match tls {
-            None => plain.map(|routes| Routes::Plain { listener, routes }),
-            Some(tls) => Some(Routes::Tls { listener, tls, server: place.server }),
-        }
+        let listener = &*runtime.listener_at(place.listener).listener;
+        let routes = match &listener.protocol {
+            ListenerProtocol::Http(routes) => routes,
+            ListenerProtocol::Tls(tls) => return Some(Routes::Tls { listener, tls, server: place.server }),
+            ListenerProtocol::Service(port) => &port.http,
+            ListenerProtocol::Outbound(outbound) => match self.lane {
+                Lane::Captured => &outbound.find(self.facts.local).http,
+                Lane::Listener | Lane::Forward => return Some(Routes::Forward { listener, outbound }),
+            },
+            ListenerProtocol::Inbound { inbound, .. } => {
+                let port = inbound.find(self.facts.local.port());
+                // What became stricter meanwhile is so for open connections too.
+                (port.mutual_tls != MutualTls::Strict || self.facts.tls.is_some()).then_some(&port.routes.http)?
+            }
+            ListenerProtocol::Tcp(_) => return None,
+        };
+        Some(Routes::Plain { listener, routes })
     }
 
     fn find_place(&self, table: &WorkerTable) -> Option<Place> {
@@ -168,19 +235,20 @@ impl<'t> Routes<'t> {
         match self {
             Self::Plain { routes, .. } => Some(routes),
             Self::Tls { tls, server, .. } => tls.routes_for(server, authority(head)),
+            Self::Forward { outbound, .. } => Some(&outbound.of_port(port_of(authority(head)).unwrap_or(80)).http),
         }
     }
 
     pub(crate) fn listener(self) -> &'t Listener {
         match self {
-            Self::Plain { listener, .. } | Self::Tls { listener, .. } => listener,
+            Self::Plain { listener, .. } | Self::Tls { listener, .. } | Self::Forward { listener, .. } => listener,
         }
     }
 
     /// The Gateway whose server takes all requests of the connection; `None`: there may be several.
     pub(crate) fn gateway(self) -> Option<&'t ResourceKey> {
         match self {
-            Self::Plain { .. } => None,
+            Self::Plain { .. } | Self::Forward { .. } => None,
             Self::Tls { tls, server, .. } => tls.servers.get(server).map(|server| &server.server.gateway),
         }
     }

@@ -58,7 +58,7 @@ pub(crate) async fn forward(
     if rewrite(&mut head, &exchange, route, destination, scheme).is_err() {
         return local(exchange, LocalReply::BadRequest, &action.local_reply_headers, &head, scheme);
     }
-    let cluster = match cluster.of_host(|| authority(&head)) {
+    let cluster = match cluster.of_host(|| authority(&head), exchange.connection.destination()) {
         Ok(cluster) => cluster,
         Err(problem) => return local(exchange, nowhere(problem), &action.local_reply_headers, &head, scheme),
     };
@@ -186,7 +186,9 @@ fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 fn mirror(exchange: &Exchange, table: &WorkerTable, action: &Forward, head: &RequestParts, bodies: &Bodies) {
     for mirror in action.mirrors.iter().filter(|mirror| mirror.fraction.takes(fastrand::u32(..Fraction::WHOLE))) {
         // Where the service does not exist there is nobody to send the copy to.
-        let cluster = table.cluster(mirror.cluster).and_then(|cluster| cluster.of_host(|| authority(head)).ok());
+        let cluster = table
+            .cluster(mirror.cluster)
+            .and_then(|cluster| cluster.of_host(|| authority(head), exchange.connection.destination()).ok());
         if let Some(cluster) = cluster {
             policy::mirror::send(exchange.worker(), cluster, head, exchange.version, bodies.tap(), action.timeout);
         }

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use route_model::table::{TlsChoice, TlsRoutes};
+use route_model::table::{ListenerProtocol, TlsChoice, TlsRoutes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ use crate::drain::{Member, Phase};
 use crate::h1;
 use crate::http::message::{RequestParts, Response};
 use crate::listener::ListenerId;
+use crate::mesh;
 use crate::proxy_protocol::{self, Addresses};
 use crate::rt::LocalExecutor;
 use crate::tcp::{self, Hello, read_hello};
@@ -66,9 +67,18 @@ pub(crate) async fn serve_connection(
         let table = worker.table_for(id);
         let Some(position) = table.runtime().find_listener(id) else { return };
         let listener = table.runtime().listener_at(position);
-        if let Some(routes) = listener.stream_routes().cloned() {
-            let entrance = tcp::Entrance { listener: id, gateway: None, routes: &routes };
-            return Box::pin(tcp::serve(worker, table, entrance, stream, facts, member)).await;
+        match &listener.listener.protocol {
+            ListenerProtocol::Tcp(routes) => {
+                let routes = Arc::clone(routes);
+                let entrance = tcp::Entrance { listener: id, gateway: None, routes: &routes, captured: false };
+                return Box::pin(tcp::serve(worker, table, entrance, stream, facts, member)).await;
+            }
+            ListenerProtocol::Http(_) | ListenerProtocol::Tls(_) => {}
+            ListenerProtocol::Service(_) | ListenerProtocol::Outbound(_) | ListenerProtocol::Inbound { .. } => {
+                let listener = Arc::clone(&listener.listener);
+                drop(table);
+                return Box::pin(mesh::serve(worker, stream, facts, &listener, id, member)).await;
+            }
         }
         listener.tls.clone()
     };
@@ -109,7 +119,8 @@ pub(crate) fn refuse(worker: &Worker, stream: &TcpStream, id: ListenerId) {
     let plain = table
         .runtime()
         .find_listener(id)
-        .is_some_and(|position| table.runtime().listener_at(position).plain_routes().is_some());
+        .map(|position| &table.runtime().listener_at(position).listener.protocol)
+        .is_some_and(|protocol| matches!(protocol, ListenerProtocol::Http(_)));
     if plain {
         // Whether it arrives does not matter: the connection ends either way.
         let _ = stream.try_write(
@@ -150,7 +161,7 @@ where
 }
 
 /// Serves whichever protocol the client speaks.
-async fn serve_either<I>(connection: &Rc<Connection>, mut io: I)
+pub(crate) async fn serve_either<I>(connection: &Rc<Connection>, mut io: I)
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -185,7 +196,7 @@ async fn serve_tls(
             return;
         }
     };
-    let Hello { server_name, bytes } = hello;
+    let Hello { server_name, bytes, .. } = hello;
     let stream = Rewound::new(bytes, stream);
     let listener = Arc::clone(acceptor.listener());
     if let Some(TlsChoice::PassThrough(index)) = listener.by_sni.find_sni(server_name.as_deref())
@@ -193,7 +204,12 @@ async fn serve_tls(
     {
         facts.tls = Some(Box::new(TlsFacts { server_name, ..TlsFacts::default() }));
         let table = worker.table_for(id);
-        let entrance = tcp::Entrance { listener: id, gateway: Some(&server.server.gateway), routes: &server.routes };
+        let entrance = tcp::Entrance {
+            listener: id,
+            gateway: Some(&server.server.gateway),
+            routes: &server.routes,
+            captured: false,
+        };
         Box::pin(tcp::serve(worker, table, entrance, stream, facts, member)).await;
     } else {
         terminate(worker, stream, acceptor, facts, id, member, deadline).await;
@@ -235,7 +251,7 @@ async fn terminate<I>(
         facts.tls = Some(Box::new(accepted.facts));
         let table = worker.table_for(id);
         let gateway = Some(&accepted.server.server.gateway);
-        let entrance = tcp::Entrance { listener: id, gateway, routes };
+        let entrance = tcp::Entrance { listener: id, gateway, routes, captured: false };
         return Box::pin(tcp::serve(worker, table, entrance, Box::new(accepted.stream), facts, member)).await;
     }
     let binding = TlsBinding { terms: accepted.terms, sni: accepted.facts.server_name.clone() };
@@ -254,7 +270,7 @@ async fn serve_http1<I>(connection: &Rc<Connection>, io: I, start: BytesMut)
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let options = connection.worker.http1_options(connection.facts.tls.is_some());
+    let options = connection.worker.http1_options(connection.is_https());
     let drain = connection.member.http1();
     let service = async |request: Result<h1::Request, Violation>| match request {
         Ok(h1::Request { head, body }) => request::handle(connection, head, RequestBody::Http1(body)).await,
@@ -271,7 +287,7 @@ where
     }
 }
 
-async fn serve_http2<I>(connection: &Rc<Connection>, io: I)
+pub(crate) async fn serve_http2<I>(connection: &Rc<Connection>, io: I)
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {

@@ -58,6 +58,10 @@ impl Sockets {
                         id
                     }
                     Err(error) => {
+                        if listener.servers.is_empty() {
+                            // A sidecar's, of which no resource can be told.
+                            tracing::error!(address = %key.addr, port = key.port, %error, "cannot listen there");
+                        }
                         changes.issues.extend(bind_issues(*key, listener, options, &error));
                         continue;
                     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Version;
 use http::header::EXPECT;
 use http_body::Body as _;
+use route_model::table::Cluster;
 use tokio::task::spawn_local;
 
 use crate::http::message::RequestParts;
@@ -83,7 +84,8 @@ async fn exchange(
             return;
         }
     };
-    let http2 = cluster.state.cluster.protocol.is_http2(version);
+    let Cluster { protocol, multiplexed, .. } = &*cluster.state.cluster;
+    let http2 = protocol.is_http2(version) || (*multiplexed && peer.is_in_mesh());
     let mut sent = connection::send(worker, cluster, &peer, http2, head, body, true).await;
     if let Err(SendFailure::Stale(body)) = sent {
         sent = connection::send(worker, cluster, &peer, http2, head, body, false).await;

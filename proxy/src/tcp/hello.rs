@@ -6,6 +6,8 @@ use bytes::BytesMut;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use crate::tls::mesh::alpn;
+
 /// More than this no ClientHello takes, key shares of every algorithm included. The length of a handshake message has
 /// no smaller bound (RFC 8446 section 4).
 const MAX_HELLO: usize = 64 * 1024;
@@ -18,6 +20,8 @@ const READ: usize = 4 * 1024;
 pub(crate) struct Hello {
     /// In lower case; `None`: the client names no server.
     pub(crate) server_name: Option<Box<str>>,
+    /// A proxy of the mesh sent it, to another one: it offers one of their protocols.
+    pub(crate) for_mesh: bool,
     /// Everything that was read, which is to be read again by whoever the client meant.
     pub(crate) bytes: BytesMut,
 }
@@ -44,9 +48,10 @@ pub(crate) async fn read_hello<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<H
             match acceptor.accept() {
                 Ok(None) => {}
                 Ok(Some(accepted)) => {
-                    let server_name =
-                        accepted.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
-                    return Ok(Hello { server_name, bytes });
+                    let hello = accepted.client_hello();
+                    let server_name = hello.server_name().map(|name| name.to_ascii_lowercase().into());
+                    let for_mesh = hello.alpn().is_some_and(|mut protocols| protocols.any(alpn::is_of_mesh));
+                    return Ok(Hello { server_name, for_mesh, bytes });
                 }
                 Err((error, _)) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }

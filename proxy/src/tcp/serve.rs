@@ -39,6 +39,8 @@ pub(crate) struct Entrance<'a> {
     /// Of the server that took it; `None`: there may be several.
     pub(crate) gateway: Option<&'a ResourceKey>,
     pub(crate) routes: &'a StreamRoutes,
+    /// It was going elsewhere before it was redirected here.
+    pub(crate) captured: bool,
 }
 
 /// Serves a connection to its end. The table is let go of as soon as the endpoint is known, so that long connections
@@ -54,7 +56,7 @@ pub(crate) async fn serve<I>(
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let mut session = Session::new(worker, facts);
-    let chosen = session.admit(&table, entrance).and_then(|()| session.choose(&table, entrance.routes));
+    let chosen = session.admit(&table, entrance).and_then(|()| session.choose(&table, entrance));
     drop(table);
     let opened = match chosen {
         Ok(cluster) => session.open(cluster).await,
@@ -125,6 +127,9 @@ impl Session {
         let Some(authorization) = &runtime.authorization else { return Ok(()) };
         let listener = runtime.find_listener(entrance.listener).ok_or(ResponseFlags::NO_ROUTE)?;
         let listener = &runtime.listener_at(listener).listener;
+        if !listener.is_guarded() {
+            return Ok(());
+        }
         authorization.admits_connection(&self.facts, listener, entrance.gateway).map_err(|denied| {
             self.termination = Some(NOT_ALLOWED);
             self.denied_by = denied;
@@ -133,21 +138,23 @@ impl Session {
     }
 
     /// The cluster that the routes lead to; else the flag that says why there is none.
-    fn choose(&mut self, table: &WorkerTable, routes: &StreamRoutes) -> Result<Rc<WorkerCluster>, ResponseFlags> {
+    fn choose(&mut self, table: &WorkerTable, entrance: Entrance<'_>) -> Result<Rc<WorkerCluster>, ResponseFlags> {
         let facts = StreamFacts {
             sni: self.facts.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
             destination: self.facts.local.ip(),
             source: self.facts.peer.ip(),
         };
-        let rule = routes.find(&facts).ok_or(ResponseFlags::NO_ROUTE)?;
+        let rule = entrance.routes.find(&facts).ok_or(ResponseFlags::NO_ROUTE)?;
         let drawn = if rule.total_weight > 1 { fastrand::u64(..rule.total_weight) } else { 0 };
         let destination = rule.destination(drawn).ok_or(ResponseFlags::NO_ROUTE)?;
         let cluster = table.cluster(destination.cluster).ok_or(ResponseFlags::NO_CLUSTER)?;
         self.cluster = Some(Rc::clone(&cluster));
-        let cluster = cluster.of_host(|| facts.sni.unwrap_or_default()).map_err(|problem| match problem {
-            NoName::Foreign => ResponseFlags::NO_HEALTHY_UPSTREAM,
-            NoName::Full => ResponseFlags::UPSTREAM_OVERFLOW,
-        })?;
+        let destination = entrance.captured.then_some(self.facts.local);
+        let cluster =
+            cluster.of_host(|| facts.sni.unwrap_or_default(), destination).map_err(|problem| match problem {
+                NoName::Foreign => ResponseFlags::NO_HEALTHY_UPSTREAM,
+                NoName::Full => ResponseFlags::UPSTREAM_OVERFLOW,
+            })?;
         Ok(cluster)
     }
 

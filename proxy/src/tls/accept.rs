@@ -12,6 +12,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::config::ALPN_H2;
 use super::facts::TlsFacts;
+use super::mesh::alpn;
 use super::store::TlsContext;
 
 /// Accepts the TLS connections of one listener.
@@ -100,7 +101,7 @@ impl TlsAcceptor {
         };
         let stream = start.into_stream(Arc::clone(&termination.config)).await?;
         let connection = stream.get_ref().1;
-        let http2 = connection.alpn_protocol() == Some(ALPN_H2);
+        let http2 = matches!(connection.alpn_protocol(), Some(ALPN_H2 | alpn::HTTP2));
         let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         let mut facts = TlsFacts::of(connection, name);
         if !termination.believes(connection.peer_certificates().unwrap_or_default()) {

@@ -12,6 +12,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::certificate::{Certificates, TlsFault, certified_key};
 use super::client_auth::{ClientCa, lenient, verifier};
+use super::identity::{Identity, server_config};
+use super::mesh::{self, alpn};
 use super::{curves, suites};
 
 pub(super) const ALPN_H2: &[u8] = b"h2";
@@ -53,7 +55,15 @@ impl Termination {
 
 /// Builds the configuration. `tickets` must not be shared with terms that ask for other client certificates: a
 /// resumed session is not asked for one again.
-pub(super) fn build(terms: &TlsTerms, tickets: Arc<dyn ProducesTickets>) -> Result<Arc<Termination>, TlsFault> {
+pub(super) fn build(
+    terms: &TlsTerms,
+    tickets: Arc<dyn ProducesTickets>,
+    identity: &Identity,
+) -> Result<Arc<Termination>, TlsFault> {
+    if terms.certificates.contains(&CertificateSource::Mesh) {
+        let protocols = if terms.http { &mesh::HTTP[..] } else { &[alpn::BYTES] };
+        return Ok(Arc::new(Termination { config: server_config(identity, protocols, false), judge: None }));
+    }
     let mut provider = aws_lc_rs::default_provider();
     let (suites, unknown) = suites::select(&terms.cipher_suites, &provider.cipher_suites);
     if !unknown.is_empty() {
@@ -107,6 +117,7 @@ fn load_certificates(provider: &CryptoProvider, terms: &TlsTerms) -> Result<Cert
             let from = format!("{certificate} with {private_key}");
             certified_key(provider, &read(certificate)?, &read(private_key)?, &from)
         }
+        CertificateSource::Mesh => Err(TlsFault::missing("its certificate is the mesh's to give")),
     });
     Ok(Certificates::new(keys.collect::<Result<_, _>>()?))
 }
@@ -117,6 +128,7 @@ fn load_ca(terms: &TlsTerms) -> Result<Option<ClientCa>, TlsFault> {
     }
     Ok(match &terms.client_ca {
         None => None,
+        Some(CaSource::Mesh) => return Err(TlsFault::missing("its authorities are the mesh's")),
         Some(CaSource::Secret(credential)) => {
             Some(ClientCa { from: credential.secret.to_string(), ca: credential.ca.clone(), crl: None })
         }

@@ -11,6 +11,7 @@ mod config;
 mod curves;
 pub mod facts;
 pub mod identity;
+pub(crate) mod mesh;
 mod names;
 mod origination;
 pub mod store;

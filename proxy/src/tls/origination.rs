@@ -13,18 +13,24 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::{TlsFault, certified_key};
 use super::config::read;
+use super::identity::{Identity, client_config};
 use super::names::is_for_one_of;
 use super::trust::{revoked, roots, system_roots};
 use super::upstream::Session;
 
 /// Builds what handshakes are made with.
-pub(super) fn build(terms: &UpstreamTls) -> Result<Arc<Session>, TlsFault> {
+pub(super) fn build(terms: &UpstreamTls, identity: &Identity) -> Result<Arc<Session>, TlsFault> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let name = terms.sni.as_deref().map(|sni| {
         ServerName::try_from(sni.to_owned())
             .map_err(|_| TlsFault::invalid(format!("sni: {sni:?} is no name of a host")))
     });
     let name = name.transpose()?;
+    if let TlsSource::Mesh = &terms.source {
+        let expected: Arc<[Box<str>]> = terms.subject_alt_names.iter().map(|name| name.as_str().into()).collect();
+        let name = name.unwrap_or_else(|| ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()));
+        return Ok(Arc::new(Session::of_mesh(name, |alpn| client_config(identity, alpn, Arc::clone(&expected)))));
+    }
     let verifier = verifier(terms, &provider)?;
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -43,7 +49,7 @@ fn own_certificate(terms: &UpstreamTls, provider: &CryptoProvider) -> Result<Opt
         return Ok(None);
     }
     match &terms.source {
-        TlsSource::Mesh => Err(TlsFault::missing("ISTIO_MUTUAL: this proxy has no certificate of the mesh")),
+        TlsSource::Mesh => Err(TlsFault::missing("its certificate is the mesh's to give")),
         TlsSource::Secret { found: Err(missing), .. } => Err(TlsFault::missing(&*missing.0)),
         TlsSource::Secret { found: Ok(material), .. } => {
             let Some(own) = &material.certificate else {
@@ -66,7 +72,7 @@ fn verifier(terms: &UpstreamTls, provider: &Arc<CryptoProvider>) -> Result<Arc<d
         return Ok(Arc::new(Verifier { provider: Arc::clone(provider), check: Check::Anybody }));
     }
     let (roots, crl, from) = match &terms.source {
-        TlsSource::Mesh => return Err(TlsFault::missing("ISTIO_MUTUAL: this proxy has no CA of the mesh")),
+        TlsSource::Mesh => return Err(TlsFault::missing("its authorities are the mesh's")),
         TlsSource::Secret { found: Err(missing), .. } => return Err(TlsFault::missing(&*missing.0)),
         TlsSource::Secret { found: Ok(material), .. } => {
             let Some(ca) = &material.ca else {

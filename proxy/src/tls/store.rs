@@ -14,6 +14,7 @@ use rustls::server::ProducesTickets;
 use super::accept::TlsAcceptor;
 use super::certificate::TlsFault;
 use super::config::{self, Termination};
+use super::identity::Identity;
 use super::upstream::UpstreamTlsStore;
 use crate::proxy::Issue;
 
@@ -25,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub struct TlsStore {
     state: Mutex<State>,
     pub(crate) upstreams: UpstreamTlsStore,
+    /// What is shown to others of the mesh, and believed of them.
+    identity: Identity,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +46,7 @@ type ServerId = (route_model::meta::ResourceKey, usize);
 pub struct TlsContext {
     terms: Arc<TlsTerms>,
     tickets: Arc<Tickets>,
+    identity: Identity,
     current: Mutex<Current>,
 }
 
@@ -71,6 +75,7 @@ struct TicketScope {
 enum CaIdentity {
     Pem(Vec<u8>),
     Files(String, Option<String>, Vec<Seen>),
+    Mesh,
 }
 
 /// Session ticket keys: AES-256 and HMAC-SHA-256, new every six hours, valid for twelve; shared by all workers.
@@ -80,6 +85,11 @@ struct Tickets {
 }
 
 impl TlsStore {
+    /// `identity`: what connections to others of the mesh are made with.
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self { state: Mutex::default(), upstreams: UpstreamTlsStore::new(identity.clone()), identity }
+    }
+
     /// The acceptor of a listener, and what is wrong with its servers. A server whose terms have a fault goes on with
     /// the last that had none; if there are none, its handshakes fail while the others work.
     pub fn acceptor(&self, listener: &Arc<TlsListener>) -> (TlsAcceptor, Vec<Issue>) {
@@ -117,7 +127,7 @@ impl TlsStore {
             .iter()
             .filter_map(|listener| match &listener.protocol {
                 ListenerProtocol::Tls(tls) => Some(&tls.servers),
-                ListenerProtocol::Http(_) | ListenerProtocol::Tcp(_) => None,
+                _ => None,
             })
             .flatten()
             .map(|server| server_id(&server.server))
@@ -136,7 +146,7 @@ impl TlsStore {
         if let Some(context) = self.state().contexts.get(&address).and_then(Weak::upgrade) {
             return context;
         }
-        let context = Arc::new(TlsContext::new(Arc::clone(terms), self.tickets(terms)));
+        let context = Arc::new(TlsContext::new(Arc::clone(terms), self.tickets(terms), self.identity.clone()));
         self.state().contexts.insert(address, Arc::downgrade(&context));
         context
     }
@@ -179,10 +189,10 @@ impl TlsStore {
 }
 
 impl TlsContext {
-    fn new(terms: Arc<TlsTerms>, tickets: Arc<Tickets>) -> Self {
+    fn new(terms: Arc<TlsTerms>, tickets: Arc<Tickets>, identity: Identity) -> Self {
         let seen = look(&terms);
-        let config = config::build(&terms, Arc::clone(&tickets.keys));
-        Self { terms, tickets, current: Mutex::new(Current { config, seen }) }
+        let config = config::build(&terms, Arc::clone(&tickets.keys), &identity);
+        Self { terms, tickets, identity, current: Mutex::new(Current { config, seen }) }
     }
 
     pub fn terms(&self) -> &Arc<TlsTerms> {
@@ -210,7 +220,7 @@ impl TlsContext {
             TlsMode::Simple => Arc::clone(&self.tickets.keys),
             TlsMode::Mutual | TlsMode::OptionalMutual => Tickets::new().keys,
         };
-        let built = config::build(&self.terms, tickets);
+        let built = config::build(&self.terms, tickets, &self.identity);
         let mut current = self.current();
         current.seen = seen;
         if let (Err(fault), Ok(_)) = (&built, &current.config) {
@@ -272,6 +282,7 @@ impl TicketScope {
             ca: ca.map(|ca| match ca {
                 CaSource::Secret(credential) => CaIdentity::Pem(credential.ca.clone()),
                 CaSource::Files { ca, crl } => CaIdentity::Files(ca.clone(), crl.clone(), look(terms)),
+                CaSource::Mesh => CaIdentity::Mesh,
             }),
             names: terms.subject_alt_names.clone(),
             spki: terms.verify_certificate_spki.clone(),

@@ -10,12 +10,16 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
 use super::certificate::TlsFault;
+use super::identity::Identity;
+use super::mesh::alpn;
 use super::origination;
 use super::store::{Seen, look_at};
 
 /// The terms of all clusters of a process. Equal terms share a configuration.
 #[derive(Debug, Default)]
 pub(crate) struct UpstreamTlsStore {
+    /// What is shown to others of the mesh, and believed of them.
+    identity: Identity,
     contexts: Mutex<HashMap<Arc<UpstreamTls>, Weak<UpstreamContext>>>,
 }
 
@@ -54,6 +58,10 @@ pub(crate) enum Inside {
 }
 
 impl UpstreamTlsStore {
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self { identity, contexts: Mutex::default() }
+    }
+
     /// The context of terms. `before` is what the same cluster used so far: it goes on serving while new terms that ask
     /// the same have a fault. The fault is answered beside.
     pub(crate) fn context(
@@ -63,7 +71,7 @@ impl UpstreamTlsStore {
     ) -> (Arc<UpstreamContext>, Option<TlsFault>) {
         let known = self.contexts().get(terms).and_then(Weak::upgrade);
         let context = known.unwrap_or_else(|| {
-            let context = Arc::new(UpstreamContext::new(Arc::clone(terms)));
+            let context = Arc::new(UpstreamContext::new(Arc::clone(terms), &self.identity));
             self.contexts().insert(Arc::clone(terms), Arc::downgrade(&context));
             context
         });
@@ -81,7 +89,7 @@ impl UpstreamTlsStore {
     pub(crate) fn look_at_files(&self) {
         let contexts: Vec<_> = self.contexts().values().filter_map(Weak::upgrade).collect();
         for context in contexts {
-            context.look_at_files();
+            context.look_at_files(&self.identity);
         }
     }
 
@@ -91,9 +99,9 @@ impl UpstreamTlsStore {
 }
 
 impl UpstreamContext {
-    fn new(terms: Arc<UpstreamTls>) -> Self {
+    fn new(terms: Arc<UpstreamTls>, identity: &Identity) -> Self {
         let seen = look(&terms);
-        let session = origination::build(&terms);
+        let session = origination::build(&terms, identity);
         let generation = AtomicU64::new(if session.is_ok() { next_generation() } else { 0 });
         Self { terms, generation, current: Mutex::new(Current { session, seen }) }
     }
@@ -109,7 +117,17 @@ impl UpstreamContext {
 
     /// Whether the server that is asked for depends on the request.
     pub(crate) fn asks_for_host(&self) -> bool {
-        self.terms.sni.is_none()
+        self.terms.sni.is_none() && !self.is_of_mesh()
+    }
+
+    /// Whether it is for endpoints of the mesh alone.
+    pub(crate) fn is_automatic(&self) -> bool {
+        self.terms.automatic
+    }
+
+    /// Whether both ends show certificates of the mesh.
+    pub(crate) fn is_of_mesh(&self) -> bool {
+        matches!(self.terms.source, TlsSource::Mesh)
     }
 
     pub(crate) fn session(&self) -> Result<Arc<Session>, TlsFault> {
@@ -121,12 +139,12 @@ impl UpstreamContext {
         self.current().session.as_ref().err().cloned()
     }
 
-    fn look_at_files(&self) {
+    fn look_at_files(&self, identity: &Identity) {
         let seen = look(&self.terms);
         if self.current().seen == seen {
             return;
         }
-        let built = origination::build(&self.terms);
+        let built = origination::build(&self.terms, identity);
         let mut current = self.current();
         current.seen = seen;
         let rule = &self.terms.rule;
@@ -147,6 +165,13 @@ impl UpstreamContext {
 }
 
 impl Session {
+    /// For a proxy of the mesh, which is recognised by its identity, and by which the connection is told apart from TLS
+    /// that is the application's own: by the protocols that Istio's proxies offer.
+    pub(super) fn of_mesh(name: ServerName<'static>, config: impl Fn(&[&[u8]]) -> Arc<ClientConfig>) -> Self {
+        let configs = [alpn::HTTP1, alpn::HTTP2, alpn::BYTES].map(|protocol| config(&[protocol]));
+        Self { name: Some(name), configs }
+    }
+
     pub(super) fn new(name: Option<ServerName<'static>>, config: ClientConfig) -> Self {
         let offering = |protocols: &[&[u8]]| {
             let mut config = config.clone();
@@ -193,6 +218,7 @@ mod tests {
     fn terms(path: &std::path::Path, name: &str) -> Arc<UpstreamTls> {
         Arc::new(UpstreamTls {
             rule: ResourceKey::new(Kind::DestinationRule, "default", "s"),
+            automatic: false,
             sni: None,
             subject_alt_names: [name.to_owned()].into(),
             mutual: false,

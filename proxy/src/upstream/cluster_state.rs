@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::dynamic::DynamicNames;
 use super::load::{ClusterLoad, Permit};
 use super::locality::{self, Level};
+use super::original::Originals;
 use super::outlier::Record;
 use crate::tls::certificate::TlsFault;
 use crate::tls::upstream::UpstreamContext;
@@ -31,6 +32,8 @@ pub(crate) struct ClusterState {
     pub(crate) load: Arc<ClusterLoad>,
     /// Where each request names its host: the state of the names. The cluster itself has no endpoints then.
     pub(crate) names: Option<Arc<DynamicNames>>,
+    /// Where each client says where it was going. The cluster itself has no endpoints then.
+    pub(crate) originals: Option<Arc<Originals>>,
     /// `None`: plain text.
     pub(crate) tls: Option<Arc<UpstreamContext>>,
     /// What is wrong with the cluster's terms of TLS; older ones may serve in their place.
@@ -117,6 +120,8 @@ pub(crate) struct EndpointState {
     pub(crate) address: EndpointAddress,
     /// `address:port` or the socket path, as access logs show it.
     pub(crate) name: Box<str>,
+    /// A proxy of the mesh answers there.
+    pub(crate) in_mesh: bool,
     /// When it joined endpoints that were there before; `None`: it was among the first that were found.
     pub(crate) joined: Option<Instant>,
     active: AtomicU32,
@@ -151,14 +156,16 @@ impl Discovered {
     /// Replaces the endpoints. Those whose address was there before keep their state.
     pub(crate) fn publish(&self, endpoints: &[Endpoint]) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = |address: &EndpointAddress| {
-            current.all.endpoints.iter().find(|e| e.state.address == *address).map(|e| Arc::clone(&e.state))
+        let kept = |address: &EndpointAddress, in_mesh: bool| {
+            let known = current.all.endpoints.iter().map(|endpoint| &endpoint.state);
+            known.clone().find(|known| known.address == *address && known.in_mesh == in_mesh).cloned()
         };
         // Of those that are found first nobody knows how long they have been there.
         let joined = (self.version() > 0).then(Instant::now);
         let mut weighted: Vec<WeightedEndpoint> = Vec::with_capacity(endpoints.len());
-        for Endpoint { address, weight, rank } in endpoints {
-            let state = kept(address).unwrap_or_else(|| Arc::new(EndpointState::new(address.clone(), joined)));
+        for Endpoint { address, weight, rank, in_mesh } in endpoints {
+            let new = || Arc::new(EndpointState::new(address.clone(), *in_mesh, joined));
+            let state = kept(address, *in_mesh).unwrap_or_else(new);
             weighted.push(WeightedEndpoint { state, weight: (*weight).max(1), rank: *rank });
         }
         *current = Current::new(Arc::new(EndpointSet::new(weighted)), current.rules.take());
@@ -277,7 +284,7 @@ impl EndpointSet {
 }
 
 impl EndpointState {
-    pub(crate) fn new(address: EndpointAddress, joined: Option<Instant>) -> Self {
+    pub(crate) fn new(address: EndpointAddress, in_mesh: bool, joined: Option<Instant>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let name = match &address {
             EndpointAddress::Ip(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string().into(),
@@ -287,6 +294,7 @@ impl EndpointState {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address,
             name,
+            in_mesh,
             joined,
             active: AtomicU32::new(0),
             record: Record::default(),
@@ -387,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_request_counts_until_it_is_dropped() {
-        let state = Arc::new(EndpointState::new(EndpointAddress::Unix("/run/app.sock".into()), None));
+        let state = Arc::new(EndpointState::new(EndpointAddress::Unix("/run/app.sock".into()), false, None));
         let request = ActiveRequest::new(&state);
         assert_eq!((state.active(), &*state.name), (1, "/run/app.sock"));
         drop(request);

@@ -7,6 +7,7 @@ pub(crate) mod connection;
 pub(crate) mod dynamic;
 pub(crate) mod load;
 mod locality;
+pub(crate) mod original;
 pub(crate) mod outlier;
 pub(crate) mod peer;
 mod placement;

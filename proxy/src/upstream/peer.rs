@@ -92,10 +92,11 @@ impl Peer {
         pool: &Pool,
     ) -> Result<Self, TermsError> {
         let named = cluster.cluster.policy.proxy_protocol.is_some();
-        if cluster.tls.is_none() && !named {
+        let context = cluster.tls.as_ref().filter(|context| endpoint.in_mesh || !context.is_automatic());
+        if context.is_none() && !named {
             return Ok(Self { endpoint, terms: None });
         }
-        let tls = match &cluster.tls {
+        let tls = match context {
             None => None,
             Some(context) => {
                 let host = authority().map_or(&*cluster.cluster.key.host, without_port);
@@ -104,6 +105,11 @@ impl Peer {
         };
         let client = if named { client() } else { None };
         Ok(Self { endpoint, terms: Some(Rc::new(PeerTerms { tls, client })) })
+    }
+
+    /// Whether a proxy of the mesh is spoken to as such, and so can take many requests on one connection.
+    pub(crate) fn is_in_mesh(&self) -> bool {
+        self.tls().is_some_and(|tls| tls.context.is_of_mesh())
     }
 
     pub(crate) fn tls(&self) -> Option<&PeerTls> {

@@ -124,7 +124,7 @@ impl Resolver {
             Discovery::Dns(names) => (names.to_vec(), Rule::All),
             Discovery::LogicalDns(name) => (vec![name.clone()], Rule::OneAddress),
             Discovery::Undeclared(names) => (names.to_vec(), Rule::FirstName),
-            Discovery::Static(_) | Discovery::Dynamic(_) | Discovery::None => return None,
+            Discovery::Static(_) | Discovery::Dynamic(_) | Discovery::Original | Discovery::None => return None,
         };
         Some(self.begin(names, rule, discovered, retry))
     }
@@ -397,7 +397,7 @@ impl ClusterNames {
 
     fn endpoints(&self) -> Vec<Endpoint> {
         let kept = self.published.as_deref().and_then(<[_]>::first).map(|endpoint| &endpoint.address);
-        let mut found: BTreeMap<(IpAddr, u16), (u32, Rank)> = BTreeMap::new();
+        let mut found: BTreeMap<(IpAddr, u16), (u32, Rank, bool)> = BTreeMap::new();
         for Followed { name, addresses, .. } in &self.names {
             let chosen = match self.rule {
                 Rule::All | Rule::FirstName => &addresses[..],
@@ -408,13 +408,17 @@ impl ClusterNames {
                 }
             };
             for ip in chosen {
-                let (weight, rank) = found.entry((*ip, name.port)).or_insert((0, name.rank));
+                let (weight, rank, _) = found.entry((*ip, name.port)).or_insert((0, name.rank, name.in_mesh));
                 *weight = weight.saturating_add(name.weight);
                 // An address that is behind two names is as near as the nearer of them.
                 *rank = (*rank).min(name.rank);
             }
         }
-        let endpoint = |((ip, port), (weight, rank))| Endpoint { address: EndpointAddress::Ip(ip, port), weight, rank };
+        let endpoint = |((ip, port), (weight, rank, in_mesh))| Endpoint {
+            rank,
+            in_mesh,
+            ..Endpoint::new(EndpointAddress::Ip(ip, port), weight)
+        };
         found.into_iter().map(endpoint).collect()
     }
 }

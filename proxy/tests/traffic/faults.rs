@@ -96,7 +96,7 @@ async fn an_upstream_that_stalls_before_its_head() {
 #[tokio::test]
 async fn an_upstream_that_stalls_within_its_body() {
     let origin = Faulty::stalling(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
-    let rig = Rig::new(by(within(LONGER), upstream(origin.addr))).await;
+    let rig = Rig::new(by(within(5 * LONGER), upstream(origin.addr))).await;
     asking(&rig, 600, Got::Cut(200), (200, "UT")).await;
 }
 

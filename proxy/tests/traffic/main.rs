@@ -9,6 +9,7 @@ mod dynamic_dns;
 mod failures;
 mod faults;
 mod locality;
+mod mesh;
 mod origin;
 mod policies;
 mod proxy_protocol;

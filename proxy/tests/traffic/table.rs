@@ -34,6 +34,7 @@ pub(crate) fn cluster(host: &str, origins: &[SocketAddr]) -> Cluster {
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_mins(1),
         policy: UpstreamPolicy::default(),
+        multiplexed: false,
         limits: None,
         service_name: host.into(),
         service_namespace: "default".into(),

@@ -210,6 +210,7 @@ fn rule() -> ResourceKey {
 pub(crate) fn simple(ca: &Authority) -> UpstreamTls {
     UpstreamTls {
         rule: rule(),
+        automatic: false,
         sni: None,
         subject_alt_names: Box::default(),
         mutual: false,

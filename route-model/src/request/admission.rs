@@ -4,6 +4,9 @@
 //! certificate that this proxy verified, `x-request-id` is always new, the peer is appended to X-Forwarded-For,
 //! X-Forwarded-Proto is replaced unless a trusted hop set it.
 //!
+//! Within the mesh, as Istio's sidecars do: what the edge said of the client is passed on as it is, and only
+//! `x-forwarded-client-cert` is this proxy's own to say.
+//!
 //! Underscores in names are allowed, but an alias of a guarded name (`X_Forwarded_For`, `Transfer_Encoding`) is
 //! dropped: servers that put headers into environment variables cannot tell the two apart.
 
@@ -31,6 +34,8 @@ pub struct Peer {
     tls: bool,
     /// What `x-forwarded-client-cert` says of its certificate.
     certificate: Option<HeaderValue>,
+    /// The peer is an application beside this proxy, or another workload.
+    within_mesh: bool,
 }
 
 /// What a request's headers say once only the believable part is left.
@@ -46,7 +51,13 @@ impl Peer {
     /// `certificate`: what upstreams are told of the client's certificate, if it presented one and was verified.
     pub fn new(address: SocketAddr, tls: bool, certificate: Option<HeaderValue>) -> Self {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        Self { value: ip_value(address.ip()), address, tls, certificate }
+        Self { value: ip_value(address.ip()), address, tls, certificate, within_mesh: false }
+    }
+
+    /// A peer that is part of the mesh, or could be. `certificate`: what is added to `x-forwarded-client-cert` if the
+    /// peer has shown who it is; otherwise nobody's word is passed on there.
+    pub fn within_mesh(address: SocketAddr, certificate: Option<HeaderValue>) -> Self {
+        Self { within_mesh: true, ..Self::new(address, false, certificate) }
     }
 
     /// Cleans the headers of a request from this peer and adds what upstreams are to know of it.
@@ -55,7 +66,10 @@ impl Peer {
     /// `numTrustedProxies`). With `n` of them the client is the `n`th entry from the right of what arrived; if there
     /// are fewer, or it is no address, the peer is the client. `request_id` becomes the `x-request-id`.
     pub fn admit(&self, headers: &mut Headers, trusted_hops: u32, request_id: HeaderValue) -> Admitted {
-        let seen = Seen::scan(headers);
+        let mut seen = Seen::scan(headers);
+        if self.within_mesh {
+            return self.pass_on(headers, &mut seen, request_id);
+        }
         seen.strip(headers);
         let client = match trusted_hops {
             0 => None,
@@ -72,6 +86,22 @@ impl Peer {
         Admitted { client: client.map_or(self.address, |ip| SocketAddr::new(ip, 0)), scheme }
     }
 
+    fn pass_on(&self, headers: &mut Headers, seen: &mut Seen, request_id: HeaderValue) -> Admitted {
+        seen.forged.retain(|name| !name.as_str().starts_with("x-envoy-"));
+        let certificate = self.certificate.as_ref().map(|own| appended(headers.get_all(X_FORWARDED_CLIENT_CERT), own));
+        seen.strip(headers);
+        let client = if seen.forwarded_for { forwarded_address(headers, 1) } else { None };
+        let scheme = self.scheme(headers, seen.forwarded_proto);
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        if headers.get(X_REQUEST_ID).is_none_or(HeaderValue::is_empty) {
+            headers.insert(X_REQUEST_ID, request_id);
+        }
+        if let Some(certificate) = certificate {
+            headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
+        }
+        Admitted { client: client.map_or(self.address, |ip| SocketAddr::new(ip, 0)), scheme }
+    }
+
     fn scheme(&self, headers: &Headers, believe: bool) -> &'static str {
         let own = if self.tls { "https" } else { "http" };
         let mut values = headers.get_all(X_FORWARDED_PROTO);
@@ -83,19 +113,20 @@ impl Peer {
     }
 
     fn append_forwarded_for(&self, headers: &mut Headers, present: bool) {
-        let value = if present { self.joined_forwarded_for(headers) } else { self.value.clone() };
+        let value = if present { appended(headers.get_all(X_FORWARDED_FOR), &self.value) } else { self.value.clone() };
         headers.insert(X_FORWARDED_FOR, value);
     }
+}
 
-    fn joined_forwarded_for(&self, headers: &Headers) -> HeaderValue {
-        let mut joined = Vec::with_capacity(64);
-        for value in headers.get_all(X_FORWARDED_FOR).filter(|value| !value.is_empty()) {
-            joined.extend_from_slice(value.as_bytes());
-            joined.push(b',');
-        }
-        joined.extend_from_slice(self.value.as_bytes());
-        HeaderValue::from_maybe_shared(Bytes::from(joined)).unwrap_or_else(|_| self.value.clone())
+/// All values of a field, and one more behind them.
+fn appended<'a>(values: impl Iterator<Item = &'a HeaderValue>, last: &HeaderValue) -> HeaderValue {
+    let mut joined = Vec::with_capacity(64);
+    for value in values.filter(|value| !value.is_empty()) {
+        joined.extend_from_slice(value.as_bytes());
+        joined.push(b',');
     }
+    joined.extend_from_slice(last.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(joined)).unwrap_or_else(|_| last.clone())
 }
 
 /// What one pass over a request's header names found; most requests have none of it, and then nothing is looked up.

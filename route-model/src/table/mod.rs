@@ -144,6 +144,18 @@ pub struct ServerRef {
 }
 
 impl Listener {
+    /// Whether the authorization policies of the table are for those who come in here: they guard a gateway's servers
+    /// and a sidecar's application, not what the application itself asks for.
+    pub fn is_guarded(&self) -> bool {
+        !matches!(self.protocol, ListenerProtocol::Service(_) | ListenerProtocol::Outbound(_))
+    }
+
+    /// Whether it is a sidecar's.
+    pub fn is_within_mesh(&self) -> bool {
+        use ListenerProtocol::{Inbound, Outbound, Service};
+        matches!(self.protocol, Service(_) | Outbound(_) | Inbound { .. })
+    }
+
     /// The Gateways of its servers, each once.
     pub fn gateways(&self) -> impl Iterator<Item = &ResourceKey> + Clone {
         let servers = &self.servers;

@@ -258,6 +258,7 @@ fn meaning(set: &ResourceSet) -> String {
                 }
             }
             ListenerProtocol::Tcp(routes) => text.push_str(&streams_meaning(&table, routes)),
+            sidecars => unreachable!("a gateway has no {sidecars:?}"),
         }
     }
     text

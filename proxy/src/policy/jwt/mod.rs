@@ -83,7 +83,11 @@ fn authentications(table: &RouteTable) -> impl Iterator<Item = &Arc<Authenticati
         let routes: SmallVec<[&HttpRoutes; 1]> = match &listener.protocol {
             ListenerProtocol::Http(routes) => SmallVec::from_elem(&**routes, 1),
             ListenerProtocol::Tls(tls) => tls.servers.iter().filter_map(|server| Some(&**server.http()?)).collect(),
-            ListenerProtocol::Tcp(_) => SmallVec::new(),
+            ListenerProtocol::Inbound { inbound, .. } => {
+                inbound.ports.values().chain([&inbound.other]).map(|port| &*port.routes.http).collect()
+            }
+            // What the application asks for is for others to verify.
+            ListenerProtocol::Tcp(_) | ListenerProtocol::Service(_) | ListenerProtocol::Outbound(_) => SmallVec::new(),
         };
         routes
     });
