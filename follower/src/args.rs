@@ -1,8 +1,9 @@
 //! The flags that every proxy takes, and how their values are written.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,13 @@ use anyhow::Context;
 use clap::ValueEnum;
 use proxy::{AccessLogFormat, ListenAddr};
 use push::client::Token;
+use push::credential::Credential;
 use push::transport::TlsTransport;
 use route_model::compile::{TOPOLOGY_NETWORK, TOPOLOGY_REGION, TOPOLOGY_SUBZONE, TOPOLOGY_ZONE};
 use route_model::table::locality::Locality;
+use tracing::info;
 
-use crate::Transport;
+use crate::{Transport, identity};
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15020);
@@ -30,21 +33,32 @@ pub struct JoinArgs {
     #[arg(long, env = "FAIRWAY_CONTROL_PLANE_CA", value_name = "FILE")]
     pub control_plane_ca: PathBuf,
 
-    /// The token from `fairway join-token create`
+    /// The token from `fairway join-token create`; not needed any more once the data folder holds a certificate
     #[arg(long, env = "FAIRWAY_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub join_token_file: PathBuf,
 }
 
 impl JoinArgs {
-    /// Reads the files that the command line names.
-    pub fn into_transport(self) -> anyhow::Result<Transport> {
+    /// Reads the files that the command line names. A token that is gone is no error if `data_dir` holds a certificate.
+    pub fn into_transport(self, data_dir: &Path) -> anyhow::Result<Transport> {
         let ca = std::fs::read(&self.control_plane_ca)
             .with_context(|| format!("cannot read the control plane's CA {}", self.control_plane_ca.display()))?;
+        let credential = Arc::new(Credential::default());
         let connect = TlsTransport::new(&self.control_plane, &ca).context("--control-plane")?;
-        let token = std::fs::read_to_string(&self.join_token_file)
-            .with_context(|| format!("cannot read the join token {}", self.join_token_file.display()))?;
-        let token = Token::new(&token).with_context(|| format!("{}", self.join_token_file.display()))?;
-        Ok(Transport { connect: Arc::new(connect), token: Some(token) })
+        let connect = Arc::new(connect.with_credential(credential.clone()).context("--control-plane")?);
+        Ok(Transport { connect, token: self.token(data_dir)?, credential: Some(credential) })
+    }
+
+    fn token(&self, data_dir: &Path) -> anyhow::Result<Option<Token>> {
+        let file = self.join_token_file.display();
+        match std::fs::read_to_string(&self.join_token_file) {
+            Ok(token) => Ok(Some(Token::new(&token).with_context(|| file.to_string())?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && identity::is_kept(data_dir) => {
+                info!(%file, "there is no join token any more, the certificate in the data folder has to do");
+                Ok(None)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read the join token {file}")),
+        }
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! A [`Follower`] subscribes to the control plane ([`push`]), compiles what it receives ([`route_model::compile`]),
 //! hands the tables to the proxy and acknowledges them. The last good set is kept on disk, so that a proxy starts and
-//! serves while every control plane is away. What else their processes share is here too: flags ([`args`]), the log
+//! serves while every control plane is away; so is its certificate in the mesh. What else their processes share is here too: flags ([`args`]), the log
 //! ([`logging`]), signals and limits ([`process`]).
 
 pub mod args;
 mod data_dir;
+mod identity;
 mod last_good;
 pub mod logging;
 mod ports;
+mod prerequisites;
 pub mod process;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use push::client::{Node, Subscriber, SubscriberOptions, Token};
+use push::credential::Credential;
 use push::message::Ack;
 use push::transport::Connect;
 use push::workload::{Ready, Workload};
@@ -36,8 +39,10 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use self::data_dir::DataDir;
+use self::identity::{Agent, Applicant, Kept};
 use self::last_good::{LastGood, Saver};
 use self::ports::PortsFile;
+pub use self::prerequisites::Prerequisites;
 use self::traffic::{Outcome, Traffic};
 
 /// How often the control plane is told how the proxy is doing, if that changed.
@@ -70,6 +75,9 @@ pub struct Transport {
     pub connect: Arc<dyn Connect>,
     /// Not needed inside one process.
     pub token: Option<Token>,
+    /// What [`Transport::connect`] shows: the proxy's certificate in the mesh, once it has one. `None`: nothing is shown,
+    /// as inside one process.
+    pub credential: Option<Arc<Credential>>,
 }
 
 impl std::fmt::Debug for Transport {
@@ -100,10 +108,29 @@ pub struct Follower {
     in_force: watch::Sender<Option<Revision>>,
     workload: Option<Workload>,
     readiness: watch::Sender<Ready>,
-    /// The WorkloadGroup of the workload.
-    group: watch::Sender<Option<Arc<Resource>>>,
+    group: Group,
+    agent: Agent,
     /// Locked for as long as this lives.
     dir: DataDir,
+}
+
+/// The WorkloadGroup of the workload.
+#[derive(Debug)]
+struct Group {
+    key: ResourceKey,
+    current: watch::Sender<Option<Arc<Resource>>>,
+}
+
+impl Group {
+    /// Takes it out of a set that is in force.
+    fn note(&self, set: &ResourceSet) {
+        let group = set.get(&self.key);
+        self.current.send_if_modified(|known| {
+            let changed = known.as_ref().map(Arc::as_ptr) != group.map(Arc::as_ptr);
+            *known = group.cloned();
+            changed
+        });
+    }
 }
 
 impl Follower {
@@ -117,10 +144,20 @@ impl Follower {
         let mut proxy_options = options.proxy;
         proxy_options.identity.node_id.clone_from(&node_id);
         proxy_options.identity.namespace = options.scope.namespace.to_string();
+        let identity = proxy_options.mesh_identity.clone();
         let traffic = Traffic::new(proxy::Proxy::start(proxy_options)?, options.scope.clone(), options.sidecar);
         let mut ports = PortsFile::new(dir.path("ports.json"), options.other_ports);
         ports.write(&traffic.bound());
         let node = Node { id: node_id, scope: options.scope, build: env!("CARGO_PKG_VERSION").to_owned() };
+        let applicant = Applicant {
+            node: node.id.clone(),
+            namespace: node.scope.namespace.to_string(),
+            service_account: options.service_account.clone(),
+        };
+        let name = options.workload.as_ref().map_or("", |workload| &workload.group);
+        let key = ResourceKey::new(Kind::WorkloadGroup, node.scope.namespace.clone(), name);
+        let group = Group { key, current: watch::Sender::default() };
+        let agent = Agent::open(Kept::of(&dir), applicant, transport.clone(), identity);
         Ok(Self {
             traffic,
             ports,
@@ -130,14 +167,15 @@ impl Follower {
             in_force: watch::Sender::default(),
             workload: options.workload,
             readiness: watch::Sender::default(),
-            group: watch::Sender::default(),
+            group,
+            agent,
             dir,
         })
     }
 
-    /// The revision in force: `None` until there is one. That of the last good set counts.
-    pub fn in_force(&self) -> watch::Receiver<Option<Revision>> {
-        self.in_force.subscribe()
+    /// What has to be there before this proxy can serve.
+    pub fn prerequisites(&self) -> Prerequisites {
+        Prerequisites::new(self.in_force.subscribe(), self.agent.identity().watch())
     }
 
     /// Where it is said whether the workload can serve, and why not.
@@ -147,7 +185,7 @@ impl Follower {
 
     /// The WorkloadGroup that the workload belongs to, of the revision in force: `None` without one.
     pub fn group(&self) -> watch::Receiver<Option<Arc<Resource>>> {
-        self.group.subscribe()
+        self.group.current.subscribe()
     }
 
     /// Follows the control plane until `shutdown` resolves, then drains. Must be called inside a tokio runtime.
@@ -155,10 +193,11 @@ impl Follower {
     /// It does not fail: what goes wrong is logged and reported to the control plane, and the last good table goes on
     /// serving.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
         let last_good = LastGood::open(&self.dir);
         let mut subscription = SubscriberOptions {
             service_account: self.service_account.clone(),
-            token: self.transport.token.take(),
+            token: self.transport.token.clone(),
             workload: self.workload.clone(),
             ..SubscriberOptions::new(self.node.clone())
         };
@@ -169,7 +208,7 @@ impl Follower {
                 Outcome::InForce(issues) => {
                     info!(%revision, issues = issues.len(), "serving the last good configuration");
                     subscription.applied = Some(Ack::new(revision, issues));
-                    self.note_group(held.set());
+                    self.group.note(held.set());
                     subscription.held = Some(Arc::unwrap_or_clone(held));
                     self.in_force.send_replace(Some(revision));
                 }
@@ -179,25 +218,24 @@ impl Follower {
         }
 
         let saver = Saver::start(last_good);
-        let acked = subscription.applied.clone();
-        let mut subscriber = Subscriber::start(subscription, self.transport.connect.clone());
-        self.follow(&mut subscriber, acked, &saver, shutdown).await;
+        // The stream is to come with the certificate, and a join token for one use is not to be shown twice at once.
+        let ended = tokio::select! {
+            () = &mut shutdown => true,
+            () = self.agent.bootstrap() => false,
+        };
+        let mut subscriber = None;
+        if !ended {
+            let acked = subscription.applied.clone();
+            let subscriber = subscriber.insert(Subscriber::start(subscription, self.transport.connect.clone()));
+            self.follow(subscriber, acked, &saver, shutdown).await;
+        }
         info!("draining");
-        subscriber.leave().await;
+        if let Some(subscriber) = subscriber {
+            subscriber.leave().await;
+        }
         saver.finish().await;
         self.traffic.drain().await;
         info!("drained");
-    }
-
-    /// Takes the workload's group out of a set that is in force.
-    fn note_group(&self, set: &ResourceSet) {
-        let name = self.workload.as_ref().map_or("", |workload| &workload.group);
-        let group = set.get(&ResourceKey::new(Kind::WorkloadGroup, self.node.scope.namespace.clone(), name));
-        self.group.send_if_modified(|known| {
-            let changed = known.as_ref().map(Arc::as_ptr) != group.map(Arc::as_ptr);
-            *known = group.cloned();
-            changed
-        });
     }
 
     async fn follow(
@@ -205,16 +243,19 @@ impl Follower {
         subscriber: &mut Subscriber,
         mut acked: Option<Ack>,
         saver: &Saver,
-        shutdown: impl Future<Output = ()>,
+        mut shutdown: impl Future<Output = ()> + Unpin,
     ) {
-        let mut shutdown = std::pin::pin!(shutdown);
         let mut readiness = self.readiness.subscribe();
         readiness.mark_changed();
         let mut reports = tokio::time::interval(REPORT_EVERY);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewed = self.agent.renewed();
+        let mut keeping = std::pin::pin!(self.agent.keep(subscriber.trust(), subscriber.status()));
         loop {
             tokio::select! {
                 () = &mut shutdown => return,
+                never = &mut keeping => match never {},
+                Ok(()) = renewed.changed(), if self.transport.credential.is_some() => subscriber.reconnect(),
                 update = subscriber.next_update() => {
                     let began = Instant::now();
                     let revision = update.revision();
@@ -228,7 +269,7 @@ impl Follower {
                             }
                             let took_ms = began.elapsed().as_millis();
                             info!(%revision, resources = held.set().len(), issues = issues.len(), took_ms, "in force");
-                            self.note_group(held.set());
+                            self.group.note(held.set());
                             self.in_force.send_replace(Some(revision));
                             saver.offer(held);
                             self.ports.write(&self.traffic.bound());

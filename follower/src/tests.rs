@@ -146,7 +146,7 @@ impl Gateway {
 
     fn over(data_dir: &Path, connect: Arc<dyn Connect>) -> Self {
         let (shutdown, ended) = oneshot::channel::<()>();
-        let transport = Transport { connect, token: None };
+        let transport = Transport { connect, token: None, credential: None };
         let follower = Follower::start(options(data_dir), transport).unwrap();
         let running = tokio::spawn(follower.run(async move {
             let _ = ended.await;
@@ -395,7 +395,7 @@ async fn a_gateway_whose_data_folder_cannot_be_used_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let transport = Transport { connect: Arc::new(nobody()), token: None };
+    let transport = Transport { connect: Arc::new(nobody()), token: None, credential: None };
     let error = Follower::start(options(&file), transport).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot use the data folder {}", file.display())), "{error}");
 }

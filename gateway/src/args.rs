@@ -8,6 +8,7 @@ use follower::args::{self, JoinArgs};
 use follower::{Options, Transport};
 use proxy::ProxyIdentity;
 use route_model::compile::{ProxyRole, ProxyScope};
+use route_model::names::is_dns_subdomain;
 use serde_json::{Map, Value};
 
 /// A gateway that follows a control plane elsewhere.
@@ -39,6 +40,16 @@ pub struct GatewayArgs {
     #[arg(long, env = "FAIRWAY_GATEWAY_NAMESPACE", value_name = "NAMESPACE", default_value = "istio-system")]
     pub gateway_namespace: String,
 
+    /// The service account that the gateway runs as: with its namespace, its identity in the mesh
+    #[arg(
+        long,
+        env = "FAIRWAY_GATEWAY_SERVICE_ACCOUNT",
+        value_name = "NAME",
+        default_value = "default",
+        value_parser = service_account
+    )]
+    pub gateway_service_account: String,
+
     /// The labels that Gateway selectors are held against
     #[arg(
         long,
@@ -69,7 +80,8 @@ pub struct GatewayArgs {
 impl Args {
     /// Reads the files that the command line names.
     pub fn into_parts(self) -> anyhow::Result<(Options, Transport)> {
-        Ok((self.gateway.into_options(self.data_dir, Map::new()), self.join.into_transport()?))
+        let transport = self.join.into_transport(&self.data_dir)?;
+        Ok((self.gateway.into_options(self.data_dir, Map::new()), transport))
     }
 }
 
@@ -103,7 +115,7 @@ impl GatewayArgs {
             node_id: self.proxy.node_id,
             scope,
             sidecar: None,
-            service_account: String::new(),
+            service_account: self.gateway_service_account,
             proxy,
             data_dir,
             other_ports,
@@ -115,6 +127,14 @@ impl GatewayArgs {
 /// What Istio's metrics call this workload: the `app` label, as its own gateways do.
 fn workload(scope: &ProxyScope) -> String {
     scope.labels.get("app").map_or("fairway-gateway", String::as_str).to_owned()
+}
+
+fn service_account(text: &str) -> Result<String, String> {
+    if is_dns_subdomain(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no service account: lower-case letters, digits, inner hyphens and dots"))
+    }
 }
 
 fn port_pair(text: &str) -> Result<(u16, u16), String> {
@@ -148,6 +168,7 @@ mod tests {
     fn the_defaults_bind_istios_samples() {
         let options = parse(&[]).unwrap().gateway.into_options("d".into(), Map::new());
         assert_eq!(&*options.scope.namespace, "istio-system");
+        assert_eq!(options.service_account, "default");
         assert_eq!(options.scope.labels["istio"], "ingressgateway");
         assert_eq!(options.scope.labels["app"], "istio-ingressgateway");
         assert_eq!(options.proxy.drain_time, Duration::from_secs(30));
@@ -193,6 +214,7 @@ mod tests {
             ("--drain-time", "99999999999999999h", "500ms"),
             ("--gateway-workers", "0", "1..=1024"),
             ("--node-id", "two words", "visible"),
+            ("--gateway-service-account", "Two Words", "is no service account"),
         ] {
             let error = parse(&[flag, value]).unwrap_err().to_string();
             assert!(error.contains(hint), "{flag} {value}: {error}");

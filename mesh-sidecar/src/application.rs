@@ -6,11 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use route_model::meta::Revision;
+use follower::Prerequisites;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
-use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 /// How often it is said that the application is held back.
@@ -37,14 +36,10 @@ impl Application {
         Ok(Self { command, signals: Signals::new()? })
     }
 
-    /// Starts the application, when something is in force if `ready` is given, and answers with its exit code when it
+    /// Starts the application, when all is there if `ready` is given, and answers with its exit code when it
     /// has ended; 128 and the signal's number if a signal ended it, as shells do. A further signal then ends this
     /// process at once. Calls `ending` when the application is told to end.
-    pub(crate) async fn run(
-        mut self,
-        ready: Option<watch::Receiver<Option<Revision>>>,
-        ending: impl FnOnce() + Send,
-    ) -> u8 {
+    pub(crate) async fn run(mut self, ready: Option<Prerequisites>, ending: impl FnOnce() + Send) -> u8 {
         if let Some(ready) = ready
             && let Err(signal) = self.until(ready).await
         {
@@ -66,16 +61,18 @@ impl Application {
         code
     }
 
-    /// Waits until something is in force, or until a signal says that it will not be needed.
-    async fn until(&mut self, mut ready: watch::Receiver<Option<Revision>>) -> Result<(), Signal> {
+    /// Waits until all is there, or until a signal says that it will not be needed.
+    async fn until(&mut self, ready: Prerequisites) -> Result<(), Signal> {
+        let mut met = ready.clone();
         let mut remind = tokio::time::interval(REMIND);
         loop {
             tokio::select! {
-                // An error means that the follower is gone, and with it this process.
-                _ = ready.wait_for(Option::is_some) => return Ok(()),
+                () = met.met() => return Ok(()),
                 signal = self.signals.ending() => return Err(signal),
                 _ = remind.tick() => {
-                    info!("the application is started when there is a configuration from the control plane");
+                    if let Some(what) = ready.missing() {
+                        info!("the application is started when there is {what} from the control plane");
+                    }
                 }
             }
         }

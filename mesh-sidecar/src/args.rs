@@ -112,7 +112,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub log: LogArgs,
 
-    /// Start the application only when there is a configuration to serve it by
+    /// Start the application only when there are a configuration to serve it by and a certificate to be known by
     #[arg(long, env = "FAIRWAY_WAIT_READY", requires = "command")]
     pub wait_ready: bool,
 
@@ -135,6 +135,7 @@ impl RunArgs {
         let workload = scope.labels.get("app").or(self.service.as_ref()).map_or("fairway-sidecar", String::as_str);
         let listeners =
             Listeners::new(self.capture, self.outbound_addr, self.inbound_addr, &self.ports, &self.bind_services);
+        let transport = self.join.into_transport(&self.data_dir)?;
         let base = self.proxy.options();
         let proxy = proxy::Options {
             workers: self.workers.map_or_else(|| base.workers.min(MOST_WORKERS), usize::from),
@@ -165,7 +166,7 @@ impl RunArgs {
             wait_ready: self.wait_ready,
             command: self.command,
         };
-        Ok((options, self.join.into_transport()?))
+        Ok((options, transport))
     }
 
     /// What flags say together.

@@ -90,7 +90,7 @@ fn run_sidecar(args: RunArgs) -> anyhow::Result<ExitCode> {
             probing.abort();
             readiness.send_replace(Ready { ready: false, reason: "it was told to end".to_owned() });
         };
-        let ready = options.wait_ready.then(|| follower.in_force());
+        let ready = options.wait_ready.then(|| follower.prerequisites());
         let (stop, stopped) = oneshot::channel::<()>();
         let supervise = async {
             let code = application.run(ready, ending).await;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::client::Resumption;
@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tracing::warn;
 
 use crate::credential::Credential;
 
@@ -48,15 +49,22 @@ pub trait Connect: Send + Sync + 'static {
     fn own_address(&self) -> Option<IpAddr> {
         None
     }
+
+    /// Takes control planes of these CAs for good too from the next connection on, in place of those that were named so
+    /// before: the ones that a control plane named which was good itself. Without TLS it means nothing.
+    fn trust(&self, _roots: &[CertificateDer<'static>]) {}
 }
 
-/// TLS to a control plane whose certificate must come from one of the pinned CAs; the system's roots do not count.
+/// TLS to a control plane whose certificate must come from one of the pinned CAs, or of those that it named since; the
+/// system's roots do not count.
 pub struct TlsTransport {
     origin: String,
     /// `host:port`.
     address: String,
     server_name: ServerName<'static>,
-    connector: TlsConnector,
+    pinned: RootCertStore,
+    credential: Option<Arc<Credential>>,
+    connector: RwLock<TlsConnector>,
     own_address: Mutex<Option<IpAddr>>,
 }
 
@@ -98,33 +106,42 @@ impl TlsTransport {
         if roots.is_empty() {
             return Err(TransportError::NoCa);
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        let connector = connector(roots.clone(), None)?.into();
         Ok(Self {
             origin: format!("https://{host}:{port}"),
             address: format!("{host}:{port}"),
             server_name,
-            connector: TlsConnector::from(Arc::new(config)),
+            pinned: roots,
+            credential: None,
+            connector,
             own_address: Mutex::default(),
         })
     }
+
+    /// Shows a certificate of the proxy's own, where there is one, with each connection from here on.
+    pub fn with_credential(self, credential: Arc<Credential>) -> Result<Self, TransportError> {
+        let connector = connector(self.pinned.clone(), Some(&credential))?.into();
+        Ok(Self { credential: Some(credential), connector, ..self })
+    }
+
+    fn connector(&self) -> TlsConnector {
+        self.connector.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
-impl TlsTransport {
-    /// Shows a certificate of the proxy's own, where there is one, with each connection from here on.
-    #[must_use]
-    pub fn with_credential(mut self, credential: Arc<Credential>) -> Self {
-        let mut config = ClientConfig::clone(self.connector.config());
-        config.client_auth_cert_resolver = credential;
-        // A resumed session would stand for the certificate that the first one showed.
-        config.resumption = Resumption::disabled();
-        self.connector = TlsConnector::from(Arc::new(config));
-        self
-    }
+fn connector(roots: RootCertStore, credential: Option<&Arc<Credential>>) -> Result<TlsConnector, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots);
+    let mut config = match credential {
+        Some(credential) => builder.with_client_cert_resolver(credential.clone()),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would stand for the certificates that the first one showed.
+    config.resumption = Resumption::disabled();
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 impl Connect for TlsTransport {
@@ -135,7 +152,7 @@ impl Connect for TlsTransport {
                 tcp.set_nodelay(true)?;
                 *self.own_address.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(tcp.local_addr()?.ip().to_canonical());
-                let tls = self.connector.connect(self.server_name.clone(), tcp).await?;
+                let tls = self.connector().connect(self.server_name.clone(), tcp).await?;
                 Ok::<Box<dyn Io>, io::Error>(Box::new(tls))
             };
             match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
@@ -151,6 +168,15 @@ impl Connect for TlsTransport {
 
     fn own_address(&self) -> Option<IpAddr> {
         *self.own_address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trust(&self, roots: &[CertificateDer<'static>]) {
+        let mut store = self.pinned.clone();
+        store.add_parsable_certificates(roots.iter().cloned());
+        match connector(store, self.credential.as_ref()) {
+            Ok(connector) => *self.connector.write().unwrap_or_else(PoisonError::into_inner) = connector,
+            Err(error) => warn!(%error, "the CAs that the control plane named cannot be taken up"),
+        }
     }
 }
 

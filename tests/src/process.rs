@@ -123,17 +123,13 @@ impl Start {
 
     /// The push port at this address, as an earlier process had it.
     pub fn push_at(self, address: &str) -> Self {
-        self.instead("--push-addr", address)
+        self.replace("--push-addr", address)
     }
 
-    /// A sidecar's outbound entrance, which is a forward proxy too, at this address.
-    pub fn outbound_at(self, address: &str) -> Self {
-        self.instead("--outbound-addr", address)
-    }
-
-    fn instead(mut self, flag: &str, value: &str) -> Self {
-        let flag = self.arguments.iter().position(|argument| argument == flag).expect("a process with this flag");
-        value.clone_into(&mut self.arguments[flag + 1]);
+    /// Another value for a flag that was given.
+    pub fn replace(mut self, flag: &str, value: &str) -> Self {
+        let position = self.arguments.iter().position(|argument| argument == flag).expect("the flag");
+        value.clone_into(&mut self.arguments[position + 1]);
         self
     }
 

@@ -16,8 +16,9 @@ use x509_parser::prelude::FromDer;
 
 use super::{Authority, serial_number};
 
-/// The shortest and the longest time that a workload's certificate may be good for.
-pub const MIN_CERT_TTL: Duration = Duration::from_mins(1);
+/// The shortest and the longest time that a workload's certificate may be good for. Seconds are for trying out what
+/// happens around an expiry.
+pub const MIN_CERT_TTL: Duration = Duration::from_secs(10);
 pub const MAX_CERT_TTL: Duration = Duration::from_hours(90 * 24);
 
 /// How far the clocks of proxies may be behind.

@@ -78,7 +78,7 @@ pub enum StartError {
     Ca(#[from] CaError),
     #[error("the certificate of {flag} cannot be used: {error}")]
     Tls { flag: &'static str, error: rustls::Error },
-    #[error("--cert-ttl must be 1m to 90d: proxies renew their certificates within it")]
+    #[error("--cert-ttl must be 10s to 90d: proxies renew their certificates within it")]
     CertTtl,
     #[error("the operating system gives no random bytes")]
     Random,

@@ -41,7 +41,7 @@ pub(crate) struct ControlPlaneArgs {
     /// The key to the first certificate in --ca-cert (PEM)
     #[arg(long, env = "FAIRWAY_CA_KEY", value_name = "FILE", requires = "ca_cert")]
     pub ca_key: Option<PathBuf>,
-    /// How long the certificates of proxies are good: 1m to 90d
+    /// How long the certificates of proxies are good: 10s to 90d
     #[arg(long, env = "FAIRWAY_CERT_TTL", default_value = "24h", value_name = "TIME", value_parser = duration)]
     pub cert_ttl: Duration,
     /// More names by which clients reach this server, for the certificates that Fairway's CA issues

@@ -50,7 +50,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let bound = control_plane.bound;
 
     let gateway_options = args.gateway.into_options(args.data_dir.clone(), ports(&bound));
-    let transport = Transport { connect: Arc::new(control_plane.local_transport()), token: None };
+    let transport = Transport { connect: Arc::new(control_plane.local_transport()), token: None, credential: None };
     let (stop, stopped) = oneshot::channel::<()>();
     let gateway = Follower::start(gateway_options, transport)?;
     let mut gateway = tokio::spawn(gateway.run(async {

@@ -1,6 +1,6 @@
 //! Whether the application can take traffic, as the control plane is told.
 //!
-//! It is not ready before there is a configuration. Then what the flag `--readiness` says is probed, else what the
+//! It is not ready before its sidecar has a configuration and a certificate. Then what the flag `--readiness` says is probed, else what the
 //! WorkloadGroup says; without either it is ready.
 
 mod http;
@@ -12,7 +12,6 @@ use std::sync::Arc;
 use follower::Follower;
 use push::workload::Ready;
 use route_model::kinds::WorkloadGroup;
-use route_model::meta::Revision;
 use route_model::resource::Resource;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -25,19 +24,29 @@ type Group = watch::Receiver<Option<Arc<Resource>>>;
 
 /// Probes, and says what changes, for as long as it is polled.
 pub(crate) fn watch(flag: Option<Readiness>, follower: &Follower) -> impl Future<Output = ()> + Send + use<> {
-    run(flag.map(Probe::from), follower.group(), follower.in_force(), follower.readiness())
+    let mut prerequisites = follower.prerequisites();
+    let missing = prerequisites.missing();
+    run(
+        flag.map(Probe::from),
+        follower.group(),
+        missing,
+        async move { prerequisites.met().await },
+        follower.readiness(),
+    )
 }
 
+/// `missing`: what its sidecar does not have before `met`.
 async fn run(
     flag: Option<Probe>,
     mut group: Group,
-    mut in_force: watch::Receiver<Option<Revision>>,
+    missing: Option<&str>,
+    met: impl Future<Output = ()>,
     said: watch::Sender<Ready>,
 ) {
-    say(&said, unready("its sidecar has no configuration yet"));
-    if in_force.wait_for(Option::is_some).await.is_err() {
-        return;
+    if let Some(missing) = missing {
+        say(&said, unready(&format!("its sidecar has not got {missing} yet")));
     }
+    met.await;
     let began = Instant::now();
     let mut judge = Judge::default();
     loop {
@@ -195,11 +204,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_may_come_change_and_go() {
-        let (in_force, in_force_seen) = watch::channel(None);
+        let (meet, is_met) = tokio::sync::oneshot::channel::<()>();
         let (groups, group_seen) = watch::channel(None);
         let said = watch::Sender::default();
         let mut heard = said.subscribe();
-        let task = tokio::spawn(run(None, group_seen, in_force_seen, said));
+        let met = async { is_met.await.unwrap() };
+        let task = tokio::spawn(run(None, group_seen, Some("a configuration"), met, said));
         let mut until = async |wanted: Result<(), &str>| {
             let is_it = |ready: &Ready| match wanted {
                 Ok(()) => ready.ready,
@@ -208,8 +218,8 @@ mod tests {
             let waited = tokio::time::timeout(Duration::from_secs(20), heard.wait_for(is_it)).await;
             assert!(waited.is_ok(), "{wanted:?}");
         };
-        until(Err("no configuration yet")).await;
-        in_force.send_replace(Some(Revision(1)));
+        until(Err("has not got a configuration yet")).await;
+        meet.send(()).unwrap();
         until(Ok(())).await;
         groups.send_replace(Some(group(
             json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}),

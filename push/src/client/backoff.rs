@@ -19,7 +19,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The wait after `failures` failed attempts in a row (from 1): between half and all of the exponential value.
-    pub(crate) fn wait(&self, failures: u32) -> Duration {
+    pub fn wait(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(20);
         let whole = self.first.saturating_mul(1 << doublings).min(self.max);
         whole.mul_f64(0.5 + fastrand::f64() / 2.0)

@@ -206,6 +206,12 @@ impl Subscriber {
         self.send(Command::Report(report));
     }
 
+    /// Opens another connection, which shows the newest certificate, and goes on over that. What is in force and what is
+    /// acknowledged is not touched; while the other cannot be opened, the one there is serves on.
+    pub fn reconnect(&self) {
+        self.send(Command::Reconnect);
+    }
+
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }

@@ -84,7 +84,7 @@ fn merge(earlier: Changed, later: Changed) -> Changed {
     }
 }
 
-/// What the owner of a subscriber wants said.
+/// What the owner of a subscriber wants said or done.
 #[derive(Debug)]
 pub(super) enum Command {
     Ack(Ack),
@@ -93,6 +93,8 @@ pub(super) enum Command {
     Report(Report),
     /// To end; dropped when that is done.
     Leave(oneshot::Sender<Infallible>),
+    /// Go on over another connection.
+    Reconnect,
 }
 
 /// Why a connection ended.
@@ -239,28 +241,25 @@ impl Driver {
     }
 
     async fn connect_and_follow(&mut self) -> SessionError {
-        // Ends the connection's tasks when this function is left.
-        let mut tasks = JoinSet::new();
-        let opened = async {
-            let io = self.transport.connect().await?;
-            self.open(io, &mut tasks).await
-        };
-        match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
-            Ok(Ok((sender, deltas))) => match self.follow(sender, deltas).await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            },
-            Ok(Err(error)) => error,
-            Err(_) => SessionError::Silent,
+        let mut earlier = None;
+        let mut connection = connect(self.transport.clone()).await;
+        loop {
+            let stream = match connection {
+                Ok(connection) => self.open(connection).await,
+                Err(error) => Err(error),
+            };
+            let followed = match stream {
+                Ok(stream) => self.follow(stream, earlier.take()).await,
+                Err(error) => Err(error),
+            };
+            match followed {
+                Ok((stream, another)) => (earlier, connection) = (Some(stream), Ok(another)),
+                Err(error) => return error,
+            }
         }
     }
 
-    async fn open(
-        &self,
-        io: Box<dyn Io>,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<(mpsc::Sender<FromProxy>, Streaming<Delta>), SessionError> {
-        let requests = handshake(io, tasks).await?;
+    async fn open(&self, Connection { requests, tasks }: Connection) -> Result<Stream, SessionError> {
         let (sender, receiver) = mpsc::channel(8);
         let mut hello = Hello {
             resume: self.held.resume(),
@@ -278,28 +277,41 @@ impl Driver {
         authorize(&mut request, self.options.token.as_ref());
         let origin: Uri = self.transport.origin().parse().unwrap_or_default();
         let mut grpc = Grpc::with_origin(requests, origin).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let response = grpc.streaming(request, PathAndQuery::from_static(STREAM_PATH), ProstCodec::default()).await?;
-        Ok((sender, response.into_inner()))
+        let opening = grpc.streaming(request, PathAndQuery::from_static(STREAM_PATH), ProstCodec::default());
+        let response = tokio::time::timeout(OPEN_TIMEOUT, opening).await.map_err(|_| SessionError::Silent)??;
+        Ok(Stream { sender, deltas: response.into_inner(), _tasks: tasks })
     }
 
+    /// Follows a stream to its end, or until another connection is open that is to take its place. `earlier` is the
+    /// stream before: it stays open until this one is taken in, so that the control plane sees one replace the other and
+    /// nobody leave.
     async fn follow(
         &mut self,
-        sender: mpsc::Sender<FromProxy>,
-        mut deltas: Streaming<Delta>,
-    ) -> Result<Infallible, SessionError> {
+        mut stream: Stream,
+        mut earlier: Option<Stream>,
+    ) -> Result<(Stream, Connection), SessionError> {
         let mut assembly = Assembly::default();
         // The last complete delta of this connection: what an acknowledgement refers to.
         let mut delivered = (0, 0);
         self.reported = None;
+        let mut another: Option<Connecting> = None;
         if !self.readiness.reason.is_empty() {
-            self.say(&sender, ProxyMessage::Ready(self.readiness.clone())).await?;
+            self.say(&stream.sender, ProxyMessage::Ready(self.readiness.clone())).await?;
         }
         loop {
             tokio::select! {
-                part = deltas.message() => {
+                connected = opened(&mut another) => match connected {
+                    Ok(connection) => return Ok((stream, connection)),
+                    Err(error) => {
+                        another = None;
+                        warn!(%error, "no other connection to the control plane can be opened, staying on this one");
+                    }
+                },
+                part = stream.deltas.message() => {
                     let part = part?.ok_or(SessionError::Ended)?;
                     if part.nonce == 0 {
                         // The control plane's greeting: it took the proxy in.
+                        drop(earlier.take());
                         if *self.status.borrow() != Status::Connected {
                             let origin = self.transport.origin();
                             info!(origin, scope = part.scope, "connected to the control plane");
@@ -308,7 +320,7 @@ impl Driver {
                         self.note_trust(part.trust);
                         if part.takes_reports && self.reported.is_none() {
                             self.reported = Some(self.report);
-                            self.say(&sender, ProxyMessage::Report(self.report)).await?;
+                            self.say(&stream.sender, ProxyMessage::Report(self.report)).await?;
                         }
                         continue;
                     }
@@ -323,15 +335,18 @@ impl Driver {
                             for issue in &nack.issues {
                                 warn!(revision, %issue, "revision refused");
                             }
-                            self.say(&sender, ProxyMessage::Nack(nack)).await?;
+                            self.say(&stream.sender, ProxyMessage::Nack(nack)).await?;
                         }
                     }
                 }
                 Some(command) = self.commands.recv() => {
                     if let Command::Leave(left) = command {
-                        self.leave(sender, deltas).await;
+                        self.leave(stream).await;
                         drop(left);
                         return Err(SessionError::Leaving);
+                    }
+                    if matches!(command, Command::Reconnect) {
+                        another = Some(Box::pin(connect(self.transport.clone())));
                     }
                     let Some(mut message) = self.note(command) else { continue };
                     if let ProxyMessage::Ack(Ack { revision, nonce, .. })
@@ -340,14 +355,14 @@ impl Driver {
                     {
                         *nonce = delivered.1;
                     }
-                    self.say(&sender, message).await?;
+                    self.say(&stream.sender, message).await?;
                 }
             }
         }
     }
 
     /// Says what there is left to say and waits until the control plane has heard it: it then ends its own side.
-    async fn leave(&mut self, sender: mpsc::Sender<FromProxy>, mut deltas: Streaming<Delta>) {
+    async fn leave(&mut self, Stream { sender, mut deltas, _tasks }: Stream) {
         let last = self.note(Command::Ready(Ready::new(false, "its sidecar is ending")));
         if let Some(last) = last {
             // Fails when the connection is gone already.
@@ -400,9 +415,41 @@ impl Driver {
                 *reported = report;
                 ProxyMessage::Report(report)
             }
-            // Where there is no connection, there is nothing to end.
-            Command::Leave(_) => return None,
+            // Where there is no connection, there is nothing to end, and the next one is another anyway.
+            Command::Leave(_) | Command::Reconnect => return None,
         })
+    }
+}
+
+/// An open connection. Its tasks end when it is dropped.
+struct Connection {
+    requests: Requests,
+    tasks: JoinSet<()>,
+}
+
+/// The proxy's stream, on a connection of its own.
+struct Stream {
+    sender: mpsc::Sender<FromProxy>,
+    deltas: Streaming<Delta>,
+    _tasks: JoinSet<()>,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Connection, SessionError>> + Send>>;
+
+async fn connect(transport: Arc<dyn Connect>) -> Result<Connection, SessionError> {
+    let connecting = async {
+        let mut tasks = JoinSet::new();
+        let requests = handshake(transport.connect().await?, &mut tasks).await?;
+        Ok(Connection { requests, tasks })
+    };
+    tokio::time::timeout(OPEN_TIMEOUT, connecting).await.map_err(|_| SessionError::Silent)?
+}
+
+/// What becomes of a connection that is being opened; nothing while there is none.
+async fn opened(connecting: &mut Option<Connecting>) -> Result<Connection, SessionError> {
+    match connecting {
+        Some(connecting) => connecting.await,
+        None => std::future::pending().await,
     }
 }
 

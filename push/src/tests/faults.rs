@@ -14,6 +14,7 @@ use super::support::{
 use crate::client::{Held, Status, Subscriber, SubscriberOptions, Token};
 use crate::message::{Ack, Issue};
 use crate::server::{Event, Scope};
+use crate::transport::pipe;
 
 /// A proxy that acknowledged revision 3, and the set it holds.
 async fn proxy_at_3(switch: &Arc<Switch>, plane: &Plane) -> Subscriber {
@@ -218,6 +219,57 @@ async fn a_hello_that_makes_no_sense_is_refused() {
     proxy.node.scope.labels = (0..100).map(|i| (format!("l{i}"), String::new())).collect();
     let reason = until_waiting(&Subscriber::start(proxy, plane.transport())).await;
     assert!(reason.contains("at most 64 labels"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_proxy_moves_to_another_connection_and_nobody_sees_it_leave() {
+    let plane = Plane::start();
+    plane.scope.publish(Revision(3), [gateway("a")], []);
+    let mut proxy = Subscriber::start(options("p1"), plane.transport());
+    proxy.next_update().await;
+    proxy.ack(Revision(3), vec![]);
+    plane.until_acked(3).await;
+    let mut status = proxy.status();
+    status.mark_unchanged();
+    for session in 2..5 {
+        proxy.reconnect();
+        let hello = plane.until_connected(session).await;
+        assert_eq!(hello.resume.as_ref().map(|resume| resume.revision), Some(3));
+        assert_eq!(hello.applied.as_ref().map(|ack| ack.revision), Some(3));
+    }
+    let left = || {
+        let events = plane.events();
+        let left = |event: &&Event| matches!(event, Event::Disconnected { .. });
+        (events.iter().filter(left).count() == 3).then_some(())
+    };
+    plane.until("the ends of the earlier sessions", |_| left()).await;
+    let mut here = 0;
+    for event in plane.events() {
+        match event {
+            Event::Connected { .. } => here += 1,
+            Event::Disconnected { .. } => here -= 1,
+            _ => {}
+        }
+        assert!(here > 0, "it left before it came");
+    }
+    plane.scope.publish(Revision(4), [gateway("b")], []);
+    assert_eq!(names(&proxy.next_update().await), ["a", "b"]);
+    proxy.ack(Revision(4), vec![]);
+    plane.until_acked(4).await;
+    assert_eq!(plane.sent(), [3, 4], "nothing came twice");
+    assert!(!status.has_changed().unwrap(), "it was connected all the time");
+}
+
+#[tokio::test]
+async fn a_proxy_that_cannot_open_another_connection_stays_on_the_one_it_has() {
+    let plane = Plane::start();
+    let switch = switch(&plane);
+    let mut proxy = proxy_at_3(&switch, &plane).await;
+    *switch.0.lock().unwrap() = pipe().0;
+    proxy.reconnect();
+    plane.scope.publish(Revision(4), [gateway("c")], []);
+    assert_eq!(names(&proxy.next_update().await), ["a", "b", "c"]);
+    assert_eq!(*proxy.status().borrow(), Status::Connected);
 }
 
 #[tokio::test]

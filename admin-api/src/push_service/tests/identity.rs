@@ -32,7 +32,7 @@ impl Workload {
         let transport = TlsTransport::new(&replica.url(), replica.ca.as_bytes()).unwrap();
         Self {
             key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
-            transport: Arc::new(transport.with_credential(credential.clone())),
+            transport: Arc::new(transport.with_credential(credential.clone()).unwrap()),
             credential,
             token: token.map(|token| Token::new(token).unwrap()),
         }
