@@ -59,7 +59,7 @@ impl Fleet {
     pub(crate) fn new(control_plane: &str, ca: &[u8], identities: Vec<Identity>) -> anyhow::Result<Self> {
         let proxies = identities.into_iter().map(|identity| {
             let credential = Arc::new(Credential::default());
-            let transport = TlsTransport::new(control_plane, ca)?.with_credential(credential.clone());
+            let transport = TlsTransport::new(control_plane, ca)?.with_credential(credential.clone())?;
             Ok(Arc::new(Proxy::new(identity, transport, credential)))
         });
         Ok(Self {
