@@ -70,7 +70,7 @@ impl Mesh {
     fn try_fairway(&self, words: &[&str], input: &str) -> Result<String, String> {
         let file = self.folder.path().join("input");
         std::fs::write(&file, input).unwrap();
-        let mut command = self.control.command(&fairway());
+        let mut command = self.control.command(fairway());
         command.args(words).arg("--data-dir").arg(self.folder.path().join("control"));
         output(command.stdin(File::open(file).unwrap()))
     }
@@ -82,7 +82,7 @@ impl Mesh {
             self.fairway(&["join-token", "create", "-n", "shop", "--service-account", account, "--ttl", "1h"], "");
         let file = path(format!("{account}.token"));
         std::fs::write(&file, token).unwrap();
-        output(host.command(&fairway()).args(["sidecar", "capture", "apply", "--uid", "0"])).unwrap();
+        output(host.command(fairway()).args(["sidecar", "capture", "apply", "--uid", "0"])).unwrap();
         let url = format!("https://{}:15012", self.control.v4);
         let (ca, data) = (path("control/ca.crt".into()), path(account.into()));
         let mut arguments =

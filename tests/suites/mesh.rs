@@ -115,7 +115,7 @@ async fn services_find_each_other_and_show_who_they_are() {
     // Whoever has no certificate of the mesh is turned away before a byte of HTTP.
     let error = reqwest::get(format!("http://{}/", reviews.inbound)).await.unwrap_err();
     assert!(error.is_request(), "{error:?}");
-    assert!(reviews.sidecar.log().contains("refused a connection"), "{}", reviews.sidecar.log());
+    eventually("the log says why", async || reviews.sidecar.log().contains("refused a connection")).await;
 }
 
 #[tokio::test]
