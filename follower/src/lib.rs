@@ -2,8 +2,8 @@
 //!
 //! A [`Follower`] subscribes to the control plane ([`push`]), compiles what it receives ([`route_model::compile`]),
 //! hands the tables to the proxy and acknowledges them. The last good set is kept on disk, so that a proxy starts and
-//! serves while every control plane is away; so is its certificate in the mesh. What else their processes share is here too: flags ([`args`]), the log
-//! ([`logging`]), signals and limits ([`process`]).
+//! serves while every control plane is away; so is its certificate in the mesh. What else their processes share is here
+//! too: flags ([`args`]), the log ([`logging`]), signals and limits ([`process`]).
 
 pub mod args;
 mod data_dir;

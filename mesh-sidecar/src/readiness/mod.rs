@@ -1,7 +1,7 @@
 //! Whether the application can take traffic, as the control plane is told.
 //!
-//! It is not ready before its sidecar has a configuration and a certificate. Then what the flag `--readiness` says is probed, else what the
-//! WorkloadGroup says; without either it is ready.
+//! It is not ready before its sidecar has a configuration and a certificate. Then what the flag `--readiness` says is
+//! probed, else what the WorkloadGroup says; without either it is ready.
 
 mod http;
 mod probe;
