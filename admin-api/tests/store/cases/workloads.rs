@@ -126,6 +126,7 @@ pub(crate) async fn a_workload_is_held_by_one_replica<B: Backend>(backend: B) {
     store.drop_workloads("a", &["reviews-1".to_owned()]).await.unwrap();
     assert_eq!(store.head().await.unwrap().resource_version, version);
     assert_eq!(store.load().await.unwrap().workloads[0].replica, "b");
+    until_shown(&snapshot, &entry("reviews-1")).await;
 
     let unready = Registration {
         workload: Workload { ready: false, ..reviews("", "10.0.0.1").workload },
