@@ -4,8 +4,8 @@ import re
 
 
 class Goals:
-    def __init__(self, sidecars):
-        self.rows, self.notes, self.sidecars = [], [], sidecars
+    def __init__(self):
+        self.rows, self.notes = [], []
 
     def at_most(self, what, limit, value, unit):
         self.rows.append((what, f"≤ {limit:g} {unit}", f"{value:.4g} {unit}", value <= limit))
@@ -17,18 +17,13 @@ class Goals:
         self.notes.append(text)
 
     def hold(self):
-        return bool(self.rows) and all(holds for *_, holds in self.rows)
+        return all(holds for *_, holds in self.rows)
 
-    def table(self, plane, sidecars, mesh):
-        counts = sidecars.ask("counts")
-        services = len(mesh.namespaces) * mesh.services
-        lines = [f"Machine: {machine()}. Control plane and sidecars share {len(os.sched_getaffinity(0))} CPUs.",
-                 f"{self.sidecars} sidecars in {counts['scopes']} scopes of {len(mesh.namespaces)} namespaces, "
-                 f"{services} services, {services * mesh.endpoints} endpoints.", "",
-                 "| what | goal | reached | holds |", "|---|---|---|---|"]
-        lines += [f"| {what} | {goal} | {reached} | {'yes' if holds else '**no**'} |"
-                  for what, goal, reached, holds in self.rows]
-        return "\n".join(lines + ["", *self.notes])
+    def lines(self):
+        text = ["| what | goal | reached | holds |", "|---|---|---|---|"]
+        text += [f"| {what} | {goal} | {reached} | {'yes' if holds else '**no**'} |"
+                 for what, goal, reached, holds in self.rows]
+        return [*text, "", *self.notes] if self.notes else text
 
 
 def machine():

@@ -36,7 +36,7 @@ def wrk(peer, seconds, path="/", port=None, tls=False, script=None, headers=None
     return Figure(requests, requests / took, 1e6 * cpu / max(requests, 1), percentile.get("50"), percentile.get("99"), errors)
 
 
-def h2load(peer, seconds, folder, h1=False, clients=8, streams=16, rate=None):
+def h2load(peer, seconds, folder, h1=False, clients=8, streams=16, rate=None, path="/"):
     port = peer.plain if h1 else peer.h2c
     log = f"{folder}/h2load.log"
     if os.path.exists(log):
@@ -45,7 +45,7 @@ def h2load(peer, seconds, folder, h1=False, clients=8, streams=16, rate=None):
             f"--log-file={log}"] + (["--h1"] if h1 else []) + ([f"--rps={rate / clients:.1f}"] if rate else [])
     pid = peer.process.pid
     before = cpu_seconds(pid)
-    out = sh(*argv, f"http://127.0.0.1:{port}/")
+    out = sh(*argv, f"http://127.0.0.1:{port}{path}")
     cpu = cpu_seconds(pid) - before
     done = re.search(r"requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded", out)
     requests = int(done[3])

@@ -53,8 +53,8 @@ def peers(folder, wanted):
     return found
 
 
-def envoy_argv(config):
-    return [ENVOY, "-c", config, "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]
+def envoy_argv(config, workers=1):
+    return [ENVOY, "-c", config, "--concurrency", str(workers), "--log-level", "error", "--disable-hot-restart"]
 
 
 def versions():

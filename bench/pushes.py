@@ -1,10 +1,11 @@
 """What is done to the control plane and its sidecars, and measured."""
+import os
 import sys
 import threading
 import time
 
 from controlplane import Client
-from goals import percentile
+from goals import machine, percentile
 from mesh import SHARED
 from processes import cpu_seconds, rss_mib, settle
 
@@ -15,6 +16,15 @@ PER_SECOND = 50
 STORM = 20
 # jemalloc gives back what was freed for ten seconds.
 DECAY = 13
+
+
+def shape(sidecars, mesh):
+    """What it is measured on."""
+    counts = sidecars.ask("counts")
+    services = len(mesh.namespaces) * mesh.services
+    return [f"Machine: {machine()}. Control plane and sidecars share {len(os.sched_getaffinity(0))} CPUs.",
+            f"{sidecars.count} sidecars in {counts['scopes']} scopes of {len(mesh.namespaces)} namespaces, "
+            f"{services} services, {services * mesh.endpoints} endpoints."]
 
 
 def at_rest(plane, sidecars=None):
