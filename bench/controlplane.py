@@ -52,16 +52,21 @@ class ControlPlane:
 
 
 class Client:
-    """One connection that is kept. Not for several threads."""
+    """One connection that is kept while it is used. Not for several threads."""
 
     def __init__(self):
         self.connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=120)
+        self.used = 0
 
     def call(self, method, path, body=None):
+        # The control plane hangs up on who is silent for long; the next request opens another.
+        if time.monotonic() - self.used > 5:
+            self.connection.close()
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         self.connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         answer = self.connection.getresponse()
         text = answer.read()
+        self.used = time.monotonic()
         if answer.status >= 300:
             sys.exit(f"bench: {method} {path}: {answer.status} {text.decode()}")
         return json.loads(text)
