@@ -49,6 +49,8 @@ pub(crate) struct RuntimeListener {
     pub(crate) listener: Arc<Listener>,
     /// For a TLS listener.
     pub(crate) tls: Option<TlsAcceptor>,
+    /// There are authorization policies for those who come in here.
+    pub(crate) guarded: bool,
 }
 
 impl RuntimeTable {

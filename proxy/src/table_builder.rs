@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use route_model::table::cluster::Discovery;
 use route_model::table::upstream::OutlierDetection;
-use route_model::table::{Cluster, ClusterKey, Listener, ListenerProtocol, RouteTable};
+use route_model::table::{Cluster, ClusterKey, ListenerProtocol, RouteTable};
 use tokio::runtime::Handle;
 
 use crate::listener::ListenerId;
@@ -100,7 +100,7 @@ impl TableBuilder {
         issues: &mut Vec<Issue>,
     ) -> Arc<RuntimeTable> {
         let mut listeners: Vec<_> =
-            serving.iter().map(|&(position, id)| (id, self.listener(&table.listeners[position], issues))).collect();
+            serving.iter().map(|&(position, id)| (id, self.listener(&table, position, issues))).collect();
         listeners.sort_unstable_by_key(|(id, _)| *id);
         let clusters = self.clusters(&table);
         issues.extend(clusters.iter().flatten().filter_map(|state| tls_issue(state)));
@@ -118,7 +118,8 @@ impl TableBuilder {
         Arc::clone(&self.previous)
     }
 
-    fn listener(&self, listener: &Arc<Listener>, issues: &mut Vec<Issue>) -> RuntimeListener {
+    fn listener(&self, table: &RouteTable, position: usize, issues: &mut Vec<Issue>) -> RuntimeListener {
+        let listener = &table.listeners[position];
         let tls = match &listener.protocol {
             ListenerProtocol::Tls(tls) => {
                 let (acceptor, faults) = self.tls.acceptor(tls);
@@ -127,7 +128,9 @@ impl TableBuilder {
             }
             _ => None,
         };
-        RuntimeListener { listener: Arc::clone(listener), tls }
+        let gateways = listener.servers.iter().map(|server| &server.gateway);
+        let guarded = listener.is_guarded() && table.authorization.concerns(gateways);
+        RuntimeListener { listener: Arc::clone(listener), tls, guarded }
     }
 
     fn clusters(&mut self, table: &RouteTable) -> Box<[Option<Arc<ClusterState>>]> {

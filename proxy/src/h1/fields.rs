@@ -20,22 +20,52 @@ impl Lines {
     /// counted.
     pub(super) fn find_end(&mut self, bytes: &[u8], max_lines: usize) -> Result<Option<usize>, Violation> {
         let mut start = self.ends.last().map_or(0, |&end| end as usize);
-        while let Some(offset) = find(b'\n', &bytes[self.at..]) {
-            let line_feed = self.at + offset;
-            if line_feed == start || bytes[line_feed - 1] != b'\r' {
-                return Err(Violation::LineEnd);
+        let (words, rest) = bytes[self.at..].as_chunks::<8>();
+        let mut at = self.at;
+        for word in words {
+            let mut marks = marks(b'\n', *word);
+            while marks != 0 {
+                let line_feed = at + marks.trailing_zeros() as usize / 8;
+                if let Some(end) = self.end_line(bytes, &mut start, line_feed, max_lines)? {
+                    return Ok(Some(end));
+                }
+                marks &= marks - 1;
             }
-            if line_feed - 1 == start {
-                return Ok(Some(line_feed + 1));
+            at += 8;
+        }
+        for &byte in rest {
+            if byte == b'\n'
+                && let Some(end) = self.end_line(bytes, &mut start, at, max_lines)?
+            {
+                return Ok(Some(end));
             }
-            if self.ends.len() >= max_lines {
-                return Err(Violation::TooManyHeaders);
-            }
-            start = line_feed + 1;
-            self.ends.push(start as u32);
-            self.at = start;
+            at += 1;
         }
         self.at = bytes.len();
+        Ok(None)
+    }
+
+    /// Takes note of the line from `start` to `line_feed`; the end of the head if it is empty.
+    #[inline]
+    fn end_line(
+        &mut self,
+        bytes: &[u8],
+        start: &mut usize,
+        line_feed: usize,
+        max_lines: usize,
+    ) -> Result<Option<usize>, Violation> {
+        if line_feed == *start || bytes[line_feed - 1] != b'\r' {
+            return Err(Violation::LineEnd);
+        }
+        if line_feed - 1 == *start {
+            return Ok(Some(line_feed + 1));
+        }
+        if self.ends.len() >= max_lines {
+            return Err(Violation::TooManyHeaders);
+        }
+        *start = line_feed + 1;
+        self.ends.push(*start as u32);
+        self.at = *start;
         Ok(None)
     }
 
@@ -106,19 +136,23 @@ pub(crate) fn field_value(bytes: Bytes) -> Option<HeaderValue> {
 }
 
 fn is_value(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let printable = |word: &[u8; 8]| {
-        let word = u64::from_le_bytes(*word);
-        let control = word.wrapping_sub(LOW * 0x20) & !word;
-        let delete = word ^ (LOW * 0x7f);
-        (control | (delete.wrapping_sub(LOW) & !delete)) & HIGH == 0
-    };
-    words.iter().all(|word| printable(word) || word.iter().copied().all(is_value_byte))
-        && rest.iter().copied().all(is_value_byte)
+    // The last bytes are looked at together with some before them, for which an array is whole.
+    if let Some(last) = bytes.last_chunk::<16>() {
+        bytes.as_chunks::<16>().0.iter().all(are_value_bytes) && are_value_bytes(last)
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        are_value_bytes(first) && are_value_bytes(last)
+    } else {
+        bytes.iter().all(|&byte| is_value_byte(byte))
+    }
+}
+
+/// All at once, without a branch.
+fn are_value_bytes<const N: usize>(bytes: &[u8; N]) -> bool {
+    bytes.iter().fold(true, |all, &byte| all & is_value_byte(byte))
 }
 
 fn is_value_byte(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+    (byte == b'\t') | ((byte >= b' ') & (byte != 0x7f))
 }
 
 /// Of each byte of a word the lowest and the highest bit.
@@ -129,18 +163,24 @@ const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
 /// haystacks.
 #[inline]
 pub(super) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
-    let pattern = LOW * u64::from(byte);
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
-        // A byte of `differs` is zero where the word has the byte; the lowest zero byte is the lowest marked one.
-        let differs = u64::from_le_bytes(*word) ^ pattern;
-        let marks = differs.wrapping_sub(LOW) & !differs & HIGH;
+        let marks = marks(byte, *word);
         if marks != 0 {
             return Some(index * 8 + marks.trailing_zeros() as usize / 8);
         }
     }
     let at = rest.iter().position(|&found| found == byte)?;
     Some(words.len() * 8 + at)
+}
+
+/// The highest bits of those bytes of a word that are `byte`.
+#[inline]
+fn marks(byte: u8, word: [u8; 8]) -> u64 {
+    // A byte of `differs` is zero where the word has the byte; adding overflows into the highest bit of all others, and
+    // never beyond it.
+    let differs = u64::from_le_bytes(word) ^ (LOW * u64::from(byte));
+    !(((differs & !HIGH) + !HIGH) | differs) & HIGH
 }
 
 /// A whole trailer section (its final empty line included); fields that may not be trailers are dropped.

@@ -130,10 +130,15 @@ impl Framing {
     /// Takes note of what requests and responses have in common.
     pub(super) fn note_shared(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Violation> {
         match name.as_str().len() {
-            10 if name == CONNECTION => {
-                self.close |= lists(value, "close");
-                self.keep_alive |= lists(value, "keep-alive");
-            }
+            10 if name == CONNECTION => match value.as_bytes() {
+                // As nearly everybody writes it.
+                b"keep-alive" => self.keep_alive = true,
+                b"close" => self.close = true,
+                _ => {
+                    self.close |= lists(value, "close");
+                    self.keep_alive |= lists(value, "keep-alive");
+                }
+            },
             14 if name == CONTENT_LENGTH => {
                 if self.content_length.is_some() {
                     return Err(Violation::ContentLength);

@@ -24,7 +24,7 @@ use super::validate::authority;
 use crate::drain::{Member, Phase};
 use crate::http::message::RequestParts;
 use crate::listener::ListenerId;
-use crate::runtime_table::{WorkerCluster, WorkerTable, port_of};
+use crate::runtime_table::{RuntimeListener, WorkerCluster, WorkerTable, port_of};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::log_line::{LogEntry, LogHead};
 use crate::telemetry::metrics::Count;
@@ -91,11 +91,11 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Routes<'t> {
     /// All requests of the connection are welcome.
-    Plain { listener: &'t Listener, routes: &'t Arc<HttpRoutes> },
+    Plain { listener: &'t RuntimeListener, routes: &'t Arc<HttpRoutes> },
     /// Only requests whose authority belongs to the server.
-    Tls { listener: &'t Listener, tls: &'t TlsListener, server: usize },
+    Tls { listener: &'t RuntimeListener, tls: &'t TlsListener, server: usize },
     /// By the port that a request names.
-    Forward { listener: &'t Listener, outbound: &'t Outbound },
+    Forward { listener: &'t RuntimeListener, outbound: &'t Outbound },
 }
 
 impl Connection {
@@ -181,8 +181,8 @@ impl Connection {
                 place
             }
         };
-        let listener = &*runtime.listener_at(place.listener).listener;
-        let routes = match &listener.protocol {
+        let listener = runtime.listener_at(place.listener);
+        let routes = match &listener.listener.protocol {
             ListenerProtocol::Http(routes) => routes,
             ListenerProtocol::Tls(tls) => return Some(Routes::Tls { listener, tls, server: place.server }),
             ListenerProtocol::Service(port) => &port.http,
@@ -240,6 +240,15 @@ impl<'t> Routes<'t> {
     }
 
     pub(crate) fn listener(self) -> &'t Listener {
+        &self.runtime_listener().listener
+    }
+
+    /// Whether there are authorization policies for requests that come in here.
+    pub(crate) fn is_guarded(self) -> bool {
+        self.runtime_listener().guarded
+    }
+
+    fn runtime_listener(self) -> &'t RuntimeListener {
         match self {
             Self::Plain { listener, .. } | Self::Tls { listener, .. } | Self::Forward { listener, .. } => listener,
         }

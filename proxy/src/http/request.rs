@@ -56,7 +56,7 @@ pub(crate) async fn handle(
     }
     let routes = entrance.and_then(|entrance| Some((entrance, entrance.for_request(&head)?)));
     let Some((entrance, routes)) = routes else { return reply(exchange, LocalReply::Misdirected) };
-    let authorization = table.runtime().authorization.as_ref().filter(|_| entrance.listener().is_guarded());
+    let authorization = table.runtime().authorization.as_ref().filter(|_| entrance.is_guarded());
     let (mut verified, mut judged) = (None, None);
     if !routes.authentication.is_none()
         && let Some(rules) = routes.authentication.of_authority(authority(&head))

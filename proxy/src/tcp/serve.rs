@@ -126,11 +126,11 @@ impl Session {
         let runtime = table.runtime();
         let Some(authorization) = &runtime.authorization else { return Ok(()) };
         let listener = runtime.find_listener(entrance.listener).ok_or(ResponseFlags::NO_ROUTE)?;
-        let listener = &runtime.listener_at(listener).listener;
-        if !listener.is_guarded() {
+        let listener = runtime.listener_at(listener);
+        if !listener.guarded {
             return Ok(());
         }
-        authorization.admits_connection(&self.facts, listener, entrance.gateway).map_err(|denied| {
+        authorization.admits_connection(&self.facts, &listener.listener, entrance.gateway).map_err(|denied| {
             self.termination = Some(NOT_ALLOWED);
             self.denied_by = denied;
             ResponseFlags::NONE

@@ -78,8 +78,8 @@ impl Peer {
         };
         let scheme = self.scheme(headers, trusted_hops > 0 && seen.forwarded_proto);
         self.append_forwarded_for(headers, seen.forwarded_for);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-        headers.insert(X_REQUEST_ID, request_id);
+        set(headers, seen.forwarded_proto, X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        set(headers, seen.request_id, X_REQUEST_ID, request_id);
         if let Some(certificate) = &self.certificate {
             headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone());
         }
@@ -92,9 +92,9 @@ impl Peer {
         seen.strip(headers);
         let client = if seen.forwarded_for { forwarded_address(headers, 1) } else { None };
         let scheme = self.scheme(headers, seen.forwarded_proto);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-        if headers.get(X_REQUEST_ID).is_none_or(HeaderValue::is_empty) {
-            headers.insert(X_REQUEST_ID, request_id);
+        set(headers, seen.forwarded_proto, X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        if !seen.request_id || headers.get(X_REQUEST_ID).is_none_or(HeaderValue::is_empty) {
+            set(headers, seen.request_id, X_REQUEST_ID, request_id);
         }
         if let Some(certificate) = certificate {
             headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
@@ -104,8 +104,11 @@ impl Peer {
 
     fn scheme(&self, headers: &Headers, believe: bool) -> &'static str {
         let own = if self.tls { "https" } else { "http" };
+        if !believe {
+            return own;
+        }
         let mut values = headers.get_all(X_FORWARDED_PROTO);
-        match (believe.then(|| values.next()).flatten(), values.next()) {
+        match (values.next(), values.next()) {
             (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"https") => "https",
             (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"http") => "http",
             _ => own,
@@ -114,8 +117,13 @@ impl Peer {
 
     fn append_forwarded_for(&self, headers: &mut Headers, present: bool) {
         let value = if present { appended(headers.get_all(X_FORWARDED_FOR), &self.value) } else { self.value.clone() };
-        headers.insert(X_FORWARDED_FOR, value);
+        set(headers, present, X_FORWARDED_FOR, value);
     }
+}
+
+/// Makes this the only field of its name, which is searched for only where it is `present`.
+fn set(headers: &mut Headers, present: bool, name: HeaderName, value: HeaderValue) {
+    if present { headers.insert(name, value) } else { headers.append(name, value) }
 }
 
 /// All values of a field, and one more behind them.
@@ -138,6 +146,7 @@ struct Seen {
     hop: bool,
     forwarded_for: bool,
     forwarded_proto: bool,
+    request_id: bool,
     /// Names that a client has no business sending.
     forged: SmallVec<[HeaderName; 4]>,
 }
@@ -153,6 +162,7 @@ impl Seen {
                 "keep-alive" | "proxy-connection" | "transfer-encoding" => seen.hop = true,
                 "x-forwarded-for" => seen.forwarded_for = true,
                 "x-forwarded-proto" => seen.forwarded_proto = true,
+                "x-request-id" => seen.request_id = true,
                 text => {
                     if is_forged(text) {
                         seen.forged.push(name.clone());

@@ -120,6 +120,8 @@ impl Case {
             if let Some(allowed) = trial_allowed {
                 let _ = write!(text, " [allowed by {}]", named(allowed));
             }
+            // Whom no policy concerns is not even held against them.
+            assert!(text == "allowed" || authorization.concerns(std::iter::once(&gateway)), "{text}");
             text
         })
     }

@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 pub use self::addresses::AddressSet;
 pub use self::facts::{Attribute, Facts};
@@ -141,67 +142,77 @@ impl Authorization {
         self.external
     }
 
+    /// Whether any policy is for what the servers of one of these Gateways take.
+    pub fn concerns<'g>(&self, mut gateways: impl Iterator<Item = &'g ResourceKey>) -> bool {
+        let Self { http, tcp, .. } = self;
+        self.policies.iter().any(|policy| policy.gateways.is_empty())
+            || gateways.any(|gateway| http.gateways.contains_key(gateway) || tcp.gateways.contains_key(gateway))
+    }
+
     /// What all policies say about a request, or about a connection where the facts have no head. `gateways` are those
     /// whose server took it, each once. Allocates nothing.
     ///
     /// For a request whose tokens are looked at, ask [`judge_external`](Self::judge_external) before and
     /// [`judge_own`](Self::judge_own) after that.
-    pub fn judge<'t, 'g>(
-        &'t self,
-        gateways: impl Iterator<Item = &'g ResourceKey> + Clone,
-        facts: &Facts<'_>,
-    ) -> Verdict<'t> {
-        match self.judge_external(gateways.clone(), facts) {
+    pub fn judge<'t, 'g>(&'t self, gateways: impl Iterator<Item = &'g ResourceKey>, facts: &Facts<'_>) -> Verdict<'t> {
+        let sets = self.sets(gateways, facts);
+        match external(&sets, facts) {
             Some(found) => Verdict { denied: Some(Denial::By(found)), ..Verdict::default() },
-            None => self.judge_own(gateways, facts),
+            None => own(&sets, facts),
         }
     }
 
     /// The CUSTOM rule that takes a request or connection, which is denied then and shown to no other policy.
     pub fn judge_external<'t, 'g>(
         &'t self,
-        gateways: impl Iterator<Item = &'g ResourceKey> + Clone,
+        gateways: impl Iterator<Item = &'g ResourceKey>,
         facts: &Facts<'_>,
     ) -> Option<Match<'t>> {
-        self.sets(gateways, facts).find_map(|indexes| indexes.custom.find(facts))
+        external(&self.sets(gateways, facts), facts)
     }
 
     /// What the policies of all other actions say.
     pub fn judge_own<'t, 'g>(
         &'t self,
-        gateways: impl Iterator<Item = &'g ResourceKey> + Clone,
+        gateways: impl Iterator<Item = &'g ResourceKey>,
         facts: &Facts<'_>,
     ) -> Verdict<'t> {
-        let sets = || self.sets(gateways.clone(), facts);
-        let first = |pick: fn(&Indexes) -> &Index| sets().find_map(|indexes| pick(indexes).find(facts));
-        let mut verdict = Verdict {
-            audited: first(|indexes| &indexes.audit),
-            trial_denied: first(|indexes| &indexes.trial_deny).map(Denial::By),
-            ..Verdict::default()
-        };
-        if verdict.trial_denied.is_none() && sets().any(|indexes| indexes.trial_allows) {
-            verdict.trial_allowed = first(|indexes| &indexes.trial_allow);
-            verdict.trial_denied = verdict.trial_allowed.is_none().then_some(Denial::NotAllowed);
-        }
-        verdict.denied = first(|indexes| &indexes.deny).map(Denial::By);
-        if verdict.denied.is_none() && sets().any(|indexes| indexes.allows) {
-            verdict.allowed = first(|indexes| &indexes.allow);
-            verdict.denied = verdict.allowed.is_none().then_some(Denial::NotAllowed);
-        }
-        verdict
+        own(&self.sets(gateways, facts), facts)
     }
 
     /// The policies of the whole proxy, and those of these Gateways.
-    fn sets<'t, 'g>(
-        &'t self,
-        gateways: impl Iterator<Item = &'g ResourceKey>,
-        facts: &Facts<'_>,
-    ) -> impl Iterator<Item = &'t Indexes> {
+    fn sets<'t, 'g>(&'t self, gateways: impl Iterator<Item = &'g ResourceKey>, facts: &Facts<'_>) -> Sets<'t> {
         let scopes = if facts.head.is_some() { &self.http } else { &self.tcp };
         let of_gateways = gateways.filter_map(|gateway| scopes.gateways.get(gateway));
         let targeted = (!scopes.gateways.is_empty()).then_some(of_gateways);
-        std::iter::once(&scopes.whole).chain(targeted.into_iter().flatten())
+        std::iter::once(&scopes.whole).chain(targeted.into_iter().flatten()).collect()
     }
+}
+
+/// Those that are asked about one request.
+type Sets<'t> = SmallVec<[&'t Indexes; 4]>;
+
+fn external<'t>(sets: &Sets<'t>, facts: &Facts<'_>) -> Option<Match<'t>> {
+    sets.iter().find_map(|indexes| indexes.custom.find(facts))
+}
+
+fn own<'t>(sets: &Sets<'t>, facts: &Facts<'_>) -> Verdict<'t> {
+    let first = |pick: fn(&Indexes) -> &Index| sets.iter().find_map(|indexes| pick(indexes).find(facts));
+    let mut verdict = Verdict {
+        audited: first(|indexes| &indexes.audit),
+        trial_denied: first(|indexes| &indexes.trial_deny).map(Denial::By),
+        ..Verdict::default()
+    };
+    if verdict.trial_denied.is_none() && sets.iter().any(|indexes| indexes.trial_allows) {
+        verdict.trial_allowed = first(|indexes| &indexes.trial_allow);
+        verdict.trial_denied = verdict.trial_allowed.is_none().then_some(Denial::NotAllowed);
+    }
+    verdict.denied = first(|indexes| &indexes.deny).map(Denial::By);
+    if verdict.denied.is_none() && sets.iter().any(|indexes| indexes.allows) {
+        verdict.allowed = first(|indexes| &indexes.allow);
+        verdict.denied = verdict.allowed.is_none().then_some(Denial::NotAllowed);
+    }
+    verdict
 }
 
 /// Everything is made from the policies.
