@@ -8,7 +8,7 @@ RELEASE = RUSTFLAGS="$(RUSTFLAGS) $(PROFILE)" cargo build --release
 
 run: ## build and start Fairway with the demo (Ctrl-C stops it)
 	$(RELEASE) --bin fairway
-	exec target/release/fairway serve --demo
+	exec target/release/fairway serve --demo --access-log off
 
 test: setup lint ## install what the tests need, lint, run all tests
 	cargo build --workspace --bins --tests

@@ -78,6 +78,9 @@ enum Command {
     /// Deny identities of proxies, and allow them again
     #[command(subcommand)]
     Identity(identity::Command),
+    /// Run a service of the demo
+    #[command(hide = true)]
+    Fleet(fleet::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print the version of this binary, and of the server if one answers
@@ -85,7 +88,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let words: Vec<_> = std::env::args_os().collect();
+    let words = demo::as_part(std::env::args_os().collect());
     let is_sidecar = words.get(1).is_some_and(|word| word == "sidecar");
     let words = if is_sidecar { mesh_sidecar::with_run(words, 2) } else { words };
     run(Cli::parse_from(words).command).unwrap_or_else(|error| follower::process::exit_code(Err(error)))
@@ -95,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         // Ends as its application does.
         Command::Sidecar { command } => return Ok(mesh_sidecar::run(command)),
+        Command::Fleet(args) => return Ok(fleet::run(args)),
         Command::Serve(args) => serve::run(*args),
         Command::Admin(args) => admin::run(*args),
         Command::Gateway(args) => gateway::run(*args),

@@ -22,7 +22,12 @@ pub enum LogFormat {
 impl LogArgs {
     /// Starts logging; to be called once, first.
     pub fn init(self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+        self.init_with("info,sqlx=warn");
+    }
+
+    /// The same with another choice of what is logged where `RUST_LOG` does not say.
+    pub fn init_with(self, default: &str) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod certificates;
+pub mod demo;
 pub mod kubectl;
 pub mod origin;
 pub mod process;
@@ -10,6 +11,7 @@ pub mod resources;
 
 pub use api::Api;
 pub use certificates::Authority;
+pub use demo::Demo;
 pub use kubectl::Kubectl;
 pub use origin::Origin;
 pub use process::{Fairway, Start};

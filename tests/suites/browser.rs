@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use e2e::resources::to;
-use e2e::{Authority, Origin, Resources, Start, eventually};
+use e2e::{Authority, Demo, Origin, Resources, Start, eventually};
 use rcgen::PublicKeyData as _;
 
 /// Writes into the page what the browser made of it: how it was spoken to, and how large the image is.
@@ -76,14 +76,7 @@ async fn a_browser_shows_a_page_with_all_that_belongs_to_it() {
 
 #[tokio::test]
 async fn the_demos_page_draws_its_map_and_shows_who_drives() {
-    let fairway = Start::serve(&[8080, 8090]).arg("--demo").run().await;
-    let base = format!("http://{}", fairway.listener(8080).await);
-    eventually("the vehicles are reported", async || {
-        let answer = reqwest::get(format!("{base}/api/vehicles")).await.map_err(|error| error.to_string())?;
-        let text = answer.text().await.map_err(|error| error.to_string())?;
-        if text.contains("heron") { Ok(()) } else { Err(text) }
-    })
-    .await;
+    let Demo { base, fairway: _fairway } = Demo::start().await;
     // Nothing but the gateway exists for it: the page needs nothing else.
     let page = dump(&[
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1".to_owned(),

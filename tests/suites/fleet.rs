@@ -3,41 +3,36 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use e2e::process::binary;
-use e2e::{Fairway, Origin, Start, eventually};
+use e2e::{Demo, Fairway, Origin, eventually};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-struct Demo {
+/// The demo, and a client that looks at it.
+struct Visit {
     fairway: Fairway,
     base: String,
     client: Client,
 }
 
-async fn start() -> Demo {
-    let fairway = Start::serve(&[8080, 8090]).arg("--demo").run().await;
-    let base = format!("http://{}", fairway.listener(8080).await);
-    let demo = Demo { fairway, base, client: Client::new() };
-    eventually("all services answer", async || {
-        let services = demo.try_get("/api/services", None).await?;
-        let silent = services.as_array().unwrap().iter().find(|service| service["state"].is_null());
-        silent.map_or(Ok(()), |service| Err(service.to_string()))
-    })
-    .await;
-    eventually("the vehicles are reported", async || {
-        let count = demo.try_get("/api/vehicles", None).await?["vehicles"].as_array().unwrap().len();
-        if count == 12 { Ok(()) } else { Err(format!("{count} vehicles")) }
-    })
-    .await;
+async fn start() -> Visit {
+    visit(Demo::start().await).await
+}
+
+async fn visit(Demo { fairway, base }: Demo) -> Visit {
+    let demo = Visit { fairway, base, client: Client::new() };
+    let services = demo.get("/api/services", None).await;
+    assert!(services.as_array().unwrap().iter().all(|service| service["state"].is_object()), "{services}");
     demo
 }
 
-impl Demo {
+impl Visit {
     /// Sends it, and again after a second when the rate limit says so.
     async fn send(&self, request: RequestBuilder) -> reqwest::Result<Response> {
         loop {
@@ -144,13 +139,15 @@ async fn a_canary_gets_its_share_and_testers_what_they_ask_for() {
         let coloured = response.text().await.unwrap().contains("hsl(");
         assert_eq!(coloured, version == "v2", "the versions can be told apart by looking");
     }
-    // As api-gateway asks: the rate limit is for the edge.
-    let internal = demo.fairway.listener_of("127.0.0.1:8090").await;
+    // As api-gateway asks, by its own sidecar: the rate limit is for the edge.
+    let ports = fs::read_to_string(demo.fairway.data_dir.join("demo/api-gateway-v1/ports.json")).unwrap();
+    let ports: Value = serde_json::from_str(&ports).unwrap();
+    let sidecar = format!("http://{}", ports["listeners"]["127.0.0.1:15001"].as_str().unwrap());
+    let client = Client::builder().proxy(reqwest::Proxy::http(sidecar).unwrap()).build().unwrap();
     for (host, path, shares) in [("staff-service", "drivers", 5..=90), ("photo-service", "photos", 40..=140)] {
         let mut second = 0;
         for _ in 0..300 {
-            let request = demo.client.get(format!("http://{internal}/{path}/heron"));
-            let response = request.header("host", format!("{host}.fleet.svc.cluster.local")).send().await.unwrap();
+            let response = client.get(format!("http://{host}/{path}/heron")).send().await.unwrap();
             let by = response.headers()["x-served-by"].to_str().unwrap().to_owned();
             assert!(by == format!("{host} v1") || by == format!("{host} v2"), "{by}");
             second += u32::from(by.ends_with("v2"));
@@ -200,6 +197,148 @@ async fn a_switched_failure_is_retried_away_or_told_and_never_takes_the_rest_alo
         demo.switch(service, &json!({})).await;
     }
     demo.get("/api/vehicles", None).await;
+}
+
+const SERVICES: [&str; 9] = [
+    "api-gateway-v1",
+    "photo-service-v1",
+    "photo-service-v2",
+    "position-simulator-v1",
+    "position-tracker-v1",
+    "staff-service-v1",
+    "staff-service-v2",
+    "vehicle-telemetry-v1",
+    "webapp-v1",
+];
+
+/// A process that stays the same one whatever becomes of its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pid {
+    number: i32,
+    began: String,
+}
+
+impl Pid {
+    /// With its parent. `None`: it has ended, and at most waits for somebody to notice.
+    fn find(number: i32) -> Option<(Self, i32)> {
+        let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+        // Behind the name, which may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let is_there = !["Z", "X"].contains(&fields[0]);
+        is_there.then(|| (Self { number, began: fields[19].to_owned() }, fields[1].parse().unwrap()))
+    }
+
+    fn lives(&self) -> bool {
+        Self::find(self.number).is_some_and(|(found, _)| found == *self)
+    }
+
+    fn command(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/cmdline", self.number)).unwrap_or_default().replace('\0', " ")
+    }
+}
+
+/// Whatever a process started, and what those started.
+fn started_by(process: i32) -> Vec<Pid> {
+    let numbers = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let all: Vec<(Pid, i32)> = numbers.filter_map(Pid::find).collect();
+    let mut found: Vec<Pid> = Vec::new();
+    let mut parents = vec![process];
+    while let Some(parent) = parents.pop() {
+        let children = all.iter().filter(|(_, of)| *of == parent).map(|(child, _)| child.clone());
+        found.extend(children.inspect(|child| parents.push(child.number)));
+    }
+    found
+}
+
+async fn until_gone(processes: &[Pid]) {
+    eventually("everything that the demo started has ended", async || {
+        let left: Vec<String> = processes.iter().filter(|process| process.lives()).map(Pid::command).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+    })
+    .await;
+}
+
+/// The sidecar of an instance among what a demo started.
+fn sidecar_of<'a>(processes: &'a [Pid], name: &str) -> &'a Pid {
+    let is_it = |process: &&Pid| process.command().contains(&format!("--node-id {name} "));
+    processes.iter().find(is_it).unwrap()
+}
+
+#[tokio::test]
+async fn every_service_is_in_the_mesh_by_a_sidecar_of_its_own() {
+    let demo = start().await;
+    let proxies = demo.fairway.api().get("/api/fairway/v1/proxies").await.1;
+    let (sidecars, others): (Vec<&Value>, Vec<&Value>) =
+        proxies["items"].as_array().unwrap().iter().partition(|proxy| proxy["role"] == "sidecar");
+    let names: Vec<&str> = sidecars.iter().map(|sidecar| sidecar["id"].as_str().unwrap()).collect();
+    assert_eq!((names, others.len()), (SERVICES.to_vec(), 1), "the gateway is the other one: {proxies:#}");
+    for sidecar in sidecars {
+        assert_eq!((&sidecar["connected"], &sidecar["workload"]["ready"]), (&json!(true), &json!(true)), "{sidecar}");
+        assert!(sidecar["certificateExpires"].is_string(), "{sidecar}");
+    }
+
+    // Whoever is not of the mesh gets no word out of a service, wherever others are told that it is.
+    let entries = "/apis/networking.istio.io/v1/namespaces/fleet/workloadentries";
+    for name in SERVICES {
+        let spec = &demo.fairway.api().get(&format!("{entries}/{name}")).await.1["spec"];
+        let url = format!("http://{}:{}/fault", spec["address"].as_str().unwrap(), spec["ports"]["http"]);
+        let refused = demo.client.get(url).send().await.unwrap_err();
+        assert!(refused.is_request(), "{name}: {refused:?}");
+        eventually("the log says why", async || {
+            let log = fs::read_to_string(demo.fairway.data_dir.join(format!("demo/{name}.log"))).unwrap();
+            let why = "refused a connection that is not mutual TLS of the mesh";
+            if log.contains(why) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_all_of_it_and_another_start_goes_on_with_its_folder() {
+    let mut demo = start().await;
+    let processes = started_by(demo.fairway.pid());
+    assert_eq!(processes.len(), 2 * SERVICES.len(), "a sidecar and a service each: {processes:?}");
+    demo.fairway.signal(2);
+    let status = demo.fairway.wait_exit().await;
+    assert!(status.success(), "{status}");
+    until_gone(&processes).await;
+    assert!(demo.fairway.log().contains("Stopping the services and their sidecars."));
+
+    let again = visit(Demo::start_again(&demo.fairway.data_dir).await).await;
+    let tokens = again.fairway.api().get("/api/fairway/v1/join-tokens").await.1;
+    assert_eq!(tokens["items"].as_array().unwrap().len(), 7, "those of the first time are gone: {tokens}");
+}
+
+#[tokio::test]
+async fn nothing_outlives_a_demo_that_is_killed_and_another_start_goes_on_with_its_folder() {
+    let mut demo = start().await;
+    let processes = started_by(demo.fairway.pid());
+    assert_eq!(processes.len(), 2 * SERVICES.len(), "a sidecar and a service each: {processes:?}");
+    demo.fairway.kill();
+    until_gone(&processes).await;
+    visit(Demo::start_again(&demo.fairway.data_dir).await).await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_dies_is_told_about_and_comes_back() {
+    let demo = start().await;
+    let before = started_by(demo.fairway.pid());
+    let sidecar = sidecar_of(&before, "staff-service-v2");
+    let service: Vec<Pid> = started_by(sidecar.number);
+    let killed = Command::new("kill").arg("-9").arg(sidecar.number.to_string()).status().await.unwrap();
+    assert!(killed.success());
+    until_gone(&service).await;
+    eventually("it is told about", async || {
+        let log = demo.fairway.log();
+        let told = log.contains("the sidecar of staff-service v2 has ended") && log.contains("SIGKILL");
+        if told { Ok(()) } else { Err(log) }
+    })
+    .await;
+    eventually("testers of the version are served again", async || {
+        let heron = demo.try_get("/api/vehicles/heron", Some("v2")).await?;
+        if heron["driver"]["shift"].is_object() { Ok(()) } else { Err(heron.to_string()) }
+    })
+    .await;
 }
 
 /// One service in a process of its own, ended with it.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What an instance does to each request before it works on it. All off by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Wait so many milliseconds, at most 60,000.
     pub delay_ms: u32,
     /// Answer so many of a hundred requests with 500.
@@ -30,7 +30,7 @@ impl Fault {
     ///
     /// # Errors
     /// A sentence that names the field.
-    pub fn check(self) -> Result<Self, String> {
+    pub(crate) fn check(self) -> Result<Self, String> {
         if Duration::from_millis(self.delay_ms.into()) > LONGEST {
             return Err(format!("delay_ms is {}; it is at most 60000", self.delay_ms));
         }

@@ -16,30 +16,30 @@ use crate::{api_gateway, photo, position_simulator, position_tracker, staff, tel
 
 /// An instance that holds its address and serves nobody yet.
 #[derive(Debug)]
-pub struct Member {
-    pub service: Service,
-    pub version: Version,
-    pub address: SocketAddr,
+pub(crate) struct Member {
+    pub(crate) service: Service,
+    pub(crate) version: Version,
+    pub(crate) address: SocketAddr,
     listener: TcpListener,
     fault: Fault,
 }
 
 /// All services in all versions, in one process.
 #[derive(Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     members: Vec<Member>,
 }
 
 impl Member {
     /// # Errors
     /// The address cannot be bound.
-    pub async fn bind(service: Service, version: Version, listen: SocketAddr, fault: Fault) -> io::Result<Self> {
+    pub(crate) async fn bind(service: Service, version: Version, listen: SocketAddr, fault: Fault) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         Ok(Self { service, version, address: listener.local_addr()?, listener, fault })
     }
 
     /// Serves until it is dropped.
-    pub async fn run(self, peers: Peers) {
+    pub(crate) async fn run(self, peers: Peers) {
         let instance = Instance::new(self.service, self.version, self.fault);
         match self.service {
             Service::Webapp => serve(self.listener, webapp::router(&instance, peers)).await,
@@ -60,15 +60,14 @@ impl Member {
 }
 
 impl Fleet {
-    /// Binds every instance to this address: to its own port, or to free ones.
+    /// Binds every instance to its own port at this address.
     ///
     /// # Errors
     /// A port is taken, which the message names.
-    pub async fn bind(ip: IpAddr, free_ports: bool) -> io::Result<Self> {
+    pub(crate) async fn bind(ip: IpAddr) -> io::Result<Self> {
         let mut members = Vec::new();
         for (service, version) in Service::instances() {
-            let port = if free_ports { 0 } else { service.default_port(version) };
-            let listen = SocketAddr::new(ip, port);
+            let listen = SocketAddr::new(ip, service.default_port(version));
             let member = Member::bind(service, version, listen, Fault::default()).await;
             members.push(member.map_err(|error| {
                 io::Error::new(error.kind(), format!("{service} {version} cannot listen on {listen}: {error}"))
@@ -77,19 +76,19 @@ impl Fleet {
         Ok(Self { members })
     }
 
-    pub fn members(&self) -> &[Member] {
+    pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }
 
     /// Peers that are called directly, each in its first version: no proxy between the services.
     #[must_use]
-    pub fn direct(&self, peers: Peers) -> Peers {
+    pub(crate) fn direct(&self, peers: Peers) -> Peers {
         let first = self.members.iter().filter(|member| member.version == Version::V1);
         first.fold(peers, |peers, member| peers.at(member.service, member.address.to_string()))
     }
 
     /// Serves until it is dropped.
-    pub async fn run(self, peers: Peers) {
+    pub(crate) async fn run(self, peers: Peers) {
         let mut tasks: JoinSet<()> = self.members.into_iter().map(|member| member.run(peers.clone())).collect();
         while tasks.join_next().await.is_some() {}
     }

@@ -1,6 +1,6 @@
 //! The demo application: a company tracks its vehicles with seven services, which call each other by name.
 //!
-//! Each is a process of its own (`fleet webapp --listen …`), or they run together in one ([`Fleet`]).
+//! Each is a process of its own (`fleet webapp --listen …`), or they run together in one (`fleet all`): [`run`].
 //!
 //! ```text
 //! browser ─► webapp ─► api-gateway ─► position-tracker ◄─ position-simulator
@@ -12,6 +12,7 @@
 
 mod api_gateway;
 mod area;
+mod args;
 mod fault;
 mod fleet;
 mod instance;
@@ -28,10 +29,11 @@ mod trace;
 mod vehicles;
 mod webapp;
 
-pub use fault::Fault;
-pub use fleet::{Fleet, Member};
-pub use peers::{DOMAIN, Peers};
+pub use args::{Args, run};
 pub use service::{Service, Version};
+
+/// The namespace of the services.
+pub const NAMESPACE: &str = "fleet";
 
 /// The resources that lead to the services, as they are applied: documents of YAML, one file each.
 pub const RESOURCES: [&str; 4] = [

@@ -17,7 +17,7 @@ use crate::service::Service;
 use crate::trace::Trace;
 
 /// What the names of the services end in.
-pub const DOMAIN: &str = "fleet.svc.cluster.local";
+pub(crate) const DOMAIN: &str = "fleet.svc.cluster.local";
 
 /// Longer than any route's timeout: a proxy in between is the first to lose patience.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ const LONGEST_ANSWER: usize = 1024 * 1024;
 /// Where the other services are. A call says by its Host whom it is for, `staff-service.fleet.svc.cluster.local`, wherever
 /// it is sent: to a sidecar's listener, to a gateway, or to the service itself.
 #[derive(Clone, Debug)]
-pub struct Peers {
+pub(crate) struct Peers {
     domain: String,
     all: Option<String>,
     each: BTreeMap<Service, String>,
@@ -56,7 +56,7 @@ pub(crate) enum CallError {
 
 impl Peers {
     /// Peers are found by their names in DNS, on port 80, unless more is said.
-    pub fn new(domain: impl Into<String>) -> Self {
+    pub(crate) fn new(domain: impl Into<String>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
         connector.set_nodelay(true);
@@ -70,14 +70,14 @@ impl Peers {
 
     /// All of them are reached at this `host:port`: a gateway.
     #[must_use]
-    pub fn all_at(mut self, address: impl Into<String>) -> Self {
+    pub(crate) fn all_at(mut self, address: impl Into<String>) -> Self {
         self.all = Some(address.into());
         self
     }
 
     /// This one is reached at this `host:port`: a sidecar's listener, or the service itself.
     #[must_use]
-    pub fn at(mut self, peer: Service, address: impl Into<String>) -> Self {
+    pub(crate) fn at(mut self, peer: Service, address: impl Into<String>) -> Self {
         self.each.insert(peer, address.into());
         self
     }

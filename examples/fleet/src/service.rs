@@ -54,7 +54,24 @@ impl Service {
         }
     }
 
-    /// Where it listens unless told otherwise, as the ServiceEntries in `services.yaml` say.
+    /// Whom it calls.
+    pub fn calls(self) -> &'static [Self] {
+        match self {
+            Self::Webapp => &[Self::ApiGateway],
+            Self::ApiGateway => &[
+                Self::PositionTracker,
+                Self::PositionSimulator,
+                Self::StaffService,
+                Self::PhotoService,
+                Self::VehicleTelemetry,
+            ],
+            Self::PositionTracker => &[Self::VehicleTelemetry],
+            Self::PositionSimulator => &[Self::PositionTracker],
+            Self::StaffService | Self::PhotoService | Self::VehicleTelemetry => &[],
+        }
+    }
+
+    /// Where it listens unless told otherwise.
     pub fn default_port(self, version: Version) -> u16 {
         let place = Self::ALL.iter().position(|service| *service == self).map_or(0, |place| place as u16);
         match version {
