@@ -22,7 +22,7 @@ use super::part;
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// From then on an end is a new one.
-const LASTING: Duration = Duration::from_secs(60);
+const LASTING: Duration = Duration::from_mins(1);
 /// What a sidecar gives requests under way when it is told to end, and how long it may take in all.
 const DRAIN: &str = "2s";
 const LONGEST_END: Duration = Duration::from_secs(8);
@@ -254,5 +254,40 @@ impl Words {
 
     fn path(&mut self, flag: &str, path: &Path) {
         self.0.extend([flag.into(), path.into()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reserved_port_is_for_who_asks_for_it() {
+        let reserved = Reserved::new().unwrap();
+        let taken = TcpListener::bind(reserved.address).unwrap();
+        drop(taken);
+        TcpListener::bind(reserved.address).unwrap();
+        let others: Vec<_> = (0..64).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        assert!(others.iter().all(|other| other.local_addr().unwrap() != reserved.address));
+    }
+
+    #[tokio::test]
+    async fn the_service_listens_where_its_sidecar_expects_it_and_calls_it_where_that_listens() {
+        let demo = tempfile::tempdir().unwrap();
+        let member = Member::prepare(Service::Webapp, Version::V1, demo.path(), "a-token").unwrap();
+        assert_eq!(fs::read_to_string(demo.path().join("webapp-v1/join.token")).unwrap(), "a-token");
+        let control_plane = ControlPlane::new("0.0.0.0:15012".parse().unwrap(), "ca.crt".into());
+        let words = member.arguments(&control_plane);
+        let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        let (sidecar, service) = words.split_at(words.iter().position(|word| *word == "--").unwrap());
+        let after =
+            |words: &[&str], flag: &str| words[words.iter().position(|word| *word == flag).unwrap() + 1].to_owned();
+        assert_eq!(after(sidecar, "--control-plane"), "https://127.0.0.1:15012");
+        let listen: SocketAddr = after(service, "--listen").parse().unwrap();
+        assert!(after(sidecar, "--port").starts_with(&format!("http={}@127.0.0.1:", listen.port())));
+        let stands_for = after(sidecar, "--bind-service");
+        assert_eq!(stands_for.replace(":80=", "="), after(service, "--peer"));
     }
 }
