@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use fleet::{Service, Version};
@@ -122,7 +122,7 @@ impl Member {
             let began = Instant::now();
             let why = match self.start(&control_plane) {
                 Ok((child, pipe)) => match self.supervise(child, pipe, &mut ending).await {
-                    Some(status) => status.to_string(),
+                    Some(why) => why,
                     None => return,
                 },
                 Err(error) => format!("cannot be started: {error}"),
@@ -160,17 +160,20 @@ impl Member {
         Ok((child, pipe))
     }
 
-    /// `None`: it was told to end. The pipe is held until it has ended; then a service that it left behind ends too.
+    /// Why it ended. `None`: it was told to. The pipe is held until it has ended; then a service that it left behind ends too.
     async fn supervise(
         &self,
         mut child: Child,
         _pipe: Option<ChildStdin>,
         ending: &mut watch::Receiver<bool>,
-    ) -> Option<ExitStatus> {
+    ) -> Option<String> {
         let mut looks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
-                status = child.wait() => return status.ok(),
+                status = child.wait() => return Some(match status {
+                    Ok(status) => status.to_string(),
+                    Err(error) => format!("cannot be waited for: {error}"),
+                }),
                 () = ended(ending) => break,
                 _ = looks.tick() => self.bound_log(),
             }

@@ -7,6 +7,7 @@ mod member;
 mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,31 +44,26 @@ pub(crate) async fn run(data_dir: &Path, bound: Bound, mut stop: oneshot::Receiv
     let control_plane = ControlPlane::new(bound.push, data_dir.join("ca.crt"));
     let mut tokens = JoinTokens::default();
     let prepared = tokio::select! {
-        prepared = prepare(&client, data_dir, &mut tokens) => prepared,
-        _ = &mut stop => Ok(Vec::new()),
+        prepared = prepare(&client, data_dir, &mut tokens) => Some(prepared),
+        _ = &mut stop => None,
     };
-    let (end, ending) = watch::channel(false);
-    let mut running = JoinSet::new();
-    let result = prepared.map(|members| {
-        for member in members {
-            running.spawn(member.run(control_plane.clone(), ending.clone()));
+    let result = match prepared {
+        Some(Ok(members)) => {
+            let (end, ending) = watch::channel(false);
+            let running = members.into_iter().map(|member| member.run(control_plane.clone(), ending.clone()));
+            let mut running: JoinSet<()> = running.collect();
+            tokio::select! {
+                never = welcome(&client, data_dir, bound) => match never {},
+                _ = &mut stop => {}
+            }
+            println!("Stopping the services and their sidecars.");
+            end.send_replace(true);
+            while running.join_next().await.is_some() {}
+            Ok(())
         }
-    });
-    if !running.is_empty() {
-        let welcome = async {
-            welcome(&client, data_dir, bound).await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = welcome => {}
-            _ = &mut stop => {}
-        }
-    }
-    if !running.is_empty() {
-        println!("Stopping the services and their sidecars.");
-    }
-    end.send_replace(true);
-    while running.join_next().await.is_some() {}
+        Some(Err(error)) => Err(error),
+        None => Ok(()),
+    };
     tokens.revoke(&client).await;
     result
 }
@@ -131,8 +127,8 @@ impl JoinTokens {
     }
 }
 
-/// Says what is where, once the page works.
-async fn welcome(client: &Client, data_dir: &Path, bound: Bound) {
+/// Says what is where, once the page works, and leaves it at that.
+async fn welcome(client: &Client, data_dir: &Path, bound: Bound) -> Infallible {
     let gateway = listener(data_dir).await;
     let silent = match &gateway {
         Some(address) => until_all_answer(client, address).await,
@@ -163,6 +159,7 @@ async fn welcome(client: &Client, data_dir: &Path, bound: Bound) {
     println!("  {program} get proxies{server}");
     println!("  {program} explain --url http://127.0.0.1:8080/api/vehicles{server}");
     println!("Ctrl-C stops it.");
+    std::future::pending().await
 }
 
 /// The address of the gateway's port for everybody, once it is bound. `None`: it is not.
