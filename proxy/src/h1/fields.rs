@@ -151,6 +151,7 @@ fn are_value_bytes<const N: usize>(bytes: &[u8; N]) -> bool {
     bytes.iter().fold(true, |all, &byte| all & is_value_byte(byte))
 }
 
+#[allow(clippy::needless_bitwise_bool, reason = "a branch for each byte is what this is to avoid")]
 fn is_value_byte(byte: u8) -> bool {
     (byte == b'\t') | ((byte >= b' ') & (byte != 0x7f))
 }
