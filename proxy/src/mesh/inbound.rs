@@ -8,6 +8,7 @@ use route_model::table::{Inbound, InboundPort, MutualTls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::corked::Corked;
 use super::serving::Arrival;
 use super::sniff::{PATIENCE, Spoken, sniff};
 use crate::http::rewound::Rewound;
@@ -87,7 +88,7 @@ where
     arrival.certificate = accepted.certificate;
     let stream = Box::new(accepted.stream);
     match accepted.inside {
-        Some(Inside::Http2) => arrival.http2(stream).await,
+        Some(Inside::Http2) => arrival.http2(Corked::new(stream)).await,
         Some(Inside::Http1) => arrival.http(stream).await,
         Some(Inside::Tcp) | None => arrival.serve(stream, &port.routes).await,
     }

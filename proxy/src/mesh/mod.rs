@@ -1,8 +1,9 @@
 //! The entrances of a sidecar: what its application opens, and what others open to its application.
 //!
 //! `sniff` finds out what a connection speaks where nobody said, `outbound` and `inbound` where it belongs, `serving`
-//! hands it to HTTP or to the relay of bytes.
+//! hands it to HTTP or to the relay of bytes; `corked` sends together what the streams of HTTP/2 write.
 
+mod corked;
 mod inbound;
 mod outbound;
 mod serving;
