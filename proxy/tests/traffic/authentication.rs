@@ -10,7 +10,7 @@ use route_model::matching::{ClaimPredicate, HeaderField, Predicate, Predicates, 
 use route_model::meta::ResourceKey;
 use route_model::request::claims::ClaimPath;
 use route_model::table::authentication::{Authentication, HostAuthentication, JwtRule, KeySource, TokenPlace};
-use route_model::table::{HttpRoutes, ListenerProtocol, Route, RouteTable};
+use route_model::table::{HttpRoutes, Listener, ListenerProtocol, Route, RouteTable, ServerRef};
 use route_model::verdict::authorization::{Action, Attribute, Authorization, Check, Policy, Rule, Term, TextSet};
 use serde_json::{Value, json};
 use testkit::eventually;
@@ -410,7 +410,9 @@ async fn a_claim_leads_past_no_policy_of_another_gateway() {
     let routes = vec![placed("inner", vec![claim]), placed("outer", vec![])];
     let all = Check::Text(Attribute::Path, TextSet::paths(["/*"]));
     let authorization = custom(all, Box::new([of("inner")]));
-    let table = under(vec![rule(inline(&issuer))], table(vec![listener(80, vec![("*", routes)])], Vec::new()));
+    let servers = ["inner", "outer"].map(|gateway| ServerRef { gateway: of(gateway), index: 0 });
+    let shared = Listener { servers: servers.into(), ..Arc::unwrap_or_clone(listener(80, vec![("*", routes)])) };
+    let table = under(vec![rule(inline(&issuer))], table(vec![Arc::new(shared)], Vec::new()));
     let proxy = start_with(Options { workers: 1, ..Options::default() });
     apply(&proxy, RouteTable { authorization, ..table }).await;
     let mut client = Http1::connect(addr(&proxy, 80)).await;
