@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use proxy::{AccessLogFormat, ListenAddr};
+use proxy::{AccessLogFormat, ListenAddr, OwnTraffic};
 use push::client::Token;
 use push::credential::Credential;
 use push::transport::TlsTransport;
 use route_model::compile::{TOPOLOGY_NETWORK, TOPOLOGY_REGION, TOPOLOGY_SUBZONE, TOPOLOGY_ZONE};
 use route_model::table::locality::Locality;
+use tokio::net::TcpSocket;
 use tracing::info;
 
 use crate::{Transport, identity};
@@ -40,12 +41,20 @@ pub struct JoinArgs {
 
 impl JoinArgs {
     /// Reads the files that the command line names. A token that is gone is no error if `data_dir` holds a certificate.
-    pub fn into_transport(self, data_dir: &Path) -> anyhow::Result<Transport> {
+    /// `own_traffic` is that of the proxy's connections to upstreams.
+    pub fn into_transport(self, data_dir: &Path, own_traffic: OwnTraffic) -> anyhow::Result<Transport> {
         let ca = std::fs::read(&self.control_plane_ca)
             .with_context(|| format!("cannot read the control plane's CA {}", self.control_plane_ca.display()))?;
         let credential = Arc::new(Credential::default());
         let connect = TlsTransport::new(&self.control_plane, &ca).context("--control-plane")?;
-        let connect = Arc::new(connect.with_credential(credential.clone()).context("--control-plane")?);
+        let connect = connect.with_credential(credential.clone()).context("--control-plane")?;
+        let connect = match own_traffic {
+            OwnTraffic::Marked(mark) => {
+                connect.with_sockets(Arc::new(move |socket: &TcpSocket| proxy::set_mark(socket, mark)))
+            }
+            OwnTraffic::NotLedHere | OwnTraffic::Watched => connect,
+        };
+        let connect = Arc::new(connect);
         Ok(Transport { connect, token: self.token(data_dir)?, credential: Some(credential) })
     }
 

@@ -80,7 +80,7 @@ pub struct GatewayArgs {
 impl Args {
     /// Reads the files that the command line names.
     pub fn into_parts(self) -> anyhow::Result<(Options, Transport)> {
-        let transport = self.join.into_transport(&self.data_dir)?;
+        let transport = self.join.into_transport(&self.data_dir, proxy::OwnTraffic::NotLedHere)?;
         Ok((self.gateway.into_options(self.data_dir, Map::new()), transport))
     }
 }

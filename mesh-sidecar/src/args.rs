@@ -9,10 +9,11 @@ use anyhow::{bail, ensure};
 use follower::Transport;
 use follower::args::{self, JoinArgs, ProxyArgs};
 use follower::logging::LogArgs;
-use proxy::ProxyIdentity;
+use proxy::{OwnTraffic, ProxyIdentity};
 use route_model::compile::{ProxyRole, ProxyScope};
 use serde_json::Map;
 
+use crate::capture;
 use crate::listeners::Listeners;
 use crate::options::{ApplicationPort, BindService, CaptureMode, ListenOn, Options, Readiness, is_dns_label, is_host};
 use crate::registration;
@@ -75,6 +76,11 @@ pub struct RunArgs {
     #[arg(long, env = "FAIRWAY_CAPTURE", value_name = "HOW", default_value = "transparent")]
     pub capture: CaptureMode,
 
+    /// The packet mark of the sidecar's own connections, by which `capture` leaves them alone whatever user it runs as. It
+    /// is set where that is allowed (capability NET_ADMIN); 0: there is none
+    #[arg(long, env = "FAIRWAY_CAPTURE_MARK", value_name = "MARK", default_value = "1337", value_parser = capture::mark)]
+    pub mark: u32,
+
     /// A listener that stands for a service, with explicit capture: reviews=127.0.0.1:9080, or reviews:80=127.0.0.1:9080
     /// if the service's port is another. May be given more than once
     #[arg(
@@ -135,12 +141,14 @@ impl RunArgs {
         let workload = scope.labels.get("app").or(self.service.as_ref()).map_or("fairway-sidecar", String::as_str);
         let listeners =
             Listeners::new(self.capture, self.outbound_addr, self.inbound_addr, &self.ports, &self.bind_services);
-        let transport = self.join.into_transport(&self.data_dir)?;
+        let own_traffic = self.own_traffic();
+        let transport = self.join.into_transport(&self.data_dir, own_traffic)?;
         let base = self.proxy.options();
         let proxy = proxy::Options {
             workers: self.workers.map_or_else(|| base.workers.min(MOST_WORKERS), usize::from),
             identity: ProxyIdentity { workload: workload.to_owned(), ..ProxyIdentity::default() },
             port_map: listeners.free,
+            own_traffic,
             ..base
         };
         let follower = follower::Options {
@@ -167,6 +175,15 @@ impl RunArgs {
             command: self.command,
         };
         Ok((options, transport))
+    }
+
+    fn own_traffic(&self) -> OwnTraffic {
+        let led_here_by_rules = self.capture == CaptureMode::Transparent;
+        if led_here_by_rules && self.mark != 0 && proxy::can_mark(self.mark) {
+            OwnTraffic::Marked(self.mark)
+        } else {
+            OwnTraffic::Watched
+        }
     }
 
     /// What flags say together.

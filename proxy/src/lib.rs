@@ -27,6 +27,7 @@ mod worker;
 
 pub use limits::Limits;
 pub use listener::original_dst::original_destination;
-pub use options::{AccessLogFormat, ListenAddr, Options, ProxyIdentity};
+pub use options::{AccessLogFormat, ListenAddr, Options, OwnTraffic, ProxyIdentity};
 pub use proxy::{ApplyReport, BoundListener, BoundPorts, Issue, Proxy, StartError, reason};
 pub use tls::identity::{self, Identity, IdentityError, Svid, Trust};
+pub use upstream::own::{can_mark, set_mark};

@@ -26,6 +26,7 @@ pub struct Options {
     pub drain_time: Duration,
     /// Asked for the hosts of upstreams in place of those in `/etc/resolv.conf`, unless empty.
     pub name_servers: Vec<SocketAddr>,
+    pub own_traffic: OwnTraffic,
     pub identity: ProxyIdentity,
     /// The certificate that proxies of the mesh know this one by, and whom it accepts. Filled while the proxy runs.
     pub mesh_identity: Identity,
@@ -43,6 +44,7 @@ impl Default for Options {
             admin_addr: None,
             drain_time: Duration::from_secs(30),
             name_servers: Vec::new(),
+            own_traffic: OwnTraffic::default(),
             identity: ProxyIdentity::default(),
             mesh_identity: Identity::default(),
             limits: Limits::default(),
@@ -66,6 +68,19 @@ pub enum AccessLogFormat {
     Text,
     /// The same fields as one JSON object a line.
     Json,
+}
+
+/// How a proxy keeps the connections that it opens from being led back to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnTraffic {
+    /// Nothing that this host opens is led here.
+    #[default]
+    NotLedHere,
+    /// Those that come back are refused.
+    Watched,
+    /// So are they, and they have a packet mark (`SO_MARK`), by which rules that redirect can tell them. It takes the
+    /// capability NET_ADMIN; without it none can be opened.
+    Marked(u32),
 }
 
 /// An address to listen on.

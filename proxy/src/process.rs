@@ -12,6 +12,7 @@ use crate::policy::rate_limit;
 use crate::runtime_table::RuntimeTable;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::mesh::MeshAcceptor;
+use crate::upstream::own::OwnConnections;
 
 /// Connections that a worker may have beyond the least loaded one before it hands new ones over.
 const IMBALANCE: usize = 8;
@@ -24,6 +25,8 @@ pub(crate) struct Process {
     pub(crate) rate_limits: rate_limit::Common,
     /// For connections from other proxies of the mesh.
     pub(crate) mesh: MeshAcceptor,
+    /// For a proxy to which its host's own traffic is led.
+    pub(crate) own: Option<Arc<OwnConnections>>,
     connections: AtomicUsize,
     workers: Box<[WorkerLoad]>,
     inboxes: OnceLock<Box<[mpsc::UnboundedSender<Message>]>>,
@@ -76,6 +79,7 @@ impl Process {
             metrics: Metrics::new(options.identity.clone()),
             rate_limits: rate_limit::Common::new(),
             mesh: MeshAcceptor::new(options.mesh_identity.clone()),
+            own: OwnConnections::new(options.own_traffic),
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
             connections: AtomicUsize::new(0),
             workers: (0..options.workers).map(|_| WorkerLoad::default()).collect(),

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
@@ -34,6 +34,9 @@ const PIPE_BYTES: usize = 256 * 1024;
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// What is done to a socket before it is connected.
+pub type Prepare = Arc<dyn Fn(&TcpSocket) -> io::Result<()> + Send + Sync>;
 
 type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send + 'a>>;
 
@@ -65,6 +68,7 @@ pub struct TlsTransport {
     pinned: RootCertStore,
     credential: Option<Arc<Credential>>,
     connector: RwLock<TlsConnector>,
+    prepare: Option<Prepare>,
     own_address: Mutex<Option<IpAddr>>,
 }
 
@@ -114,6 +118,7 @@ impl TlsTransport {
             pinned: roots,
             credential: None,
             connector,
+            prepare: None,
             own_address: Mutex::default(),
         })
     }
@@ -122,6 +127,25 @@ impl TlsTransport {
     pub fn with_credential(self, credential: Arc<Credential>) -> Result<Self, TransportError> {
         let connector = connector(self.pinned.clone(), Some(&credential))?.into();
         Ok(Self { credential: Some(credential), connector, ..self })
+    }
+
+    /// Does something to each socket before it is connected.
+    pub fn with_sockets(self, prepare: Prepare) -> Self {
+        Self { prepare: Some(prepare), ..self }
+    }
+
+    async fn tcp(&self) -> io::Result<TcpStream> {
+        let Some(prepare) = &self.prepare else { return TcpStream::connect(&self.address).await };
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in lookup_host(&self.address).await? {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            prepare(&socket)?;
+            match socket.connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     fn connector(&self) -> TlsConnector {
@@ -148,7 +172,7 @@ impl Connect for TlsTransport {
     fn connect(&self) -> Connecting<'_> {
         Box::pin(async move {
             let connecting = async {
-                let tcp = TcpStream::connect(&self.address).await?;
+                let tcp = self.tcp().await?;
                 tcp.set_nodelay(true)?;
                 *self.own_address.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(tcp.local_addr()?.ip().to_canonical());

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 
 use clap::ValueEnum;
 
+pub(crate) use self::rules::mark;
 pub use self::rules::{Cidr, Included, List, Port, Rules};
 pub use self::tools::Error;
 use self::tools::{Tool, require_privilege};

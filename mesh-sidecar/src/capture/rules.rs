@@ -168,7 +168,7 @@ impl Display for Cidr {
 }
 
 /// `1337` or `0x539`.
-fn mark(text: &str) -> Result<u32, String> {
+pub(crate) fn mark(text: &str) -> Result<u32, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(hexadecimal) => u32::from_str_radix(hexadecimal, 16),
         None => text.parse(),

@@ -185,7 +185,7 @@ impl Session {
         })?;
         let permit = ConnectionPermit::new(permit, self.worker.pool.open(&peer));
         let until = tokio::time::Instant::now() + state.cluster.connect_timeout;
-        let connected = connect(&peer, Inside::Tcp, &state.cluster, permit, &self.worker.metrics).await;
+        let connected = connect(&peer, Inside::Tcp, &state.cluster, permit, &self.worker).await;
         let connected = match (connected, &state.cluster.policy.tunnel) {
             (Ok(stream), Some(tunnel)) => Box::pin(dig(stream, tunnel, until)).await.map_err(Failure::Tunnel),
             (Ok(stream), None) => Ok(Opened::Directly(stream)),

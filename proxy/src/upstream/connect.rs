@@ -18,10 +18,12 @@ use tokio_rustls::client::TlsStream;
 
 use super::load::Permit;
 use super::outlier::TryOutcome;
+use super::own::OwnConnection;
 use super::peer::{Peer, PeerTls};
 use crate::proxy_protocol::{self, Addresses};
 use crate::telemetry::metrics::{Count, WorkerMetrics};
 use crate::tls::upstream::Inside;
+use crate::worker::Worker;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(crate) struct Stream {
     transport: Transport,
     metrics: WorkerMetrics,
     opened: Instant,
+    _own: Option<OwnConnection>,
     _permit: ConnectionPermit,
 }
 
@@ -126,11 +129,12 @@ pub(crate) async fn connect(
     inside: Inside,
     cluster: &Cluster,
     permit: ConnectionPermit,
-    metrics: &WorkerMetrics,
+    worker: &Worker,
 ) -> Result<Stream, ConnectError> {
+    let metrics = &worker.metrics;
     let until = Instant::now() + cluster.connect_timeout;
-    let connecting = tokio::time::timeout_at(until.into(), open(peer, cluster));
-    let socket = connecting.await.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Failed)?;
+    let connecting = tokio::time::timeout_at(until.into(), open(peer, cluster, worker));
+    let (socket, own) = connecting.await.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Failed)?;
     let transport = match peer.tls() {
         None => Transport::Plain(socket),
         Some(tls) => {
@@ -141,30 +145,41 @@ pub(crate) async fn connect(
         }
     };
     metrics.count(Count::UpstreamOpened);
-    Ok(Stream { transport, metrics: metrics.clone(), opened: Instant::now(), _permit: permit })
+    Ok(Stream { transport, metrics: metrics.clone(), opened: Instant::now(), _own: own, _permit: permit })
 }
 
-async fn open(peer: &Peer, cluster: &Cluster) -> io::Result<Socket> {
-    let mut socket = connect_socket(&peer.endpoint.address, cluster).await?;
+async fn open(peer: &Peer, cluster: &Cluster, worker: &Worker) -> io::Result<(Socket, Option<OwnConnection>)> {
+    let (mut socket, own) = connect_socket(&peer.endpoint.address, cluster, worker).await?;
     if let Some(version) = cluster.policy.proxy_protocol {
         let addresses =
             peer.client().map(|client| Addresses { source: client.source, destination: client.destination });
         socket.write_all(&proxy_protocol::header(version, addresses)).await?;
     }
-    Ok(socket)
+    Ok((socket, own))
 }
 
-async fn connect_socket(address: &EndpointAddress, cluster: &Cluster) -> io::Result<Socket> {
+async fn connect_socket(
+    address: &EndpointAddress,
+    cluster: &Cluster,
+    worker: &Worker,
+) -> io::Result<(Socket, Option<OwnConnection>)> {
     match address {
         EndpointAddress::Ip(ip, port) => {
-            let stream = TcpStream::connect(SocketAddr::new(*ip, *port)).await?;
+            let address = SocketAddr::new(*ip, *port);
+            let (stream, own) = match &worker.process.own {
+                None => (TcpStream::connect(address).await?, None),
+                Some(all) => {
+                    let (stream, own) = all.connect(address).await?;
+                    (stream, Some(own))
+                }
+            };
             stream.set_nodelay(true)?;
             if let Some(keepalive) = &cluster.policy.connections.keepalive {
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&self::keepalive(keepalive))?;
             }
-            Ok(Socket::Tcp(stream))
+            Ok((Socket::Tcp(stream), own))
         }
-        EndpointAddress::Unix(path) => Ok(Socket::Unix(UnixStream::connect(&**path).await?)),
+        EndpointAddress::Unix(path) => Ok((Socket::Unix(UnixStream::connect(&**path).await?), None)),
     }
 }
 

@@ -224,7 +224,7 @@ async fn open(
     inside: Inside,
     permit: ConnectionPermit,
 ) -> Result<Stream, SendFailure> {
-    match connect(peer, inside, &state.cluster, permit, &worker.metrics).await {
+    match connect(peer, inside, &state.cluster, permit, worker).await {
         Ok(stream) => Ok(stream),
         Err(error) => {
             worker.metrics.count(Count::UpstreamConnectFailed);

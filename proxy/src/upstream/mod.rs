@@ -9,6 +9,7 @@ pub(crate) mod load;
 mod locality;
 pub(crate) mod original;
 pub(crate) mod outlier;
+pub(crate) mod own;
 pub(crate) mod peer;
 mod placement;
 pub(crate) mod pool;

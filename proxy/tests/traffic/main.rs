@@ -11,6 +11,7 @@ mod faults;
 mod locality;
 mod mesh;
 mod origin;
+mod own_traffic;
 mod policies;
 mod proxy_protocol;
 mod rate_limits;

@@ -76,7 +76,7 @@ fn sidecar(identity: Identity) -> Proxy {
     start_with(Options { workers: 1, mesh_identity: identity, metrics_addr: Some(metrics), ..Options::default() })
 }
 
-fn listener(port: u16, protocol: ListenerProtocol) -> Arc<Listener> {
+pub(crate) fn listener(port: u16, protocol: ListenerProtocol) -> Arc<Listener> {
     Arc::new(Listener { bind: None, port, servers: Vec::new(), proxy_protocol: false, protocol })
 }
 
@@ -94,7 +94,7 @@ fn streams(cluster: u32) -> Arc<StreamRoutes> {
 }
 
 /// Everything to one cluster.
-fn port(speaks: Speaks, cluster: u32) -> Arc<PortRoutes> {
+pub(crate) fn port(speaks: Speaks, cluster: u32) -> Arc<PortRoutes> {
     let http = routes(vec![("*", vec![route("/", forward(to(&[(cluster, 1)])))])]);
     Arc::new(PortRoutes { speaks, http, streams: Some(streams(cluster)) })
 }
