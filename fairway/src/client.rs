@@ -62,8 +62,17 @@ impl Client {
             let certificate = reqwest::Certificate::from_pem(&pem)
                 .with_context(|| format!("{} holds no PEM certificate", path.display()))?;
             builder = builder.tls_certs_only([certificate]);
+        } else if base.starts_with("http://") {
+            // Without TLS nobody is to be trusted, and the system need not have certificate authorities.
+            builder = builder.tls_certs_only([]);
         }
-        Ok(Self { http: builder.build()?, base })
+        let http = builder.build().with_context(|| {
+            format!(
+                "cannot set up TLS to {base}: install the system's ca-certificates, or name the CA that the server's \
+                 certificate is from by --ca-file"
+            )
+        })?;
+        Ok(Self { http, base })
     }
 
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Answer> {

@@ -146,6 +146,25 @@ async fn status_of(address: &str, head: String) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head:?}: {answer:?}"))
 }
 
+#[tokio::test]
+async fn commands_need_no_certificate_authorities_for_plain_http() {
+    let fairway = Start::admin().run().await;
+    let folder = tempfile::tempdir().unwrap();
+    // As on a system without any.
+    let bundle = folder.path().join("none.pem");
+    std::fs::write(&bundle, "").unwrap();
+    let run = |server: &str| {
+        let mut command = std::process::Command::new(binary("fairway"));
+        command.args(["get", "gateways", "--server", server]).env("FAIRWAY_ADMIN_TOKEN", TOKEN);
+        command.env("SSL_CERT_FILE", &bundle).env("SSL_CERT_DIR", folder.path()).output().unwrap()
+    };
+    let plain = run(&format!("http://{}", fairway.address("admin")));
+    assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
+    let secure = run(&format!("https://{}", fairway.address("adminTls")));
+    let said = String::from_utf8_lossy(&secure.stderr);
+    assert!(!secure.status.success() && said.contains("--ca-file") && said.contains("ca-certificates"), "{said}");
+}
+
 /// What `fairway explain` prints.
 fn explained(fairway: &Fairway, arguments: &[&str]) -> String {
     let mut command = std::process::Command::new(binary("fairway"));
