@@ -40,7 +40,7 @@ pub struct RunArgs {
     pub service_account: String,
 
     /// The labels of the application, for selectors and subsets: app=reviews,version=v2
-    #[arg(long, env = "FAIRWAY_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = args::label)]
+    #[arg(long, env = unless_empty("FAIRWAY_LABELS"), value_name = "KEY=VALUE", value_delimiter = ',', value_parser = args::label)]
     pub labels: Vec<(String, String)>,
 
     /// Where the application runs, for endpoints that are nearer than others: region/zone/subzone, as far as it matters
@@ -66,7 +66,7 @@ pub struct RunArgs {
     #[arg(
         id = "ports",
         long = "port",
-        env = "FAIRWAY_PORTS",
+        env = unless_empty("FAIRWAY_PORTS"),
         value_name = "NAME=PORT[@LISTEN]",
         value_delimiter = ','
     )]
@@ -85,7 +85,7 @@ pub struct RunArgs {
     /// if the service's port is another. May be given more than once
     #[arg(
         long = "bind-service",
-        env = "FAIRWAY_BIND_SERVICES",
+        env = unless_empty("FAIRWAY_BIND_SERVICES"),
         value_name = "HOST[:PORT]=IP:PORT",
         value_delimiter = ','
     )]
@@ -220,6 +220,11 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+/// The name of a variable with a list; `None` if it is set to nothing, which is a list of nothing and not a wrong item.
+fn unless_empty(name: &'static str) -> Option<&'static str> {
+    std::env::var_os(name).is_none_or(|list| !list.is_empty()).then_some(name)
 }
 
 fn dns_label(text: &str) -> Result<String, String> {

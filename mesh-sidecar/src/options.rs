@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use rustix::io::Errno;
 
 /// The settings of one sidecar. None of it changes while it runs.
 #[derive(Clone, Debug)]
@@ -81,21 +82,27 @@ pub enum Readiness {
 }
 
 impl ListenOn {
-    /// For connections that this host itself opens: loopback of both families, unless an address was written. The
-    /// kernel redirects what is sent from here to loopback, and nobody else is to use it.
+    /// For connections that this host itself opens: loopback of the families that it has, unless an address was
+    /// written. The kernel redirects what is sent from here to loopback, and nobody else is to use it.
     pub fn for_this_host(self) -> Vec<SocketAddr> {
-        self.addresses([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
+        self.addresses([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], has_address)
     }
 
     /// For connections from everywhere, unless an address was written.
     pub fn for_everybody(self) -> Vec<SocketAddr> {
-        self.addresses([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])
+        self.addresses([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], has_address)
     }
 
-    fn addresses(self, unless: [IpAddr; 2]) -> Vec<SocketAddr> {
-        let with_port = |ip| SocketAddr::new(ip, self.port);
-        self.ip.map_or_else(|| unless.map(with_port).to_vec(), |ip| vec![with_port(ip)])
+    fn addresses(self, unless: [IpAddr; 2], has: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
+        let ips = self.ip.map_or_else(|| unless.into_iter().filter(|ip| has(*ip)).collect(), |ip| vec![ip]);
+        ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
     }
+}
+
+/// Whether an address is one of this host's: those of IPv6 are not where it is switched off.
+fn has_address(ip: IpAddr) -> bool {
+    let error = TcpListener::bind((ip, 0)).err().and_then(|error| Errno::from_io_error(&error));
+    !matches!(error, Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
 }
 
 impl FromStr for ListenOn {
@@ -259,14 +266,17 @@ mod tests {
 
     #[test]
     fn where_to_listen() {
-        let both = |text: &str| {
-            let listen: ListenOn = text.parse().unwrap();
-            let text =
-                |addresses: Vec<SocketAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            (text(listen.for_this_host()), text(listen.for_everybody()))
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let addresses = |text: &str, has: fn(IpAddr) -> bool| {
+            let addresses = listen(text).addresses(loopback, has);
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(both(":15001"), ("127.0.0.1:15001 [::1]:15001".into(), "0.0.0.0:15001 [::]:15001".into()));
-        assert_eq!(both("10.0.0.1:1"), ("10.0.0.1:1".into(), "10.0.0.1:1".into()));
+        assert_eq!(addresses(":15001", |_| true), "127.0.0.1:15001 [::1]:15001");
+        assert_eq!(addresses(":15001", |ip| ip.is_ipv4()), "127.0.0.1:15001");
+        assert_eq!(addresses("10.0.0.1:1", |_| true), "10.0.0.1:1");
+        assert_eq!(addresses("[fd00::1]:1", |ip| ip.is_ipv4()), "[fd00::1]:1", "what was written is not left out");
+        assert_eq!(listen(":1").for_everybody()[0].to_string(), "0.0.0.0:1");
+        assert!(has_address(Ipv4Addr::LOCALHOST.into()) && !has_address(Ipv4Addr::new(192, 0, 2, 1).into()));
         for wrong in ["15001", ":", ":70000", "host:1", "::1:1:", "10.0.0.1"] {
             assert!(wrong.parse::<ListenOn>().is_err(), "{wrong}");
         }

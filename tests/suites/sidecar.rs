@@ -135,6 +135,15 @@ async fn the_end_of_an_application_is_told_as_shells_tell_it() {
 }
 
 #[tokio::test]
+async fn a_variable_that_is_set_to_nothing_is_a_list_of_nothing() {
+    let alone = Alone::new();
+    let lists = ["FAIRWAY_PORTS", "FAIRWAY_LABELS", "FAIRWAY_BIND_SERVICES"];
+    let start = lists.iter().fold(alone.sidecar(), |start, list| start.env(list, ""));
+    let mut sidecar = start.application(&["true"]).without_waiting().run().await;
+    assert_eq!(sidecar.wait_exit().await.code(), Some(0), "{}", sidecar.log());
+}
+
+#[tokio::test]
 async fn an_application_that_waits_is_not_started_after_a_signal() {
     let alone = Alone::new();
     let started = alone.path("started");
