@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use testkit::{Host, Lan};
 
 const PORT: u16 = 9080;
-/// Who the clients are; the sidecars are root, whose connections are left alone.
+/// Who the clients are; the sidecars are root, and known by the mark on their connections.
 const NOBODY: &str = "65534";
 
 /// A process on a host. Dropping it ends it.
@@ -82,7 +82,7 @@ impl Mesh {
             self.fairway(&["join-token", "create", "-n", "shop", "--service-account", account, "--ttl", "1h"], "");
         let file = path(format!("{account}.token"));
         std::fs::write(&file, token).unwrap();
-        output(host.command(fairway()).args(["sidecar", "capture", "apply", "--uid", "0"])).unwrap();
+        output(host.command(fairway()).args(["sidecar", "capture", "apply"])).unwrap();
         let url = format!("https://{}:15012", self.control.v4);
         let (ca, data) = (path("control/ca.crt".into()), path(account.into()));
         let mut arguments =
