@@ -19,6 +19,7 @@ mod traffic;
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ use self::data_dir::DataDir;
 use self::identity::{Agent, Applicant, Kept};
 use self::last_good::{LastGood, Saver};
 use self::ports::PortsFile;
-pub use self::prerequisites::Prerequisites;
+pub use self::prerequisites::{Missing, Prerequisites};
 use self::traffic::{Outcome, Traffic};
 
 /// How often the control plane is told how the proxy is doing, if that changed.
@@ -106,6 +107,8 @@ pub struct Follower {
     service_account: String,
     transport: Transport,
     in_force: watch::Sender<Option<Revision>>,
+    /// Where a sidecar's traffic would come in but cannot.
+    unbound: watch::Sender<Vec<SocketAddr>>,
     workload: Option<Workload>,
     readiness: watch::Sender<Ready>,
     group: Group,
@@ -165,6 +168,7 @@ impl Follower {
             service_account: options.service_account,
             transport,
             in_force: watch::Sender::default(),
+            unbound: watch::Sender::default(),
             workload: options.workload,
             readiness: watch::Sender::default(),
             group,
@@ -175,7 +179,7 @@ impl Follower {
 
     /// What has to be there before this proxy can serve.
     pub fn prerequisites(&self) -> Prerequisites {
-        Prerequisites::new(self.in_force.subscribe(), self.agent.identity().watch())
+        Prerequisites::new(self.in_force.subscribe(), self.agent.identity().watch(), self.unbound.subscribe())
     }
 
     /// Where it is said whether the workload can serve, and why not.
@@ -206,10 +210,14 @@ impl Follower {
             let held = Arc::new(held);
             match self.traffic.start_from(held.clone()).await {
                 Outcome::InForce(issues) => {
+                    for issue in &issues {
+                        warn!(%revision, %issue, "not in force");
+                    }
                     info!(%revision, issues = issues.len(), "serving the last good configuration");
                     subscription.applied = Some(Ack::new(revision, issues));
                     self.group.note(held.set());
                     subscription.held = Some(Arc::unwrap_or_clone(held));
+                    self.unbound.send_replace(self.traffic.unbound());
                     self.in_force.send_replace(Some(revision));
                 }
                 Outcome::Failed(issue) => error!(%revision, %issue, "the last good configuration cannot be served"),
@@ -270,6 +278,8 @@ impl Follower {
                             let took_ms = began.elapsed().as_millis();
                             info!(%revision, resources = held.set().len(), issues = issues.len(), took_ms, "in force");
                             self.group.note(held.set());
+                            // Before it is said that there is a configuration.
+                            self.unbound.send_replace(self.traffic.unbound());
                             self.in_force.send_replace(Some(revision));
                             saver.offer(held);
                             self.ports.write(&self.traffic.bound());
@@ -286,6 +296,7 @@ impl Follower {
                 }
                 _ = reports.tick() => subscriber.report(self.traffic.state()),
                 ack = self.traffic.next_report() => {
+                    self.unbound.send_replace(self.traffic.unbound());
                     // Nearly always what was acknowledged with the update.
                     if acked.as_ref() != Some(&ack) {
                         let revision = ack.revision;

@@ -1,6 +1,7 @@
 //! From a set to traffic: compile, apply, report.
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -55,12 +56,17 @@ impl Traffic {
         self.proxy.bound()
     }
 
+    /// Where a sidecar's traffic would come in but cannot.
+    pub(crate) fn unbound(&self) -> Vec<SocketAddr> {
+        self.report.borrow().unbound.clone()
+    }
+
     /// What the set in force now comes to, whenever that may have changed: with every set, and when a port that was
     /// taken became free. May be dropped and called again without losing anything.
     pub(crate) async fn next_report(&mut self) -> Ack {
         // The sender lives in the proxy, so this cannot fail.
         let _ = self.report.changed().await;
-        let ApplyReport { revision, issues } = self.report.borrow_and_update().clone();
+        let ApplyReport { revision, issues, .. } = self.report.borrow_and_update().clone();
         Ack::new(revision, issues.into_iter().map(issue).collect())
     }
 
@@ -114,7 +120,7 @@ impl Traffic {
 }
 
 fn issue(issue: proxy::Issue) -> Issue {
-    Issue::new(Some(Key::from(&issue.resource)), issue.reason, issue.message)
+    Issue::new(issue.resource.as_ref().map(Key::from), issue.reason, issue.message)
 }
 
 fn failed(message: String) -> Outcome {

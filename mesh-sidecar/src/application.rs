@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use follower::Prerequisites;
+use follower::{Missing, Prerequisites};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
 use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
@@ -70,8 +70,14 @@ impl Application {
                 () = met.met() => return Ok(()),
                 signal = self.signals.ending() => return Err(signal),
                 _ = remind.tick() => {
-                    if let Some(what) = ready.missing() {
-                        info!("the application is started when there is {what} from the control plane");
+                    match ready.missing() {
+                        None => {}
+                        Some(Missing::Given(what)) => {
+                            info!("the application is started when there is {what} from the control plane");
+                        }
+                        Some(Missing::Listener(address)) => {
+                            info!("the application is started when its sidecar can listen on {address}");
+                        }
                     }
                 }
             }

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use route_model::meta::{ResourceKey, Revision};
 use route_model::table::RouteTable;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::admin_port::{self, Port};
 use crate::control::Control;
@@ -80,12 +80,16 @@ pub struct ApplyReport {
     pub revision: Revision,
     /// What of the table is not in force, by resource. Everything else is.
     pub issues: Vec<Issue>,
+    /// Where connections would come in that a sidecar's application opens, or others open to it, but that could not be
+    /// bound: no traffic should be led to the sidecar.
+    pub unbound: Vec<SocketAddr>,
 }
 
 /// Something in a table that this proxy cannot put in force, though the table as a whole is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Issue {
-    pub resource: ResourceKey,
+    /// `None`: it is about the proxy itself.
+    pub resource: Option<ResourceKey>,
     /// CamelCase, fit for a condition's `reason`; one of [`reason`].
     pub reason: &'static str,
     /// What is wrong and what to do about it.
@@ -168,7 +172,8 @@ impl Proxy {
         process.metrics.runs("control", control.handle().metrics());
         let resolver = Resolver::system(control.handle().clone(), &process.options.name_servers);
         let tls = Arc::new(TlsStore::new(process.options.mesh_identity.clone()));
-        control.handle().spawn(Arc::clone(&tls).watch_files());
+        let tls_news = Arc::new(Notify::new());
+        control.handle().spawn(Arc::clone(&tls).watch_files(Arc::clone(&tls_news)));
         let empty = Arc::new(RuntimeTable::default());
         let mut workers = Vec::new();
         let mut inboxes = Vec::new();
@@ -195,6 +200,7 @@ impl Proxy {
             process,
         });
         control.handle().spawn(retry::keep_trying(Arc::downgrade(&core), core.report.subscribe()));
+        control.handle().spawn(judge_anew(Arc::downgrade(&core), tls_news));
         for (port, listener) in own_ports {
             admin_port::serve(control.handle(), port, listener, Arc::downgrade(&core));
         }
@@ -234,7 +240,7 @@ impl Core {
     async fn apply(&self, table: Arc<RouteTable>) -> ApplyReport {
         let mut applying = self.applying.lock().await;
         if applying.draining {
-            return ApplyReport { revision: table.revision, issues: Vec::new() };
+            return ApplyReport { revision: table.revision, ..ApplyReport::default() };
         }
         let changes = applying.sockets.change(&table, &self.process.options);
         self.put(&mut applying, table, changes).await
@@ -242,13 +248,18 @@ impl Core {
 
     /// Tries to bind what the table in force has and is not bound. What was bound serves before this returns.
     pub(crate) async fn try_unbound(&self) {
+        self.again(|changes| !changes.open.is_empty()).await;
+    }
+
+    /// Puts the table in force once more, if there is a reason to, which may be in what changes about its sockets.
+    async fn again(&self, is_worth_it: impl FnOnce(&SocketChanges) -> bool) {
         let mut applying = self.applying.lock().await;
         if applying.draining {
             return;
         }
         let table = Arc::clone(&self.in_force().table);
         let changes = applying.sockets.change(&table, &self.process.options);
-        if !changes.open.is_empty() {
+        if is_worth_it(&changes) {
             self.put(&mut applying, table, changes).await;
         }
     }
@@ -256,7 +267,7 @@ impl Core {
     /// Puts a table in force whose sockets are bound.
     async fn put(&self, applying: &mut Applying, table: Arc<RouteTable>, changes: SocketChanges) -> ApplyReport {
         let (revision, listeners_asked) = (table.revision, table.listeners.len());
-        let SocketChanges { mut open, close, serving, mut issues } = changes;
+        let SocketChanges { mut open, close, serving, mut issues, unbound } = changes;
         let runtime = applying.builder.build(table, &serving, &mut issues);
         let mut running = Vec::new();
         for inbox in self.process.inboxes() {
@@ -276,7 +287,7 @@ impl Core {
         issues.sort_unstable();
         issues.dedup();
         self.process.metrics.applied(revision.0, &ports, listeners_asked.saturating_sub(ports.len()), issues.len());
-        let report = ApplyReport { revision, issues };
+        let report = ApplyReport { revision, issues, unbound };
         self.report.send_replace(report.clone());
         report
     }
@@ -319,11 +330,15 @@ impl Core {
     }
 
     /// Why no traffic should be sent here; `None`: it should.
-    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+    pub(crate) fn not_ready(&self) -> Option<String> {
         match self.state() {
-            State::Starting => Some("no configuration yet"),
-            State::Serving => None,
-            State::Draining => Some("draining"),
+            State::Starting => Some("no configuration yet".to_owned()),
+            State::Serving => {
+                let report = self.report.borrow();
+                let first = report.unbound.first();
+                first.map(|address| format!("cannot listen on {address}"))
+            }
+            State::Draining => Some("draining".to_owned()),
         }
     }
 
@@ -333,6 +348,15 @@ impl Core {
 
     fn lock_bound(&self) -> std::sync::MutexGuard<'_, BoundPorts> {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Judges the table in force anew whenever there is `news` of the files that it names.
+async fn judge_anew(core: Weak<Core>, news: Arc<Notify>) {
+    loop {
+        news.notified().await;
+        let Some(core) = core.upgrade() else { return };
+        core.again(|_| true).await;
     }
 }
 

@@ -205,7 +205,7 @@ impl WorkerCluster {
             names: None,
             originals: None,
             tls: self.state.tls.clone(),
-            tls_fault: self.state.tls_fault.clone(),
+            tls_at_fault: self.state.tls_at_fault.clone(),
         })));
         let mut named = self.named.borrow_mut();
         // What the others have forgotten is forgotten here when there is something new to remember.
@@ -250,7 +250,7 @@ impl WorkerCluster {
             names: None,
             originals: None,
             tls: self.state.tls.clone(),
-            tls_fault: self.state.tls_fault.clone(),
+            tls_at_fault: self.state.tls_at_fault.clone(),
         })));
         let mut known = self.originals.borrow_mut();
         if known.len() >= MAX_ORIGINALS {

@@ -145,7 +145,9 @@ impl TableBuilder {
             .map(|(index, cluster)| {
                 let before = previous.clusters.get(index).and_then(Option::as_ref);
                 match (cluster, before) {
-                    (Some(cluster), Some(state)) if same_retry && Arc::ptr_eq(cluster, &state.cluster) => {
+                    (Some(cluster), Some(state))
+                        if same_retry && Arc::ptr_eq(cluster, &state.cluster) && state.tls_at_fault.is_none() =>
+                    {
                         Some(Arc::clone(state))
                     }
                     (None, None) => None,
@@ -169,18 +171,18 @@ impl TableBuilder {
             kept => self.track(cluster, retry, kept.as_ref()),
         };
         tracked.govern(cluster.policy.outlier.as_ref(), self.resolver.handle());
-        let (tls, tls_fault) = match &cluster.policy.tls {
+        let (tls, tls_at_fault) = match &cluster.policy.tls {
             None => (None, None),
             Some(terms) => {
-                let (context, fault) = self.tls.upstreams.context(terms, tracked.tls.as_ref());
-                (Some(context), fault)
+                let (context, at_fault) = self.tls.upstreams.context(terms, tracked.tls.as_ref());
+                (Some(context), at_fault)
             }
         };
         tracked.tls.clone_from(&tls);
         let (discovered, load) = (Arc::clone(&tracked.discovered), Arc::clone(&tracked.load));
         let (names, originals) = (tracked.names.clone(), tracked.originals.clone());
         self.discovery.insert(cluster.key.clone(), tracked);
-        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load, names, originals, tls, tls_fault })
+        Arc::new(ClusterState { cluster: Arc::clone(cluster), discovered, load, names, originals, tls, tls_at_fault })
     }
 
     /// Begins to look for a cluster's endpoints, with what is known from a discovery that this one replaces.
@@ -219,7 +221,7 @@ impl TableBuilder {
 
 /// What is wrong with the TLS terms of a cluster, for the rule that says them.
 fn tls_issue(state: &ClusterState) -> Option<Issue> {
-    let TlsFault { reason, message } = state.tls_fault.clone()?;
+    let TlsFault { reason, message } = state.tls_at_fault.as_ref()?.fault()?;
     let resource = state.cluster.policy.tls.as_ref()?.rule.clone();
-    Some(Issue { resource, reason, message: format!("TLS to {}: {message}", state.cluster.key.host) })
+    Some(Issue { resource: Some(resource), reason, message: format!("TLS to {}: {message}", state.cluster.key.host) })
 }

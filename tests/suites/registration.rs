@@ -122,6 +122,39 @@ async fn an_application_is_an_endpoint_while_it_answers() {
 }
 
 #[tokio::test]
+async fn a_sidecar_that_cannot_listen_is_no_endpoint_and_says_why() {
+    let control_plane = Start::admin().run().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let start = sidecar(&control_plane, &["--service", "reviews", "--port", "http=9080"]).await;
+    let mut sidecar = start.replace("--inbound-addr", &address).run().await;
+    let ready_at = format!("http://{}/readyz", sidecar.address("metrics"));
+    until_unready(&control_plane, &format!("its sidecar cannot listen on {address}")).await;
+    let issues = async || {
+        let (_, proxy) = control_plane.api().get("/api/fairway/v1/proxies/reviews-1").await;
+        proxy["issues"].clone()
+    };
+    eventually("it says so with its revision", async || {
+        let found = issues().await;
+        let says = |part: &str| found[0]["message"].as_str().is_some_and(|message| message.contains(part));
+        if says(&address) && says("in use by another program") { Ok(()) } else { Err(found) }
+    })
+    .await;
+    assert_eq!(control_plane.api().get(ENTRY).await.0, 404);
+    assert_eq!(reqwest::get(&ready_at).await.unwrap().status(), 503);
+
+    drop(taken);
+    until_there(&control_plane, ENTRY).await;
+    eventually("nothing is wrong any more", async || {
+        let found = issues().await;
+        if found.as_array().is_none_or(Vec::is_empty) { Ok(()) } else { Err(found) }
+    })
+    .await;
+    assert_eq!(reqwest::get(&ready_at).await.unwrap().status(), 200);
+    sidecar.stop().await;
+}
+
+#[tokio::test]
 async fn a_sidecar_that_is_killed_leaves_nothing_behind() {
     let control_plane = Start::admin().run().await;
     let words = ["--service", "reviews", "--port", "http=9080"];

@@ -1,7 +1,7 @@
 //! Whether the application can take traffic, as the control plane is told.
 //!
-//! It is not ready before its sidecar has a configuration and a certificate. Then what the flag `--readiness` says is
-//! probed, else what the WorkloadGroup says; without either it is ready.
+//! It is not ready before its sidecar has a configuration and a certificate, and listens where its traffic comes in. Then
+//! what the flag `--readiness` says is probed, else what the WorkloadGroup says; without either it is ready.
 
 mod http;
 mod probe;
@@ -9,7 +9,7 @@ mod probe;
 use std::future::Future;
 use std::sync::Arc;
 
-use follower::Follower;
+use follower::{Follower, Missing};
 use push::workload::Ready;
 use route_model::kinds::WorkloadGroup;
 use route_model::resource::Resource;
@@ -24,28 +24,29 @@ type Group = watch::Receiver<Option<Arc<Resource>>>;
 
 /// Probes, and says what changes, for as long as it is polled.
 pub(crate) fn watch(flag: Option<Readiness>, follower: &Follower) -> impl Future<Output = ()> + Send + use<> {
-    let mut prerequisites = follower.prerequisites();
-    let missing = prerequisites.missing();
-    run(
-        flag.map(Probe::from),
-        follower.group(),
-        missing,
-        async move { prerequisites.met().await },
-        follower.readiness(),
-    )
+    let (mut prerequisites, said) = (follower.prerequisites(), follower.readiness());
+    let met = async move {
+        while let Some(missing) = prerequisites.missing() {
+            say(&said, unready(&of_sidecar(&missing)));
+            if !prerequisites.changed().await {
+                // It has ended.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    run(flag.map(Probe::from), follower.group(), met, follower.readiness())
 }
 
-/// `missing`: what its sidecar does not have before `met`.
-async fn run(
-    flag: Option<Probe>,
-    mut group: Group,
-    missing: Option<&str>,
-    met: impl Future<Output = ()>,
-    said: watch::Sender<Ready>,
-) {
-    if let Some(missing) = missing {
-        say(&said, unready(&format!("its sidecar has not got {missing} yet")));
+/// Why an application is not ready whose sidecar lacks something.
+fn of_sidecar(missing: &Missing) -> String {
+    match missing {
+        Missing::Given(what) => format!("its sidecar has not got {what} yet"),
+        Missing::Listener(address) => format!("its sidecar cannot listen on {address}"),
     }
+}
+
+/// Nothing is probed before `met`.
+async fn run(flag: Option<Probe>, mut group: Group, met: impl Future<Output = ()>, said: watch::Sender<Ready>) {
     met.await;
     let began = Instant::now();
     let mut judge = Judge::default();
@@ -208,8 +209,12 @@ mod tests {
         let (groups, group_seen) = watch::channel(None);
         let said = watch::Sender::default();
         let mut heard = said.subscribe();
-        let met = async { is_met.await.unwrap() };
-        let task = tokio::spawn(run(None, group_seen, Some("a configuration"), met, said));
+        let waiting = said.clone();
+        let met = async move {
+            say(&waiting, unready(&of_sidecar(&Missing::Given("a configuration"))));
+            is_met.await.unwrap();
+        };
+        let task = tokio::spawn(run(None, group_seen, met, said));
         let mut until = async |wanted: Result<(), &str>| {
             let is_it = |ready: &Ready| match wanted {
                 Ok(()) => ready.ready,

@@ -57,7 +57,7 @@ fn cluster_state(state: &ClusterState) -> Value {
     shown["resolved"] = json!(state.is_known());
     shown["endpoints"] = endpoints(&state.discovered);
     shown["under_way"] = state.load.dump();
-    if let Some(fault) = &state.tls_fault {
+    if let Some(fault) = state.tls_at_fault.as_ref().and_then(|terms| terms.fault()) {
         shown["tls"]["fault"] = json!(fault.message);
     }
     if let Some(names) = &state.names {

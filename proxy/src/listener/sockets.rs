@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use route_model::table::{Listener, RouteTable};
+use route_model::table::{Listener, ListenerProtocol, RouteTable};
 
 use super::bind::bind_group;
 use super::{ListenerId, ListenerKey};
@@ -33,6 +33,8 @@ pub(crate) struct SocketChanges {
     /// Listeners of the table that are bound: position in the table and socket.
     pub(crate) serving: Vec<(usize, ListenerId)>,
     pub(crate) issues: Vec<Issue>,
+    /// The entrances of a sidecar that are not bound.
+    pub(crate) unbound: Vec<SocketAddr>,
 }
 
 impl Sockets {
@@ -58,11 +60,11 @@ impl Sockets {
                         id
                     }
                     Err(error) => {
-                        if listener.servers.is_empty() {
-                            // A sidecar's, of which no resource can be told.
-                            tracing::error!(address = %key.addr, port = key.port, %error, "cannot listen there");
+                        let address = SocketAddr::new(key.addr, options.mapped_port(key.port));
+                        if let ListenerProtocol::Outbound(_) | ListenerProtocol::Inbound { .. } = listener.protocol {
+                            changes.unbound.push(address);
                         }
-                        changes.issues.extend(bind_issues(*key, listener, options, &error));
+                        changes.issues.extend(bind_issues(address, listener, &error));
                         continue;
                     }
                 },
@@ -111,32 +113,47 @@ impl Sockets {
     }
 }
 
-/// One issue for each Gateway that has a server on the listener.
-fn bind_issues(key: ListenerKey, listener: &Listener, options: &Options, error: &io::Error) -> Vec<Issue> {
-    let port = options.mapped_port(key.port);
-    let address = SocketAddr::new(key.addr, port);
+/// One issue for each Gateway that has a server on the listener; one about the proxy itself for a sidecar's.
+fn bind_issues(address: SocketAddr, listener: &Listener, error: &io::Error) -> Vec<Issue> {
     let (reason, message) = match error.kind() {
         io::ErrorKind::AddrInUse => (
             reason::PORT_IN_USE,
-            format!("{address} is in use by another program; stop it or map the port (--port-map {}=…)", key.port),
+            format!("{address} is in use by another program; stop it or {}", elsewhere(listener, "…")),
         ),
-        io::ErrorKind::PermissionDenied => (
-            reason::PORT_FORBIDDEN,
-            format!(
-                "no permission to bind {address}; map the port (--port-map {}={}) or grant the binary the capability \
-                 (setcap cap_net_bind_service=+ep)",
-                key.port,
-                // The usual partners of the privileged ports: 8080 for 80, 8443 for 443.
-                8000 + u32::from(key.port % 1000),
-            ),
-        ),
+        io::ErrorKind::PermissionDenied => {
+            // The usual partners of the privileged ports: 8080 for 80, 8443 for 443.
+            let partner = 8000 + u32::from(listener.port % 1000);
+            let elsewhere = elsewhere(listener, &partner.to_string());
+            (
+                reason::PORT_FORBIDDEN,
+                format!(
+                    "no permission to bind {address}; {elsewhere} or grant the binary the capability (setcap \
+                     cap_net_bind_service=+ep)"
+                ),
+            )
+        }
         _ => (reason::ADDRESS_UNAVAILABLE, format!("cannot listen on {address}: {error}")),
     };
-    let mut issues: Vec<Issue> = listener
-        .servers
-        .iter()
-        .map(|server| Issue { resource: server.gateway.clone(), reason, message: message.clone() })
-        .collect();
+    let issue = |resource| Issue { resource, reason, message: message.clone() };
+    let mut issues: Vec<Issue> = listener.servers.iter().map(|server| issue(Some(server.gateway.clone()))).collect();
+    if issues.is_empty() {
+        issues.push(issue(None));
+    }
     issues.dedup();
     issues
+}
+
+/// How to have a listener elsewhere, on another port.
+fn elsewhere(listener: &Listener, port: &str) -> String {
+    match &listener.protocol {
+        ListenerProtocol::Http(_) | ListenerProtocol::Tls(_) | ListenerProtocol::Tcp(_) => {
+            format!("map the port (--port-map {}={port})", listener.port)
+        }
+        ListenerProtocol::Outbound(_) => "choose another port (--outbound-addr)".to_owned(),
+        ListenerProtocol::Inbound { port: None, .. } => "choose another port (--inbound-addr)".to_owned(),
+        ListenerProtocol::Inbound { port: Some(_), .. } => {
+            "choose another port (--port, or the ingress of its Sidecar)".to_owned()
+        }
+        ListenerProtocol::Service(_) => "choose another port (--bind-service, or the egress of its Sidecar)".to_owned(),
+    }
 }

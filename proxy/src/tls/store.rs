@@ -10,6 +10,7 @@ use route_model::table::tls::{CaSource, TlsListener, TlsMode, TlsServer, TlsTerm
 use route_model::table::{RouteTable, ServerRef};
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::ProducesTickets;
+use tokio::sync::Notify;
 
 use super::accept::TlsAcceptor;
 use super::certificate::TlsFault;
@@ -36,6 +37,8 @@ struct State {
     contexts: HashMap<usize, Weak<TlsContext>>,
     /// What served a server last without a fault; it goes on serving while newer terms have one.
     last_good: HashMap<ServerId, Arc<TlsContext>>,
+    /// Terms with a fault that others serve in place of: their files may come yet.
+    at_fault: HashMap<ServerId, Arc<TlsContext>>,
     tickets: HashMap<TicketScope, Weak<Tickets>>,
 }
 
@@ -99,7 +102,7 @@ impl TlsStore {
             let (context, fault) = self.server(server);
             if let Some(TlsFault { reason, message }) = fault {
                 let message = format!("servers[{}]: {message}", server.server.index);
-                issues.push(Issue { resource: server.server.gateway.clone(), reason, message });
+                issues.push(Issue { resource: Some(server.server.gateway.clone()), reason, message });
             }
             contexts.push(context);
         }
@@ -112,10 +115,15 @@ impl TlsStore {
         let mut state = self.state();
         match context.fault() {
             None => {
+                state.at_fault.remove(&id);
                 state.last_good.insert(id, Arc::clone(&context));
                 (context, None)
             }
-            Some(fault) => (state.last_good.get(&id).cloned().unwrap_or(context), Some(fault)),
+            Some(fault) => {
+                let serving = state.last_good.get(&id).unwrap_or(&context).clone();
+                state.at_fault.insert(id, context);
+                (serving, Some(fault))
+            }
         }
     }
 
@@ -134,6 +142,7 @@ impl TlsStore {
             .collect();
         let mut state = self.state();
         state.last_good.retain(|id, _| present.contains(id));
+        state.at_fault.retain(|id, _| present.contains(id));
         state.contexts.retain(|_, context| context.strong_count() > 0);
         state.tickets.retain(|_, tickets| tickets.strong_count() > 0);
         drop(state);
@@ -163,24 +172,28 @@ impl TlsStore {
     }
 
     /// Reads certificate files again whenever they change, for as long as it is polled. Belongs on the control
-    /// runtime.
-    pub async fn watch_files(self: Arc<Self>) {
+    /// runtime. Notifies `news` when something else is wrong with any terms than before.
+    pub(crate) async fn watch_files(self: Arc<Self>, news: Arc<Notify>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let store = Arc::clone(&self);
-            if let Err(error) = tokio::task::spawn_blocking(move || store.look_at_files()).await {
-                tracing::error!(%error, "looking at certificate files failed");
+            match tokio::task::spawn_blocking(move || store.look_at_files()).await {
+                Ok(false) => {}
+                Ok(true) => news.notify_one(),
+                Err(error) => tracing::error!(%error, "looking at certificate files failed"),
             }
         }
     }
 
-    /// Looks once whether certificate files changed, and reads those that did.
-    pub fn look_at_files(&self) {
+    /// Looks once whether certificate files changed, and reads those that did. Whether something else is wrong with any
+    /// terms than before.
+    pub fn look_at_files(&self) -> bool {
         let contexts: Vec<_> = self.state().contexts.values().filter_map(Weak::upgrade).collect();
+        let mut news = self.upstreams.look_at_files();
         for context in contexts {
-            context.look_at_files();
+            news |= context.look_at_files();
         }
-        self.upstreams.look_at_files();
+        news
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -209,10 +222,10 @@ impl TlsContext {
         self.current().config.as_ref().err().cloned()
     }
 
-    fn look_at_files(&self) {
+    fn look_at_files(&self) -> bool {
         let seen = look(&self.terms);
         if self.current().seen == seen {
-            return;
+            return false;
         }
         // Who a client certificate must come from may have changed with the files, and a resumed session is not
         // asked again: with client authentication old tickets are worth nothing then.
@@ -225,10 +238,12 @@ impl TlsContext {
         current.seen = seen;
         if let (Err(fault), Ok(_)) = (&built, &current.config) {
             tracing::warn!(%fault, "certificate files changed but cannot be used; what was read before stays");
-            return;
+            return false;
         }
         tracing::info!(files = ?config::files(&self.terms), "certificate files were read again");
+        let news = built.as_ref().err() != current.config.as_ref().err();
         current.config = built;
+        news
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {

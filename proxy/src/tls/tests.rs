@@ -478,7 +478,8 @@ async fn faults_are_named_and_cost_only_their_own_server() {
         let good = terms(vec![credential(&other)]);
         let (acceptor, issues) = TlsStore::default().acceptor(&listener(vec![("a.example", faulty), ("*", good)]));
         assert_eq!(issues.len(), 1, "{what}");
-        assert_eq!((issues[0].reason, &*issues[0].resource.name), (reason, "shop"), "{what}");
+        let resource = issues[0].resource.as_ref().unwrap();
+        assert_eq!((issues[0].reason, &*resource.name), (reason, "shop"), "{what}");
         assert!(issues[0].message.contains(says) && issues[0].message.contains("servers[0]"), "{}", issues[0].message);
         let met = meet(&acceptor, Client::default().config(), "a.example").await;
         assert!(matches!(met.server, Err(HandshakeError::NoCertificate { .. })), "{what}");
@@ -513,6 +514,31 @@ async fn the_last_good_terms_serve_while_newer_ones_have_a_fault() {
     assert_eq!(serve(credential(&second)).await, (0, Some(second.der.clone())));
     store.retain(&route_model::table::RouteTable::default());
     assert_eq!(serve(secret(&first.pem, "")).await, (1, None), "the server was gone in between");
+}
+
+#[test]
+fn files_that_come_are_noticed_also_while_older_terms_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let shop = leaf(&authority("ca"), "a.example");
+    let files = CertificateSource::Files { certificate: path("tls.crt"), private_key: path("tls.key") };
+    for older in [None, Some(credential(&shop))] {
+        let store = TlsStore::default();
+        let issues = |source| store.acceptor(&listener(vec![("*", terms(vec![source]))])).1.len();
+        if let Some(older) = older {
+            assert_eq!(issues(older), 0);
+        }
+        let newer = listener(vec![("*", terms(vec![files.clone()]))]);
+        let (_serving, found) = store.acceptor(&newer);
+        assert_eq!(found.len(), 1);
+        std::fs::write(path("tls.key"), &shop.key).unwrap();
+        std::fs::write(path("tls.crt"), &shop.pem).unwrap();
+        assert!(store.look_at_files());
+        assert!(!store.look_at_files(), "once");
+        assert_eq!(store.acceptor(&newer).1, []);
+        std::fs::remove_file(path("tls.crt")).unwrap();
+        std::fs::remove_file(path("tls.key")).unwrap();
+    }
 }
 
 #[tokio::test]

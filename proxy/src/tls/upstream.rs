@@ -63,21 +63,21 @@ impl UpstreamTlsStore {
     }
 
     /// The context of terms. `before` is what the same cluster used so far: it goes on serving while new terms that ask
-    /// the same have a fault. The fault is answered beside.
+    /// the same have a fault. The context with the fault is answered beside; its files are looked at while it is held.
     pub(crate) fn context(
         &self,
         terms: &Arc<UpstreamTls>,
         before: Option<&Arc<UpstreamContext>>,
-    ) -> (Arc<UpstreamContext>, Option<TlsFault>) {
+    ) -> (Arc<UpstreamContext>, Option<Arc<UpstreamContext>>) {
         let known = self.contexts().get(terms).and_then(Weak::upgrade);
         let context = known.unwrap_or_else(|| {
             let context = Arc::new(UpstreamContext::new(Arc::clone(terms), &self.identity));
             self.contexts().insert(Arc::clone(terms), Arc::downgrade(&context));
             context
         });
-        let fault = context.fault();
-        let kept = before.filter(|before| fault.is_some() && before.is_ready() && before.terms.asks_the_same(terms));
-        (kept.cloned().unwrap_or(context), fault)
+        let at_fault = context.fault().is_some();
+        let kept = before.filter(|before| at_fault && before.is_ready() && before.terms.asks_the_same(terms));
+        (kept.unwrap_or(&context).clone(), at_fault.then_some(context))
     }
 
     /// Forgets what no cluster uses any more. To be called once a table is in force.
@@ -85,12 +85,15 @@ impl UpstreamTlsStore {
         self.contexts().retain(|_, context| context.strong_count() > 0);
     }
 
-    /// Looks once whether certificate files changed, and reads those that did.
-    pub(crate) fn look_at_files(&self) {
+    /// Looks once whether certificate files changed, and reads those that did. Whether something else is wrong with any
+    /// terms than before.
+    pub(crate) fn look_at_files(&self) -> bool {
         let contexts: Vec<_> = self.contexts().values().filter_map(Weak::upgrade).collect();
+        let mut news = false;
         for context in contexts {
-            context.look_at_files(&self.identity);
+            news |= context.look_at_files(&self.identity);
         }
+        news
     }
 
     fn contexts(&self) -> MutexGuard<'_, HashMap<Arc<UpstreamTls>, Weak<UpstreamContext>>> {
@@ -139,10 +142,10 @@ impl UpstreamContext {
         self.current().session.as_ref().err().cloned()
     }
 
-    fn look_at_files(&self, identity: &Identity) {
+    fn look_at_files(&self, identity: &Identity) -> bool {
         let seen = look(&self.terms);
         if self.current().seen == seen {
-            return;
+            return false;
         }
         let built = origination::build(&self.terms, identity);
         let mut current = self.current();
@@ -150,13 +153,15 @@ impl UpstreamContext {
         let rule = &self.terms.rule;
         if let (Err(fault), Ok(_)) = (&built, &current.session) {
             tracing::warn!(%rule, %fault, "certificate files changed but cannot be used; what was read before stays");
-            return;
+            return false;
         }
         if built.is_ok() {
             tracing::info!(%rule, "certificate files were read again");
             self.generation.store(next_generation(), Ordering::Release);
         }
+        let news = built.as_ref().err() != current.session.as_ref().err();
         current.session = built;
+        news
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -237,8 +242,8 @@ mod tests {
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, authority()).unwrap();
         let store = UpstreamTlsStore::default();
-        let (first, fault) = store.context(&terms(&path, "a"), None);
-        assert_eq!(fault, None);
+        let (first, at_fault) = store.context(&terms(&path, "a"), None);
+        assert!(at_fault.is_none());
         let (second, _) = store.context(&terms(&path, "a"), None);
         let (other, _) = store.context(&terms(&path, "b"), None);
         assert!(Arc::ptr_eq(&first, &second));
@@ -253,15 +258,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         let store = UpstreamTlsStore::default();
-        let (context, fault) = store.context(&terms(&path, "a"), None);
-        assert!(fault.unwrap().message.starts_with("cannot read "));
-        assert!(!context.is_ready());
+        let (context, at_fault) = store.context(&terms(&path, "a"), None);
+        assert!(at_fault.unwrap().fault().unwrap().message.starts_with("cannot read "));
+        assert!(!context.is_ready() && !store.look_at_files());
         std::fs::write(&path, authority()).unwrap();
-        store.look_at_files();
+        assert!(store.look_at_files());
         let first = context.generation();
         assert!(context.is_ready() && context.session().is_ok());
         std::fs::write(&path, "no certificate at all").unwrap();
-        store.look_at_files();
+        assert!(!store.look_at_files(), "what serves is as good as before");
         assert_eq!(context.generation(), first);
         assert!(context.session().is_ok());
         std::fs::write(&path, authority() + &authority()).unwrap();

@@ -21,7 +21,6 @@ use super::load::{ClusterLoad, Permit};
 use super::locality::{self, Level};
 use super::original::Originals;
 use super::outlier::Record;
-use crate::tls::certificate::TlsFault;
 use crate::tls::upstream::UpstreamContext;
 
 /// One cluster of one table.
@@ -36,8 +35,8 @@ pub(crate) struct ClusterState {
     pub(crate) originals: Option<Arc<Originals>>,
     /// `None`: plain text.
     pub(crate) tls: Option<Arc<UpstreamContext>>,
-    /// What is wrong with the cluster's terms of TLS; older ones may serve in their place.
-    pub(crate) tls_fault: Option<TlsFault>,
+    /// The cluster's terms of TLS, if something is wrong with them; older ones may serve in their place.
+    pub(crate) tls_at_fault: Option<Arc<UpstreamContext>>,
 }
 
 impl ClusterState {

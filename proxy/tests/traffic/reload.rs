@@ -79,7 +79,8 @@ async fn a_port_of_another_program_is_an_issue_and_the_rest_applies() {
     let proxy = proxy::Proxy::start(Options { bind: [127, 0, 0, 1].into(), port_map, ..Options::default() }).unwrap();
     let report = proxy.apply(Arc::new(answering(&[80, 81], "x"))).await;
     assert_eq!(report.issues.len(), 1);
-    assert_eq!((&report.issues[0].resource, report.issues[0].reason), (&gateway(), reason::PORT_IN_USE));
+    let issue = &report.issues[0];
+    assert_eq!((issue.resource.as_ref(), issue.reason), (Some(&gateway()), reason::PORT_IN_USE));
     assert!(report.issues[0].message.contains(&port.to_string()));
     assert_eq!(Http1::connect(addr(&proxy, 80)).await.get("h", "/").await.text(), "x");
     drop(taken);

@@ -222,7 +222,8 @@ async fn a_new_certificate_serves_new_handshakes_and_disturbs_no_connection() {
     };
     let report = proxy.apply(Arc::new(https(vec![("shop.example", mismatch)], cluster("one", &[origin.addr])))).await;
     assert_eq!(report.issues.len(), 1);
-    assert_eq!((report.issues[0].reason, &report.issues[0].resource), ("CertificateKeyMismatch", &gateway()));
+    let issue = &report.issues[0];
+    assert_eq!((issue.reason, issue.resource.as_ref()), ("CertificateKeyMismatch", Some(&gateway())));
     let kept = Client::connect(&proxy, &new, None, "shop.example", H2).await.expect("the last good certificate");
     assert_eq!(kept.certificate, new.der());
 }

@@ -416,6 +416,26 @@ async fn files_are_read_again_when_they_change() {
 }
 
 #[tokio::test]
+async fn an_issue_about_a_file_is_gone_when_the_file_has_come() {
+    let ca = Authority::new();
+    let origin = SecureOrigin::start(&ca.leaf("a.test")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let files = TlsFiles { ca: Some(path.to_str().unwrap().to_owned()), ..TlsFiles::default() };
+    let proxy = start(1);
+    let tls = UpstreamTls { source: TlsSource::Files(files), ..simple(&ca) };
+    let table = Arc::new(everything_to(over(tls, cluster("s", &[origin.addr]))));
+    let issues = proxy.apply(Arc::clone(&table)).await.issues;
+    assert!(issues.len() == 1 && issues[0].message.contains("ca.pem"), "{issues:?}");
+    assert_eq!(proxy.apply(table).await.issues, issues, "a further table changes nothing about it");
+    let mut reports = proxy.report();
+    std::fs::write(&path, ca.0.pem()).unwrap();
+    let gone = reports.wait_for(|report| report.issues.is_empty());
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("a report in time").unwrap();
+    assert_eq!(get(&proxy, "a.test").await.0, 200);
+}
+
+#[tokio::test]
 async fn revoked_servers_are_not_believed() {
     let ca = Authority::new();
     let leaf = ca.leaf_with("a.test", |params| params.serial_number = Some(SerialNumber::from(7_u64)));
@@ -449,7 +469,7 @@ async fn terms_with_a_fault_are_reported_and_the_last_good_ones_serve() {
     let serve = |tls: &UpstreamTls| Arc::new(everything_to(over(tls.clone(), cluster("s", &[origin.addr]))));
     let report = proxy.apply(serve(&without)).await;
     let issue = &report.issues[0];
-    assert_eq!((issue.reason, &issue.resource), ("CertificateMissing", &rule()));
+    assert_eq!((issue.reason, issue.resource.as_ref()), ("CertificateMissing", Some(&rule())));
     assert_eq!(issue.message, "TLS to s: there is no secret `c`");
     let (status, text) = get(&proxy, "a.test").await;
     assert_eq!(status, 503);
