@@ -19,6 +19,7 @@ use crate::policy::rate_limit::PolicyState;
 use crate::telemetry::connections::ConnectionSeries;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::requests::RequestSeries;
+use crate::telemetry::source::BySource;
 use crate::tls::TlsAcceptor;
 use crate::upstream::balance::{Balancer, Wish};
 use crate::upstream::cluster_state::{ClusterState, Discovered, EndpointState};
@@ -88,6 +89,8 @@ pub(crate) struct WorkerCluster {
     /// Where clients say where they were going: the endpoints that this worker has met.
     originals: RefCell<HashMap<Original, Rc<WorkerCluster>, foldhash::fast::RandomState>>,
     series: OnceCell<RequestSeries>,
+    /// For the application beside this proxy.
+    pub(crate) by_source: BySource,
     connections: OnceCell<Arc<ConnectionSeries>>,
 }
 
@@ -174,6 +177,7 @@ impl WorkerCluster {
             named: RefCell::default(),
             originals: RefCell::default(),
             series: OnceCell::new(),
+            by_source: BySource::default(),
             connections: OnceCell::new(),
             state,
         }

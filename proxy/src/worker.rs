@@ -20,11 +20,12 @@ use crate::limits::Limits;
 use crate::listener::{ListenerId, accept};
 use crate::policy::jwt::TokenCache;
 use crate::process::{Apply, Message, Process};
-use crate::runtime_table::{RuntimeTable, WorkerTable};
+use crate::runtime_table::{RuntimeTable, WorkerCluster, WorkerTable};
 use crate::tcp::Buffers;
 use crate::telemetry::access_log::AccessLogger;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::requests::RequestSeries;
+use crate::telemetry::source::{BySource, Source};
 use crate::upstream::pool::Pool;
 
 /// The state of one worker thread.
@@ -35,6 +36,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) requests_to_unknown: RequestSeries,
+    /// Requests to the workload beside this proxy that reach no cluster.
+    unknown_by_source: BySource,
     /// `None` while nothing is logged.
     pub(crate) access_log: Option<AccessLogger>,
     http1_plain: h1::Options,
@@ -134,6 +137,7 @@ impl Worker {
             index,
             pool: Pool::new(limits),
             requests_to_unknown: metrics.requests_to_unknown(),
+            unknown_by_source: BySource::default(),
             access_log,
             metrics,
             http1_plain: http1_options(limits, false),
@@ -153,6 +157,13 @@ impl Worker {
             early: RefCell::default(),
             process,
         }
+    }
+
+    /// Where requests to the workload beside this proxy are counted, by who sends them.
+    pub(crate) fn requests_from(&self, source: &Source, cluster: Option<&WorkerCluster>) -> Rc<RequestSeries> {
+        let known = cluster.map_or(&self.unknown_by_source, |cluster| &cluster.by_source);
+        let cluster = cluster.map(|cluster| &*cluster.state.cluster);
+        known.get(source, |source| self.metrics.requests_from(source, cluster))
     }
 
     /// The terms of HTTP/1 connections from clients.

@@ -29,6 +29,7 @@ use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::log_line::{LogEntry, LogHead};
 use crate::telemetry::metrics::Count;
 use crate::telemetry::requests::{Outcome, RequestProtocol, Sizes};
+use crate::telemetry::source::Source;
 use crate::telemetry::stat_prefixes::PrefixSeries;
 use crate::upstream::cluster_state::ActiveRequest;
 use crate::upstream::peer::Client;
@@ -50,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) facts: ConnectionFacts,
     pub(crate) peer: Peer,
     pub(crate) member: Member,
+    /// Whose it is, if it was opened to the workload beside this proxy.
+    source: Option<Source>,
     listener: ListenerId,
     /// What an HTTP/1 client's connection turns into after a 101.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
@@ -113,6 +116,7 @@ impl Connection {
             facts,
             peer,
             member,
+            source: None,
             listener,
             tls,
             lane: Lane::Listener,
@@ -122,7 +126,7 @@ impl Connection {
     }
 
     /// A connection on a listener of a sidecar. `certificate`: what `x-forwarded-client-cert` says of a client of the
-    /// mesh.
+    /// mesh. `source`: whose it is, if it was opened to the workload.
     pub(crate) fn within_mesh(
         worker: Rc<Worker>,
         listener: ListenerId,
@@ -130,6 +134,7 @@ impl Connection {
         facts: ConnectionFacts,
         lane: Lane,
         certificate: Option<HeaderValue>,
+        source: Option<Source>,
     ) -> Self {
         let peer = Peer::within_mesh(facts.peer, certificate);
         Self {
@@ -137,6 +142,7 @@ impl Connection {
             facts,
             peer,
             member,
+            source,
             listener,
             tls: None,
             lane,
@@ -504,9 +510,10 @@ impl Exchange {
             flags: self.flags,
             grpc_status: self.grpc_status,
         };
-        match &self.cluster {
-            Some(cluster) => cluster.series(worker).record(outcome, &sizes),
-            None => worker.requests_to_unknown.record(outcome, &sizes),
+        match (&self.connection.source, &self.cluster) {
+            (None, Some(cluster)) => cluster.series(worker).record(outcome, &sizes),
+            (None, None) => worker.requests_to_unknown.record(outcome, &sizes),
+            (Some(source), cluster) => worker.requests_from(source, cluster.as_deref()).record(outcome, &sizes),
         }
         if let Some(series) = &self.prefix_series {
             series.record(self.status, sizes.duration);

@@ -30,7 +30,8 @@ pub(crate) async fn serve(
     id: ListenerId,
     member: Member,
 ) {
-    let arrival = |facts, lane| Arrival { worker, facts, listener: id, lane, member, certificate: None };
+    let to_workload = matches!(listener.protocol, ListenerProtocol::Inbound { .. });
+    let arrival = |facts, lane| Arrival { worker, facts, listener: id, lane, member, certificate: None, to_workload };
     match &listener.protocol {
         ListenerProtocol::Service(routes) => arrival(facts, Lane::Listener).serve(stream, routes).await,
         ListenerProtocol::Outbound(outbound) => outbound::serve(arrival(facts, Lane::Forward), stream, outbound).await,

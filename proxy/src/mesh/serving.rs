@@ -15,6 +15,7 @@ use crate::http::rewound::Rewound;
 use crate::http::serve::{serve_either, serve_http2};
 use crate::listener::ListenerId;
 use crate::tcp::{self, Hello, read_hello};
+use crate::telemetry::source::Source;
 use crate::tls::facts::TlsFacts;
 use crate::worker::Worker;
 
@@ -27,6 +28,8 @@ pub(super) struct Arrival {
     pub(super) member: Member,
     /// What `x-forwarded-client-cert` says of a client of the mesh.
     pub(super) certificate: Option<HeaderValue>,
+    /// It was opened to the workload beside this proxy.
+    pub(super) to_workload: bool,
 }
 
 impl Arrival {
@@ -74,8 +77,9 @@ impl Arrival {
     }
 
     fn connection(self) -> Rc<Connection> {
-        let Self { worker, facts, listener, lane, member, certificate } = self;
-        Rc::new(Connection::within_mesh(worker, listener, member, facts, lane, certificate))
+        let source = self.to_workload.then(|| Source::of(&self.facts, &self.worker.process.options.mesh_identity));
+        let Self { worker, facts, listener, lane, member, certificate, .. } = self;
+        Rc::new(Connection::within_mesh(worker, listener, member, facts, lane, certificate, source))
     }
 
     /// Looks at the server name of a handshake that is not for this proxy.

@@ -9,7 +9,7 @@ use http::StatusCode;
 use route_model::meta::ResourceKey;
 use route_model::table::cluster::{Discovery, LoadBalancer};
 use route_model::table::upstream::Tunnel;
-use route_model::table::{StreamFacts, StreamRoutes};
+use route_model::table::{ListenerProtocol, StreamFacts, StreamRoutes};
 use route_model::verdict::authorization::NOT_ALLOWED;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -23,6 +23,7 @@ use crate::telemetry::connections::ConnectionSeries;
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::log_line::{LogEntry, LogHead};
 use crate::telemetry::metrics::Count;
+use crate::telemetry::source::Source;
 use crate::tls::upstream::Inside;
 use crate::upstream::balance::Wish;
 use crate::upstream::cluster_state::{ActiveRequest, EndpointState};
@@ -56,6 +57,7 @@ pub(crate) async fn serve<I>(
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let mut session = Session::new(worker, facts);
+    session.note_source(&table, entrance.listener);
     let chosen = session.admit(&table, entrance).and_then(|()| session.choose(&table, entrance));
     drop(table);
     let opened = match chosen {
@@ -85,6 +87,8 @@ enum Opened {
 struct Session {
     worker: Rc<Worker>,
     facts: ConnectionFacts,
+    /// Whose it is, if it was opened to the workload beside this proxy.
+    source: Option<Source>,
     start: SystemTime,
     since: Instant,
     cluster: Option<Rc<WorkerCluster>>,
@@ -106,6 +110,7 @@ impl Session {
         Self {
             worker,
             facts,
+            source: None,
             start: SystemTime::now(),
             since: Instant::now(),
             cluster: None,
@@ -118,6 +123,14 @@ impl Session {
             denied_by: None,
             received: 0,
             sent: 0,
+        }
+    }
+
+    fn note_source(&mut self, table: &WorkerTable, listener: ListenerId) {
+        let runtime = table.runtime();
+        let listener = runtime.find_listener(listener).map(|position| &runtime.listener_at(position).listener);
+        if listener.is_some_and(|listener| matches!(listener.protocol, ListenerProtocol::Inbound { .. })) {
+            self.source = Some(Source::of(&self.facts, &self.worker.process.options.mesh_identity));
         }
     }
 
@@ -236,13 +249,22 @@ impl Session {
 
     /// Counts the connection as open.
     fn begin(&mut self) -> Arc<ConnectionSeries> {
-        let series = match &self.cluster {
-            Some(cluster) => Arc::clone(cluster.connections(&self.worker)),
-            None => self.worker.metrics.connections_to(None, ResponseFlags::NONE),
+        let series = match (&self.source, &self.cluster) {
+            (None, Some(cluster)) => Arc::clone(cluster.connections(&self.worker)),
+            _ => self.other_series(ResponseFlags::NONE),
         };
         series.opened();
         self.series = Some(Arc::clone(&series));
         series
+    }
+
+    /// Where it is counted, if not among those that reach their cluster.
+    fn other_series(&self, flags: ResponseFlags) -> Arc<ConnectionSeries> {
+        let cluster = self.cluster.as_ref().map(|cluster| &*cluster.state.cluster);
+        match self.source.clone() {
+            None => self.worker.metrics.connections_to(cluster, flags),
+            Some(source) => self.worker.metrics.connections_from(source, cluster, flags),
+        }
     }
 
     fn ended(&mut self, end: End) {
@@ -310,8 +332,7 @@ impl Drop for Session {
         if let Some(series) = &self.series {
             series.closed();
         } else {
-            let cluster = self.cluster.as_ref().map(|cluster| &*cluster.state.cluster);
-            let series = self.worker.metrics.connections_to(cluster, self.flags);
+            let series = self.other_series(self.flags);
             series.opened();
             series.closed();
         }

@@ -11,7 +11,7 @@ use super::connections::ConnectionValue;
 use super::metrics::{COUNTS, Count, LAG_BOUNDS, Metrics};
 use super::requests::{DestinationLabels, Outcome, RequestProtocol, SeriesValue};
 use super::stat_prefixes::{self, PrefixValue};
-use super::{authorization, keys, rate_limits};
+use super::{authorization, keys, labels, rate_limits};
 
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -206,18 +206,17 @@ impl Metrics {
                 sums.entry(key).or_default().add(&value);
             });
         }
-        let source = self.source_labels();
         let series: Vec<(String, SeriesValue)> = sums
             .into_iter()
             .map(|((destination, protocol, code, flags, grpc), value)| {
-                let mut labels = source.clone();
-                append_destination(&mut labels, &destination);
+                let mut labels = labels::common(&self.identity, &destination);
                 let _ = write!(
                     labels,
                     ",request_protocol=\"{}\",response_code=\"{code}\",grpc_response_status=\"{}\",\
-                     response_flags=\"{flags}\",connection_security_policy=\"unknown\"",
+                     response_flags=\"{flags}\",connection_security_policy=\"{}\"",
                     protocol.as_str(),
-                    Text(grpc)
+                    Text(grpc),
+                    labels::security(&destination)
                 );
                 (labels, value)
             })
@@ -252,15 +251,14 @@ impl Metrics {
                 sums.entry((destination.clone(), flags.to_string())).or_default().add(&value);
             });
         }
-        let source = self.source_labels();
         let series: Vec<(String, ConnectionValue)> = sums
             .into_iter()
             .map(|((destination, flags), value)| {
-                let mut labels = source.clone();
-                append_destination(&mut labels, &destination);
+                let mut labels = labels::common(&self.identity, &destination);
+                let security = labels::security(&destination);
                 let _ = write!(
                     labels,
-                    ",request_protocol=\"tcp\",response_flags=\"{flags}\",connection_security_policy=\"unknown\""
+                    ",request_protocol=\"tcp\",response_flags=\"{flags}\",connection_security_policy=\"{security}\""
                 );
                 (labels, value)
             })
@@ -281,17 +279,6 @@ impl Metrics {
             }
         }
         Ok(())
-    }
-
-    /// What Istio says about the reporting workload, the same for every series. Without a trailing comma.
-    fn source_labels(&self) -> String {
-        let workload = Label(unknown_if_empty(&self.identity.workload));
-        let namespace = Label(unknown_if_empty(&self.identity.namespace));
-        format!(
-            "reporter=\"source\",source_workload=\"{workload}\",source_workload_namespace=\"{namespace}\",\
-             source_principal=\"unknown\",source_app=\"{workload}\",source_version=\"unknown\",\
-             source_cluster=\"unknown\",source_canonical_service=\"{workload}\",source_canonical_revision=\"latest\""
-        )
     }
 
     fn render_prefixes(&self, out: &mut dyn fmt::Write) -> fmt::Result {
@@ -397,27 +384,6 @@ impl Metrics {
     }
 }
 
-fn append_destination(labels: &mut String, destination: &DestinationLabels) {
-    let (service, name, namespace) = (
-        Label(unknown_if_empty(&destination.service)),
-        Label(unknown_if_empty(&destination.name)),
-        Label(unknown_if_empty(&destination.namespace)),
-    );
-    // What only the destination's own proxy could tell stays unknown, as with Istio.
-    let _ = write!(
-        labels,
-        ",destination_workload=\"unknown\",destination_workload_namespace=\"unknown\",\
-         destination_principal=\"unknown\",destination_app=\"unknown\",destination_version=\"unknown\",\
-         destination_cluster=\"unknown\",destination_canonical_service=\"unknown\",\
-         destination_canonical_revision=\"latest\",destination_service=\"{service}\",\
-         destination_service_name=\"{name}\",destination_service_namespace=\"{namespace}\""
-    );
-}
-
-fn unknown_if_empty(text: &str) -> &str {
-    if text.is_empty() { "unknown" } else { text }
-}
-
 pub(super) fn head(out: &mut dyn fmt::Write, name: &str, kind: &str, help: &str) -> fmt::Result {
     writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
     Ok(())
@@ -483,6 +449,7 @@ mod tests {
 
     use super::super::flags::ResponseFlags;
     use super::super::requests::Sizes;
+    use super::super::source::Source;
     use super::*;
     use crate::options::ProxyIdentity;
 
@@ -575,6 +542,39 @@ mod tests {
         assert!((get(&samples, &format!("{duration}_sum"), &http) - 86.0).abs() < 0.001);
         assert!((get(&samples, "istio_response_bytes_sum", &http) - 2800.0).abs() < 0.001);
         assert!((get(&samples, "istio_request_bytes_count", &http) - 4.0).abs() < 0.001);
+    }
+
+    #[test]
+    fn what_comes_to_the_workload_is_reported_as_by_its_destination() {
+        let metrics = metrics();
+        let worker = metrics.worker();
+        let client = "spiffe://cluster.local/ns/shop/sa/ratings";
+        let mesh = Source::Mesh { client: client.into(), own: "spiffe://cluster.local/ns/x/sa/edge".into() };
+        for source in [mesh, Source::Unknown] {
+            worker.requests_from(source.clone(), None).record(Outcome::default(), &Sizes::default());
+            worker.connections_from(source, None, ResponseFlags::NONE).opened();
+        }
+        let samples = scrape(&metrics);
+        for name in ["istio_requests_total", "istio_tcp_connections_opened_total"] {
+            for (source, own, namespace, security) in [
+                (client, "spiffe://cluster.local/ns/x/sa/edge", "shop", "mutual_tls"),
+                ("unknown", "unknown", "unknown", "none"),
+            ] {
+                let labels = [
+                    "reporter=destination".to_owned(),
+                    format!("source_principal={source},"),
+                    format!("source_workload_namespace={namespace}"),
+                    "source_workload=unknown".to_owned(),
+                    format!("destination_principal={own},"),
+                    "destination_workload=edge,".to_owned(),
+                    "destination_service=edge,".to_owned(),
+                    "destination_service_namespace=istio-system,".to_owned(),
+                    format!("connection_security_policy={security}"),
+                ];
+                let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+                assert!((get(&samples, name, &labels) - 1.0).abs() < 0.1, "{source}");
+            }
+        }
     }
 
     #[test]

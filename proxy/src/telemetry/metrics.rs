@@ -17,6 +17,7 @@ use super::flags::ResponseFlags;
 use super::keys::KeySeries;
 use super::rate_limits::{self, LimitSeries};
 use super::requests::{DestinationLabels, RequestRegistry, RequestSeries};
+use super::source::Source;
 use super::stat_prefixes::{PrefixRegistry, PrefixSeries};
 use crate::options::ProxyIdentity;
 
@@ -299,6 +300,12 @@ impl WorkerMetrics {
         self.requests(DestinationLabels::unknown())
     }
 
+    /// Where to count the requests to the workload beside this proxy: those that reach its application, or those that
+    /// reach no cluster.
+    pub fn requests_from(&self, source: Source, cluster: Option<&Cluster>) -> RequestSeries {
+        self.requests(DestinationLabels::here(cluster, source))
+    }
+
     /// Where to count the requests of routes with a `statPrefix`.
     pub fn requests_of(&self, prefix: &Arc<str>) -> Arc<PrefixSeries> {
         self.cells.prefixes.series(prefix)
@@ -308,6 +315,16 @@ impl WorkerMetrics {
     pub fn connections_to(&self, cluster: Option<&Cluster>, flags: ResponseFlags) -> Arc<ConnectionSeries> {
         let destination = cluster.map_or_else(DestinationLabels::unknown, DestinationLabels::of);
         self.cells.connections.series(destination, flags)
+    }
+
+    /// The same for connections to the workload beside this proxy.
+    pub fn connections_from(
+        &self,
+        source: Source,
+        cluster: Option<&Cluster>,
+        flags: ResponseFlags,
+    ) -> Arc<ConnectionSeries> {
+        self.cells.connections.series(DestinationLabels::here(cluster, source), flags)
     }
 
     fn requests(&self, destination: DestinationLabels) -> RequestSeries {

@@ -1,9 +1,11 @@
-//! Istio's request metrics: one series per destination, protocol, code, flags and gRPC status.
+//! Istio's request metrics: one series per destination, protocol, code, flags and gRPC status; at the destination itself
+//! also per source.
 //!
-//! The values of labels come from the route table, from codes and from flags, never from what a client sends, and the
-//! number of series is bounded ([`super::registry::MAX_SERIES`]); past it requests are counted under the destination `overflow`.
-//! A worker finds the series of a destination's usual outcomes in a list of a few entries; only an outcome that is new
-//! to it takes the lock of the worker's own map, which otherwise a scrape alone takes, for a moment.
+//! The values of labels come from the route table, from certificates of the mesh, from codes and from flags, never from
+//! what a client sends, and the number of series is bounded ([`super::registry::MAX_SERIES`]); past it requests are counted
+//! under the destination `overflow`. A worker finds the series of a destination's usual outcomes in a list of a few entries;
+//! only an outcome that is new to it takes the lock of the worker's own map, which otherwise a scrape alone takes, for a
+//! moment.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use smallvec::SmallVec;
 use super::cells::{Cell, Histogram, HistogramValue};
 use super::flags::ResponseFlags;
 use super::registry::SeriesRegistry;
+use super::source::Source;
 
 /// The `destination_*` labels of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +28,8 @@ pub struct DestinationLabels {
     pub name: Arc<str>,
     /// `destination_service_namespace`.
     pub namespace: Arc<str>,
+    /// Who sends it, where the proxy that counts is the destination's own.
+    pub source: Option<Arc<Source>>,
 }
 
 impl DestinationLabels {
@@ -33,7 +38,16 @@ impl DestinationLabels {
             service: Arc::clone(&cluster.key.host),
             name: Arc::clone(&cluster.service_name),
             namespace: Arc::clone(&cluster.service_namespace),
+            source: None,
         }
+    }
+
+    /// What has come to the workload beside this proxy, as far as `cluster`, its application, if it has come there. The
+    /// service is empty where none leads to it; the namespace is the proxy's.
+    pub fn here(cluster: Option<&Cluster>, source: Source) -> Self {
+        let service = cluster.filter(|cluster| cluster.service_name != cluster.key.host);
+        let service = service.map(|cluster| Arc::clone(&cluster.service_name)).unwrap_or_default();
+        Self { name: Arc::clone(&service), service, namespace: Arc::default(), source: Some(Arc::new(source)) }
     }
 
     /// A request that reached no cluster: not routed, redirected, answered by the proxy itself.
@@ -43,7 +57,7 @@ impl DestinationLabels {
 
     pub(super) fn all(text: &str) -> Self {
         let text: Arc<str> = text.into();
-        Self { service: Arc::clone(&text), name: Arc::clone(&text), namespace: text }
+        Self { service: Arc::clone(&text), name: Arc::clone(&text), namespace: text, source: None }
     }
 }
 

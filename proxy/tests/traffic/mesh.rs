@@ -317,3 +317,37 @@ async fn a_forward_proxy_leads_to_services_and_lets_the_rest_through() {
     }
     assert_eq!(http.get("nobody.invalid:1", "/").await.status, 503);
 }
+
+#[tokio::test]
+async fn what_comes_to_the_workload_is_counted_by_who_sends_it() {
+    let (mesh, origin) = (Mesh::new(), Origin::http1("reviews").await);
+    for speaks in [Speaks::Http, Speaks::Bytes] {
+        let (server, client) = pair(&mesh, origin.addr, MutualTls::Permissive, speaks).await;
+        for sidecar in [addr(&client, SERVICE), addr(&server, INBOUND)] {
+            assert_eq!(Http1::connect(sidecar).await.get("reviews", "/").await.status, 200);
+        }
+        let family =
+            if speaks == Speaks::Http { "istio_requests_total{" } else { "istio_tcp_connections_opened_total{" };
+        // What was answered is counted soon after.
+        let until = async |proxy: &Proxy, wanted: &[&[&str]]| {
+            testkit::eventually("each is counted as what it is", async || {
+                let text = metrics(proxy).await;
+                let shown: Vec<String> =
+                    text.lines().filter(|line| line.starts_with(family)).map(str::to_owned).collect();
+                let has = |labels: &&[&str]| shown.iter().any(|line| labels.iter().all(|label| line.contains(label)));
+                if shown.len() == wanted.len() && wanted.iter().all(has) { Ok(()) } else { Err(shown) }
+            })
+            .await;
+        };
+        let principals = [
+            "reporter=\"destination\"",
+            &format!("source_principal=\"{RATINGS}\""),
+            &format!("destination_principal=\"{REVIEWS}\""),
+            "source_workload_namespace=\"shop\"",
+            "connection_security_policy=\"mutual_tls\"",
+        ];
+        let plain = ["reporter=\"destination\"", "source_principal=\"unknown\"", "connection_security_policy=\"none\""];
+        until(&server, &[&principals, &plain]).await;
+        until(&client, &[&["reporter=\"source\"", "connection_security_policy=\"unknown\""]]).await;
+    }
+}
