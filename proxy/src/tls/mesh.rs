@@ -3,6 +3,7 @@
 use std::io;
 
 use http::HeaderValue;
+use rustls::InvalidMessage;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -58,7 +59,7 @@ impl MeshAcceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = self.tls.accept(io).await?;
+        let stream = self.tls.accept(io).await.map_err(told)?;
         let connection = stream.get_ref().1;
         let name = connection.server_name().map(|name| name.to_ascii_lowercase().into());
         let inside = match connection.alpn_protocol() {
@@ -81,8 +82,37 @@ impl MeshAcceptor {
     }
 }
 
+/// Says of what is no TLS at all that it is not, before what TLS makes of it.
+fn told(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    if let Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) = cause {
+        return io::Error::new(error.kind(), format!("it speaks plain text, or something else than TLS: {error}"));
+    }
+    error
+}
+
 impl std::fmt::Debug for MeshAcceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MeshAcceptor").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn plain_text_is_called_so() {
+        let said = async |bytes: &'static [u8]| {
+            let io = tokio::io::join(bytes, tokio::io::sink());
+            MeshAcceptor::new(Identity::default()).accept(io).await.err().map(|error| error.to_string())
+        };
+        for plain in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-Fairway\r\n"] {
+            let said = said(plain).await;
+            assert!(said.as_deref().is_some_and(|said| said.starts_with("it speaks plain text")), "{said:?}");
+        }
+        // A ClientHello that is none.
+        let said = said(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00").await;
+        assert!(said.as_deref().is_some_and(|said| !said.contains("plain text")), "{said:?}");
     }
 }
