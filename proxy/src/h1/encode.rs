@@ -169,7 +169,9 @@ pub(super) fn request_head(head: &RequestParts, body: &SizeHint, output: &mut Ou
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-    out.extend_from_slice(validate::authority(head).as_bytes());
+    let authority = head.headers.get(HOST).map(HeaderValue::as_bytes);
+    let authority = authority.or_else(|| Some(head.uri.authority()?.as_str().as_bytes()));
+    out.extend_from_slice(authority.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
     let (mut upgrade, mut announces) = (false, false);
     for (name, value) in &head.headers {

@@ -10,7 +10,8 @@ use route_model::request::hop::lists;
 use route_model::request::path;
 
 use super::chunked::Length;
-use super::fields::{Lines, find};
+use super::fields::Lines;
+use super::scan::find;
 use super::{Options, spare};
 use crate::http::message::RequestParts;
 use crate::http::validate::{self, Violation};

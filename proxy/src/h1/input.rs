@@ -1,12 +1,11 @@
 //! The read side of a connection: one buffer that is there only while bytes are.
 
-use std::future::Future;
 use std::io;
-use std::pin::pin;
-use std::task::{Context, Poll, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::limits::{BUFFER, MAX_READ};
 use super::spare;
@@ -37,14 +36,34 @@ impl Input {
         if self.buffer.capacity() - self.buffer.len() < self.ask / 2 {
             self.buffer.reserve(self.ask);
         }
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = pin!(io.read_buf(&mut self.buffer)).poll(cx);
-        match &read {
-            Poll::Pending if self.buffer.is_empty() => self.release(),
-            Poll::Ready(Ok(count)) if *count == room => self.ask = (self.ask * 2).min(MAX_READ),
-            _ => {}
+        let before = self.buffer.len();
+        let mut room = ReadBuf::uninit(self.buffer.spare_capacity_mut());
+        let place = room.filled().as_ptr();
+        let polled = Pin::new(io).poll_read(cx, &mut room);
+        assert_eq!(room.filled().as_ptr(), place, "a transport read into memory of its own");
+        let (count, full) = (room.filled().len(), room.remaining() == 0);
+        match polled {
+            Poll::Pending => {
+                self.release();
+                Poll::Pending
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {
+                #[allow(
+                    unsafe_code,
+                    reason = "what was read need not be copied, nor made into zeros before it is read"
+                )]
+                // SAFETY: `ReadBuf` keeps account of what is initialised behind the bytes that were there: `count` bytes
+                // of the spare capacity, as this is still the memory that it was given.
+                unsafe {
+                    self.buffer.set_len(before + count);
+                }
+                if full {
+                    self.ask = (self.ask * 2).min(MAX_READ);
+                }
+                Poll::Ready(Ok(count))
+            }
         }
-        Poll::Ready(ready!(read))
     }
 
     /// Gives an empty buffer back, unless parts of it are still in use: then it is better kept for the next message.

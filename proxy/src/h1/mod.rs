@@ -12,6 +12,7 @@
 //! | `client`, `response` | an upstream connection: sending, the response and its body |
 //! | `tunnel` | an upstream connection that carries bytes of another protocol |
 //! | `head`, `fields`, `status` | request heads, header lines, response heads |
+//! | `scan`, `names` | finding bytes and recognising names, many bytes at a time |
 //! | `body`, `chunked` | request bodies; decoding what is framed by length, by chunks, by close |
 //! | `encode`, `output`, `date` | writing heads and bodies |
 //! | `input`, `spare`, `timer`, `drain` | read buffers, memory between requests, lazy timers, the drain signal |
@@ -27,8 +28,10 @@ mod fields;
 mod head;
 mod input;
 mod limits;
+mod names;
 mod output;
 mod response;
+mod scan;
 mod serve;
 mod spare;
 mod status;

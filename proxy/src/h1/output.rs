@@ -64,14 +64,10 @@ impl Output {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            let slices =
-                [IoSlice::new(&self.small[self.written..]), IoSlice::new(&self.large), IoSlice::new(self.tail)];
-            let first = slices.iter().position(|slice| !slice.is_empty()).unwrap_or(0);
-            let last = slices.iter().rposition(|slice| !slice.is_empty()).unwrap_or(0);
-            let count = if first == last || !io.is_write_vectored() {
-                ready!(Pin::new(&mut *io).poll_write(cx, &slices[first]))?
+            let count = if self.large.is_empty() && self.tail.is_empty() {
+                ready!(Pin::new(&mut *io).poll_write(cx, &self.small[self.written..]))?
             } else {
-                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices[first..=last]))?
+                ready!(self.poll_write_large(io, cx))?
             };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -86,6 +82,18 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes once of more than what is gathered.
+    fn poll_write_large<I: AsyncWrite + Unpin>(&self, io: &mut I, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let slices = [IoSlice::new(&self.small[self.written..]), IoSlice::new(&self.large), IoSlice::new(self.tail)];
+        let first = slices.iter().position(|slice| !slice.is_empty()).unwrap_or(0);
+        let last = slices.iter().rposition(|slice| !slice.is_empty()).unwrap_or(0);
+        if first == last || !io.is_write_vectored() {
+            Pin::new(io).poll_write(cx, &slices[first])
+        } else {
+            Pin::new(io).poll_write_vectored(cx, &slices[first..=last])
+        }
+    }
+
     fn advance(&mut self, mut count: usize) {
         self.total += count as u64;
         self.unflushed = true;
@@ -95,6 +103,9 @@ impl Output {
         if self.written == self.small.len() {
             self.small.clear();
             self.written = 0;
+        }
+        if count == 0 {
+            return;
         }
         let large = count.min(self.large.len());
         self.large.advance(large);

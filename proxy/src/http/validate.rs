@@ -118,7 +118,8 @@ impl Violation {
 /// Host wins so that an authority rewrite is one `insert` for both versions; on arrival they never differ.
 pub fn authority(head: &RequestParts) -> &str {
     match head.headers.get(HOST) {
-        Some(host) => host.to_str().unwrap_or_default(),
+        // Faster than asking the value for a text, which looks for more than what a text must not be.
+        Some(host) => std::str::from_utf8(host.as_bytes()).unwrap_or_default(),
         None => head.uri.authority().map_or("", ::http::uri::Authority::as_str),
     }
 }

@@ -78,8 +78,8 @@ impl fmt::Display for HostPattern {
 /// Takes the port off a Host header or `:authority`: everything from the last `:` on, whether a number follows or not,
 /// unless that colon stands inside the brackets of an IPv6 literal.
 pub fn without_port(authority: &str) -> &str {
-    match memchr::memrchr(b':', authority.as_bytes()) {
-        Some(colon) if memchr::memchr(b']', &authority.as_bytes()[colon..]).is_none() => &authority[..colon],
+    match authority.bytes().rposition(|byte| byte == b':') {
+        Some(colon) if !authority.as_bytes()[colon..].contains(&b']') => &authority[..colon],
         _ => authority,
     }
 }
@@ -237,7 +237,8 @@ impl Patterns {
         let whole = bytes.len();
         // `*` stands for at least one character: a suffix as long as the host does not take it.
         let usable = |length: usize| length < whole && length <= self.longest_suffix && length <= lower.len();
-        let by_label = memchr::memchr_iter(b'.', lower)
+        let by_label = (0..lower.len())
+            .filter(|&at| lower[at] == b'.')
             .map(|dot| lower.len() - dot)
             .filter(|length| usable(*length))
             .find_map(|length| Some((length, *self.wildcard.get(&lower[lower.len() - length..])?)));

@@ -164,6 +164,15 @@ impl RetryPolicy {
 
     /// Whether an answer is a reason to try again.
     pub fn retries_response(&self, status: StatusCode, headers: &Headers) -> bool {
+        let code = status.as_u16();
+        let by_status = (code >= 500 && self.on.intersects(RetryOn::SERVER_ERROR))
+            || (matches!(code, 502..=504) && self.on.intersects(RetryOn::GATEWAY_ERROR))
+            || (code == 409 && self.on.intersects(RetryOn::RETRIABLE_4XX))
+            || self.statuses.contains(&status);
+        // Most answers are no reason whatever their headers say.
+        if !by_status && !self.on.intersects(RetryOn::RATE_LIMITED | RetryOn::GRPC) {
+            return false;
+        }
         // Somebody behind already refused for want of capacity; asking again makes it worse.
         if headers.contains_key(X_ENVOY_OVERLOADED) {
             return false;
@@ -171,11 +180,7 @@ impl RetryPolicy {
         if headers.contains_key(X_ENVOY_RATELIMITED) {
             return self.on.intersects(RetryOn::RATE_LIMITED);
         }
-        let code = status.as_u16();
-        (code >= 500 && self.on.intersects(RetryOn::SERVER_ERROR))
-            || (matches!(code, 502..=504) && self.on.intersects(RetryOn::GATEWAY_ERROR))
-            || (code == 409 && self.on.intersects(RetryOn::RETRIABLE_4XX))
-            || self.statuses.contains(&status)
+        by_status
             || (self.on.intersects(RetryOn::GRPC)
                 && headers
                     .get(GRPC_STATUS)
