@@ -11,6 +11,7 @@ use crate::options::Options;
 use crate::policy::rate_limit;
 use crate::runtime_table::RuntimeTable;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::refusals::Refusals;
 use crate::tls::mesh::MeshAcceptor;
 use crate::upstream::own::OwnConnections;
 
@@ -27,6 +28,7 @@ pub(crate) struct Process {
     pub(crate) mesh: MeshAcceptor,
     /// For a proxy to which its host's own traffic is led.
     pub(crate) own: Option<Arc<OwnConnections>>,
+    pub(crate) refusals: Refusals,
     connections: AtomicUsize,
     workers: Box<[WorkerLoad]>,
     inboxes: OnceLock<Box<[mpsc::UnboundedSender<Message>]>>,
@@ -80,6 +82,7 @@ impl Process {
             rate_limits: rate_limit::Common::new(),
             mesh: MeshAcceptor::new(options.mesh_identity.clone()),
             own: OwnConnections::new(options.own_traffic),
+            refusals: Refusals::default(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into(),
             connections: AtomicUsize::new(0),
             workers: (0..options.workers).map(|_| WorkerLoad::default()).collect(),

@@ -26,6 +26,7 @@ use crate::telemetry::access_log::AccessLogger;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::requests::RequestSeries;
 use crate::telemetry::source::{BySource, Source};
+use crate::tls::bonds::Bonds;
 use crate::upstream::pool::Pool;
 
 /// The state of one worker thread.
@@ -34,6 +35,8 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) process: Arc<Process>,
     pub(crate) pool: Pool,
+    /// Connections with others of the mesh, either way.
+    pub(crate) bonds: Bonds,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) requests_to_unknown: RequestSeries,
     /// Requests to the workload beside this proxy that reach no cluster.
@@ -125,7 +128,12 @@ async fn sweep(worker: Rc<Worker>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        // Before the pool, which lets go of what is cut.
+        worker.bonds.look(std::time::SystemTime::now());
         worker.pool.sweep();
+        if worker.index == 0 {
+            worker.process.refusals.sweep();
+        }
     }
 }
 
@@ -136,6 +144,7 @@ impl Worker {
         Self {
             index,
             pool: Pool::new(limits),
+            bonds: Bonds::new(process.options.mesh_identity.clone()),
             requests_to_unknown: metrics.requests_to_unknown(),
             unknown_by_source: BySource::default(),
             access_log,

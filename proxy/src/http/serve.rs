@@ -36,6 +36,7 @@ use crate::rt::LocalExecutor;
 use crate::tcp::{self, Hello, read_hello};
 use crate::telemetry::metrics::Count;
 use crate::tls::TlsAcceptor;
+use crate::tls::bonds::Bound;
 use crate::tls::facts::TlsFacts;
 use crate::worker::Worker;
 
@@ -244,6 +245,10 @@ async fn terminate<I>(
         }
     };
     worker.metrics.count(Count::TlsHandshakes);
+    let chain = accepted.stream.get_ref().1.peer_certificates().filter(|_| accepted.within_mesh);
+    let bond = worker.bonds.enter(chain);
+    // Boxed, because a future holds its stream once for every function that it passes through.
+    let stream = Box::new(Bound::new(accepted.stream, bond));
     if accepted.resumed {
         worker.metrics.count(Count::TlsResumed);
     }
@@ -252,13 +257,11 @@ async fn terminate<I>(
         let table = worker.table_for(id);
         let gateway = Some(&accepted.server.server.gateway);
         let entrance = tcp::Entrance { listener: id, gateway, routes, captured: false };
-        return Box::pin(tcp::serve(worker, table, entrance, Box::new(accepted.stream), facts, member)).await;
+        return Box::pin(tcp::serve(worker, table, entrance, stream, facts, member)).await;
     }
     let binding = TlsBinding { terms: accepted.terms, sni: accepted.facts.server_name.clone() };
     facts.tls = Some(Box::new(accepted.facts));
     let connection = Rc::new(Connection::new(Rc::clone(&worker), id, member, facts, Some(binding)));
-    // Boxed, because a future holds its stream once for every function that it passes through.
-    let stream = Box::new(accepted.stream);
     if accepted.http2 {
         Box::pin(serve_http2(&connection, stream)).await;
     } else {

@@ -15,6 +15,8 @@ use crate::http::rewound::Rewound;
 use crate::listener::original_dst::original_destination;
 use crate::tcp::{Hello, read_hello};
 use crate::telemetry::metrics::Count;
+use crate::tls::bonds::Bound;
+use crate::tls::identity::{PeerIs, reason};
 use crate::tls::upstream::Inside;
 
 /// Serves a connection by the port of the application that it is for: `port`, or the one that it was going to before it
@@ -78,15 +80,16 @@ where
         Ok(accepted) => accepted,
         Err(error) => {
             arrival.worker.metrics.count(Count::TlsHandshakesFailed);
-            let (peer, port) = (arrival.facts.peer, arrival.facts.local.port());
-            tracing::info!(%error, %peer, port, "refused a connection that is not mutual TLS of the mesh");
+            let (peer, port) = (arrival.facts.peer.ip(), arrival.facts.local.port());
+            process.refusals.note(PeerIs::Client, peer, port, &reason(&error));
             return;
         }
     };
     arrival.worker.metrics.count(Count::TlsHandshakes);
     arrival.facts.tls = Some(Box::new(accepted.facts));
     arrival.certificate = accepted.certificate;
-    let stream = Box::new(accepted.stream);
+    let bond = arrival.worker.bonds.enter(accepted.stream.get_ref().1.peer_certificates());
+    let stream = Box::new(Bound::new(accepted.stream, bond));
     match accepted.inside {
         Some(Inside::Http2) => arrival.http2(Corked::new(stream)).await,
         Some(Inside::Http1) => arrival.http(stream).await,

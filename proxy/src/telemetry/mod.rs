@@ -14,6 +14,7 @@ mod labels;
 pub mod log_line;
 pub mod metrics;
 pub(crate) mod rate_limits;
+pub(crate) mod refusals;
 pub mod registry;
 pub mod requests;
 pub mod source;

@@ -35,6 +35,8 @@ pub struct Accepted<IO> {
     pub facts: TlsFacts,
     /// Which HTTP follows: the client chose `h2`, or else HTTP/1.1.
     pub http2: bool,
+    /// Both ends have shown certificates of the mesh.
+    pub within_mesh: bool,
     /// The session was resumed, without a certificate and its signature.
     pub resumed: bool,
 }
@@ -109,7 +111,8 @@ impl TlsAcceptor {
             facts.peer = None;
         }
         let terms = Arc::clone(context.terms());
-        Ok(Accepted { server: Arc::clone(server), terms, facts, http2, resumed, stream })
+        let within_mesh = terms.is_of_mesh();
+        Ok(Accepted { server: Arc::clone(server), terms, facts, http2, within_mesh, resumed, stream })
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn build(
     tickets: Arc<dyn ProducesTickets>,
     identity: &Identity,
 ) -> Result<Arc<Termination>, TlsFault> {
-    if terms.certificates.contains(&CertificateSource::Mesh) {
+    if terms.is_of_mesh() {
         let protocols = if terms.http { &mesh::HTTP[..] } else { &[alpn::BYTES] };
         return Ok(Arc::new(Termination { config: server_config(identity, protocols, false), judge: None }));
     }

@@ -30,6 +30,7 @@ mod handshake;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::handshake::reason;
 pub use self::handshake::{client_config, server_config};
 
 /// The longest SPIFFE id, in bytes (SPIFFE-ID, section 2.3).

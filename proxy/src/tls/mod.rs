@@ -5,6 +5,7 @@
 //! upstreams. [`identity`] is TLS between the proxies of the mesh.
 
 pub mod accept;
+pub(crate) mod bonds;
 pub mod certificate;
 mod client_auth;
 mod config;

@@ -20,8 +20,11 @@ use super::load::Permit;
 use super::outlier::TryOutcome;
 use super::own::OwnConnection;
 use super::peer::{Peer, PeerTls};
+use crate::process::Process;
 use crate::proxy_protocol::{self, Addresses};
 use crate::telemetry::metrics::{Count, WorkerMetrics};
+use crate::tls::bonds::Bound;
+use crate::tls::identity::{PeerIs, reason};
 use crate::tls::upstream::Inside;
 use crate::worker::Worker;
 
@@ -61,7 +64,7 @@ impl Stream {
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         let socket = match &self.transport {
             Transport::Plain(socket) => socket,
-            Transport::Tls(stream) => stream.get_ref().0,
+            Transport::Tls(stream) => stream.get_ref().get_ref().0,
         };
         match socket {
             Socket::Tcp(stream) => stream.local_addr().ok(),
@@ -77,6 +80,14 @@ impl Stream {
         stream.try_io(Interest::READABLE, || Ok(())).is_err()
     }
 
+    /// When it is to take no further request, because of the certificates that it was agreed on by.
+    pub(crate) fn retires(&self) -> Option<Instant> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => Some(stream.bond()?.retires()),
+        }
+    }
+
     /// The time since it was connected.
     pub(crate) fn age(&self) -> Duration {
         self.opened.elapsed()
@@ -86,7 +97,7 @@ impl Stream {
 #[derive(Debug)]
 enum Transport {
     Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<Bound<TlsStream<Socket>>>),
 }
 
 #[derive(Debug)]
@@ -141,11 +152,26 @@ pub(crate) async fn connect(
             let agreed = tokio::time::timeout_at(until.into(), handshake(tls, inside, socket)).await;
             let agreed = agreed.unwrap_or_else(|_| Err(ConnectError::Tls("the handshake took too long".into())));
             metrics.count(if agreed.is_ok() { Count::UpstreamTlsHandshakes } else { Count::UpstreamTlsFailed });
-            Transport::Tls(Box::new(agreed?))
+            let in_mesh = tls.context.is_of_mesh();
+            let stream = agreed.inspect_err(|error| {
+                if let (true, ConnectError::Tls(reason)) = (in_mesh, error) {
+                    unagreed(&worker.process, &peer.endpoint.address, reason);
+                }
+            })?;
+            let chain = stream.get_ref().1.peer_certificates().filter(|_| in_mesh);
+            let bond = worker.bonds.enter(chain);
+            Transport::Tls(Box::new(Bound::new(stream, bond)))
         }
     };
     metrics.count(Count::UpstreamOpened);
     Ok(Stream { transport, metrics: metrics.clone(), opened: Instant::now(), _own: own, _permit: permit })
+}
+
+/// Notes that there is no mutual TLS with an endpoint of the mesh, and why.
+pub(crate) fn unagreed(process: &Process, endpoint: &EndpointAddress, reason: &str) {
+    if let EndpointAddress::Ip(address, port) = *endpoint {
+        process.refusals.note(PeerIs::Server, address, port, reason);
+    }
 }
 
 async fn open(peer: &Peer, cluster: &Cluster, worker: &Worker) -> io::Result<(Socket, Option<OwnConnection>)> {
@@ -190,7 +216,7 @@ async fn handshake(tls: &PeerTls, inside: Inside, socket: Socket) -> Result<TlsS
         return Err(failed("there is no name to ask the server for; set tls.sni".to_owned()));
     };
     let connector = TlsConnector::from(session.config(inside));
-    connector.connect(name.clone(), socket).await.map_err(|error| failed(error.to_string()))
+    connector.connect(name.clone(), socket).await.map_err(|error| failed(reason(&error)))
 }
 
 fn keepalive(settings: &TcpKeepalive) -> socket2::TcpKeepalive {

@@ -15,7 +15,7 @@ use route_model::table::Cluster;
 use tokio::task::spawn_local;
 
 use super::cluster_state::ClusterState;
-use super::connect::{ConnectError, ConnectionPermit, Stream, connect};
+use super::connect::{ConnectError, ConnectionPermit, Stream, connect, unagreed};
 use super::load::Permit;
 use super::peer::Peer;
 use crate::h1;
@@ -284,9 +284,9 @@ impl Http2 {
         self.used.set(now);
     }
 
-    /// Whether it has been without a request for too long.
+    /// Whether it has been without a request for too long, or has none and takes no other.
     pub(crate) fn is_stale(&self, now: u64) -> bool {
-        self.streams.get() == 0 && now.saturating_sub(self.used.get()) > self.idle_seconds
+        self.streams.get() == 0 && (now.saturating_sub(self.used.get()) > self.idle_seconds || self.is_spent())
     }
 
     /// Whether it has carried all that it may.
@@ -338,7 +338,8 @@ async fn send_http2(
                 if reply == LocalReply::UpstreamProtocol {
                     worker.metrics.count(Count::ProtocolViolationsUpstream);
                 }
-                Err(SendFailure::Failed { reply, sent: message.is_none(), reason: None })
+                let reason = tls_reason_of(error.error()).map(|reason| format!("TLS_error: {reason}").into());
+                Err(SendFailure::Failed { reply, sent: message.is_none(), reason })
             }
         },
     }
@@ -365,6 +366,7 @@ async fn open_http2(
         Turn::Open(permit, _) => permit,
     };
     let stream = open(worker, state, peer, Inside::Http2, permit).await?;
+    let retires = stream.retires();
     let limits = &worker.process.options.limits;
     let ping = (limits.h2_keep_alive_interval, limits.h2_keep_alive_timeout);
     let (interval, timeout) = settings.policy.connections.ping.unwrap_or(ping);
@@ -379,8 +381,13 @@ async fn open_http2(
         .keep_alive_timeout(timeout);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (sender, driver) = handshake.map_err(|_| SendFailure::unsent(LocalReply::ConnectFailure))?;
+    // Not the peer itself: as long as somebody has that, the pool keeps its connections.
+    let in_mesh = peer.is_in_mesh().then(|| (Arc::clone(&worker.process), peer.endpoint.address.clone()));
     spawn_local(async move {
         if let Err(error) = driver.await {
+            if let (Some((process, address)), Some(reason)) = (&in_mesh, tls_reason_of(&error)) {
+                unagreed(process, address, &reason);
+            }
             tracing::debug!(%error, "an HTTP/2 connection to an upstream ended with an error");
         }
     });
@@ -392,7 +399,7 @@ async fn open_http2(
         used: Cell::new(0),
         idle_seconds,
         requests_left: Cell::new(connections.max_requests.unwrap_or(u32::MAX)),
-        retires: connections.max_duration.map(|most| Instant::now() + most),
+        retires: connections.max_duration.map(|most| Instant::now() + most).into_iter().chain(retires).min(),
     });
     worker.pool.put_http2(peer, &connection);
     Ok(connection)
@@ -421,7 +428,7 @@ fn http2_request(head: &RequestParts, body: OutgoingBody, secure: bool) -> Optio
 
 /// What a request comes to whose stream has failed.
 pub(crate) fn http2_failure(error: &hyper::Error) -> LocalReply {
-    match h2_error(error) {
+    match cause::<h2::Error>(error) {
         Some(error) => match error.reason() {
             Some(h2::Reason::REFUSED_STREAM) => LocalReply::UpstreamRefusedStream,
             // This end found that the other one breaks the protocol.
@@ -434,8 +441,14 @@ pub(crate) fn http2_failure(error: &hyper::Error) -> LocalReply {
     }
 }
 
-/// What HTTP/2 itself has to say of an error.
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+/// [`tls_reason`] of an HTTP/2 connection: of the errors beneath it that keeps no more than their kind and text.
+fn tls_reason_of(error: &hyper::Error) -> Option<String> {
+    let error: &std::io::Error = cause(error)?;
+    (error.kind() == std::io::ErrorKind::InvalidData).then(|| error.to_string())
+}
+
+/// The first error of a type among an error and its causes.
+fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref() {

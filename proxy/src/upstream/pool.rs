@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::connection::{Http1, Http2};
 use super::peer::{HostName, Peer, PoolKey, Worth};
@@ -172,9 +172,10 @@ impl Pool {
 }
 
 impl Idle {
-    /// Whether its endpoint has neither closed it nor sent what nobody asked for.
+    /// Whether its endpoint has neither closed it nor sent what nobody asked for, and its time is not over.
     fn is_usable(&mut self) -> bool {
-        self.connection.io().is_silent() || self.connection.is_quiet()
+        let retired = self.connection.io().retires().is_some_and(|at| at <= Instant::now());
+        !retired && (self.connection.io().is_silent() || self.connection.is_quiet())
     }
 }
 

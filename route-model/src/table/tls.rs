@@ -97,6 +97,13 @@ pub struct TlsTerms {
     pub skip_verify: bool,
 }
 
+impl TlsTerms {
+    /// Whether both ends show certificates of the mesh.
+    pub fn is_of_mesh(&self) -> bool {
+        self.certificates.contains(&CertificateSource::Mesh)
+    }
+}
+
 /// Terms that ask nothing of clients, with every version and suite there is, and no certificate yet.
 impl Default for TlsTerms {
     fn default() -> Self {

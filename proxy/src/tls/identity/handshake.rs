@@ -1,5 +1,6 @@
 //! Handshakes between proxies of the mesh: TLS 1.3, certificates on both sides, looked up when the handshake runs.
 
+use std::io;
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,7 +11,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::{Identity, PeerError, PeerIs};
@@ -58,6 +61,23 @@ pub fn client_config(identity: &Identity, alpn: &[&[u8]], expected: Arc<[Box<str
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.resumption = Resumption::disabled();
     Arc::new(config)
+}
+
+/// Why a handshake came to nothing, in words that are the same each time for the same certificate: it is not said when
+/// it was looked at.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref());
+    let Some(Error::InvalidCertificate(certificate)) = cause else { return error.to_string() };
+    match certificate {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("the certificate of the peer has expired, it was good until {} (Unix time)", not_after.as_secs())
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => format!(
+            "the certificate of the peer is not good before {} (Unix time): the clocks of the two hosts differ",
+            not_before.as_secs()
+        ),
+        _ => error.to_string(),
+    }
 }
 
 /// This proxy's certificate. One that has expired is shown all the same: the peer then says what is wrong with it.
