@@ -68,6 +68,8 @@ pub(crate) struct Agent {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Told {
     roots: Vec<CertificateDer<'static>>,
+    /// Beside the one that certifies this proxy.
+    domains: Vec<String>,
     denied: Vec<String>,
 }
 
@@ -118,7 +120,8 @@ impl Agent {
             return;
         }
         let roots = trust.roots.get(domain(&certificate.id)).cloned().unwrap_or_default();
-        self.told = Some(Told { roots, denied: trust.denied });
+        let domains = trust.roots.into_keys().collect();
+        self.told = Some(Told { roots, domains, denied: trust.denied });
         if let Err(reason) = self.put_in_force(certificate) {
             error!(reason, "the certificate that was kept cannot be used, the proxy needs another");
         }
@@ -209,6 +212,7 @@ impl Agent {
     async fn take(&mut self, trust: &push::message::Trust) {
         let mut told = Told {
             roots: trust.roots.iter().map(|root| CertificateDer::from(root.to_vec())).collect(),
+            domains: trust.trust_domains.clone(),
             denied: trust.denied.clone(),
         };
         if told.roots.is_empty() {
@@ -264,8 +268,8 @@ impl Agent {
             return Err(AttemptError::Answer(text.to_owned()));
         }
         // What the stream said counts, unless a root was replaced since.
-        let denied = self.told.as_ref().map(|told| told.denied.clone()).unwrap_or_default();
-        let answered = Told { roots, denied };
+        let Told { domains, denied, .. } = self.told.clone().unwrap_or_default();
+        let answered = Told { roots, domains, denied };
         if self.told.as_ref().is_none_or(|told| told.roots.is_empty()) {
             self.told = Some(answered.clone());
         }
@@ -314,10 +318,12 @@ impl Agent {
         Ok(())
     }
 
-    /// What was told, in the form that the data plane wants. The roots are of the trust domain that certifies this proxy.
+    /// What was told, in the form that the data plane wants. The roots are of the trust domain that certifies this proxy,
+    /// and of the others that are the mesh's.
     fn trust(&self, id: &str) -> proxy::Trust {
-        let told = self.told.clone().unwrap_or_default();
-        proxy::Trust { roots: [(domain(id).to_owned(), told.roots)].into(), denied: told.denied }
+        let Told { roots, domains, denied } = self.told.clone().unwrap_or_default();
+        let domains = domains.into_iter().chain([domain(id).to_owned()]);
+        proxy::Trust { roots: domains.map(|domain| (domain, roots.clone())).collect(), denied }
     }
 
     /// Whether none of the trusted roots vouches for the certificate, so that nobody else accepts it either.

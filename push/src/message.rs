@@ -200,6 +200,9 @@ pub struct Trust {
     /// SPIFFE ids that are denied although their certificates are good, in their order.
     #[prost(string, repeated, tag = "2")]
     pub denied: Vec<String>,
+    /// The trust domains that the roots vouch for: the mesh's own, and its aliases. Empty: the proxy's own.
+    #[prost(string, repeated, tag = "3")]
+    pub trust_domains: Vec<String>,
 }
 
 /// A resource that was added or changed.

@@ -17,7 +17,7 @@ mod signing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use push::message::{Hello, Trust};
 use push::server::{Caller, ControlPlane, Event, Peer, PushServer, Refusal, Scope, SessionId};
 use push::sign::{SignRequest, SignResponse};
 use push::transport::{PipeListener, PipeTransport, pipe};
+use route_model::identity::{WorkloadId, workload_id};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -213,12 +214,16 @@ impl PushService {
     /// Whose certificates to accept now.
     fn trusted(&self) -> Arc<Trust> {
         let roots = self.signing.ca().current().roots().iter().map(|root| root.to_vec().into()).collect();
-        Arc::new(Trust { roots, denied: self.denied.current().keys().cloned().collect() })
+        let trust_domains = signing::trust_domains(&self.snapshot.view());
+        let denied = in_all_domains(self.denied.current().keys(), &trust_domains);
+        Arc::new(Trust { roots, denied, trust_domains })
     }
 
     async fn publish_trust(&self) {
         let (mut denied, mut authority) = (self.denied.watch(), self.signing.ca().watch());
+        let mut views = self.snapshot.views();
         loop {
+            let domains = signing::trust_domains(&self.snapshot.view());
             self.trust.send_if_modified(|current| {
                 let trusted = self.trusted();
                 let changed = *current != trusted;
@@ -228,6 +233,7 @@ impl PushService {
             tokio::select! {
                 Ok(()) = denied.changed() => {}
                 Ok(()) = authority.changed() => {}
+                Ok(_) = views.wait_for(|view| signing::trust_domains(view) != domains) => {}
                 else => return,
             }
         }
@@ -242,11 +248,8 @@ impl PushService {
             denied.mark_unchanged();
             let denied_now = self.denied.current();
             let is_denied = |id: &String| denied_now.contains_key(id);
-            let members = if denied_now.is_empty() {
-                Vec::new()
-            } else {
-                self.roster.with_identity(|ns, account| Some(self.signing.id(ns, account)).filter(is_denied))
-            };
+            let denied_id = |ns: &str, account: &str| self.signing.ids(ns, account).into_iter().find(is_denied);
+            let members = if denied_now.is_empty() { Vec::new() } else { self.roster.with_identity(denied_id) };
             for Member { node, session, id } in members {
                 info!(node, id, "a proxy's identity is denied, its session ends");
                 server.end_session(&node, session, denial(&id));
@@ -335,9 +338,9 @@ impl PushService {
 
     /// Lets in who shows a certificate of what it claims to be, or a join token for it.
     async fn let_in(&self, caller: &Caller, hello: &Hello) -> Result<(), Refusal> {
-        let id = self.signing.id(&hello.namespace, hello.service_account());
-        if self.denied.contains(&id) {
-            return Err(denial(&id));
+        let ids = self.signing.ids(&hello.namespace, hello.service_account());
+        if let Some(id) = ids.iter().find(|id| self.denied.contains(id)) {
+            return Err(denial(id));
         }
         let vouched = match self.signing.vouched(caller, hello) {
             Err(reason) if caller.token.is_none() => return Err(Refusal::PermissionDenied(reason)),
@@ -347,7 +350,7 @@ impl PushService {
         if caller.peer != Peer::InProcess
             && self.roster.is_another(&hello.node, &hello.namespace, hello.service_account())
         {
-            warn!(node = hello.node, id, "a proxy came with the node id of another identity's, and was refused");
+            warn!(node = hello.node, "a proxy came with the node id of another identity's, and was refused");
             return Err(Refusal::PermissionDenied(format!(
                 "the node id {} is in use by a proxy of another identity; give each proxy its own (--node-id), or wait \
                  until that one has left",
@@ -359,10 +362,14 @@ impl PushService {
             Ok(None) => None,
             Err(reason) => Some(reason),
         };
-        if let Some(reason) = fault {
+        if let Some(reason) = &fault {
             info!(node = hello.node, reason, "a proxy's certificate was passed over, its join token decides");
         }
-        if self.admission.admit(caller, hello).await? == Admitted::New {
+        let admitted = self.admission.admit(caller, hello).await.map_err(|refusal| match (refusal, fault) {
+            (Refusal::Unauthenticated(why), Some(fault)) => Refusal::Unauthenticated(format!("{why}; and {fault}")),
+            (refusal, _) => refusal,
+        });
+        if admitted? == Admitted::New {
             // A member must be one after a crash too.
             let state = self.roster.joining(hello, caller.peer, self.admission.token_of(&hello.node));
             self.snapshot.store().put_proxies(self.roster.replica(), &[state]).await.map_err(|error| {
@@ -425,6 +432,17 @@ impl ControlPlane for PushService {
             identity: self.signing.vouched(caller, hello).ok().flatten(),
         });
     }
+}
+
+/// The identities in each of the trust domains where they are of one of these.
+fn in_all_domains<'a>(ids: impl Iterator<Item = &'a String>, domains: &[String]) -> Vec<String> {
+    let all = ids.flat_map(|id| match WorkloadId::parse(id) {
+        Some(own) if domains.len() > 1 && domains.iter().any(|domain| domain == own.trust_domain) => {
+            domains.iter().map(|domain| workload_id(domain, own.namespace, own.service_account)).collect()
+        }
+        _ => vec![id.clone()],
+    });
+    all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn denial(id: &str) -> Refusal {

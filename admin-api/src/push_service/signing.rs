@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::ca::{Ca, CsrError};
-use crate::store::Snapshot;
+use crate::store::{Snapshot, View};
 
 /// Certificates that are made at the same time: two cores do no more of them at once.
 const MAX_AT_ONCE: usize = 4;
@@ -111,11 +111,13 @@ impl Signing {
 
     /// The identity of a service account, in the mesh's trust domain.
     pub(super) fn id(&self, namespace: &str, service_account: &str) -> String {
-        let view = self.snapshot.view();
-        let mesh = view.resources().get(&ResourceKey::new(Kind::MeshConfig, "", "default"));
-        let mesh = mesh.and_then(|mesh| mesh.spec::<MeshConfig>());
-        let default = MeshConfig::default();
-        workload_id(mesh.unwrap_or(&default).trust_domain(), namespace, service_account)
+        with_mesh(&self.snapshot.view(), |mesh| workload_id(mesh.trust_domain(), namespace, service_account))
+    }
+
+    /// The same in each of the mesh's trust domains, its own first: they are all one.
+    pub(super) fn ids(&self, namespace: &str, service_account: &str) -> Vec<String> {
+        let domains = trust_domains(&self.snapshot.view());
+        domains.iter().map(|domain| workload_id(domain, namespace, service_account)).collect()
     }
 
     /// The identity that the caller claims, if its certificate is one of it, and when that expires; none if it has no
@@ -140,7 +142,13 @@ impl Signing {
         }
         Err(match WorkloadId::parse(id) {
             Some(own) if own.namespace == claim.namespace && own.service_account == claim.service_account() => {
-                format!("the certificate is of {id}, from another trust domain than {claimed}")
+                if trust_domains(&self.snapshot.view()).iter().any(|domain| domain == own.trust_domain) {
+                    return Ok(Some((claimed, not_after)));
+                }
+                format!(
+                    "the certificate is of {id}, from another trust domain than {claimed}; if that is what the mesh's was \
+                     before, say so in MeshConfig's trustDomainAliases"
+                )
             }
             _ => format!("the certificate is of {id}, the proxy claims to be {claimed}"),
         })
@@ -174,6 +182,19 @@ impl Share {
         self.left = self.left.saturating_add(grown).min(BURST);
         self.since = if self.left == BURST { now } else { self.since + REFILL * grown };
         self.left
+    }
+}
+
+/// The mesh's own trust domain, and then its aliases.
+pub(super) fn trust_domains(view: &View) -> Vec<String> {
+    with_mesh(view, |mesh| mesh.trust_domains().into_iter().map(str::to_owned).collect())
+}
+
+fn with_mesh<T>(view: &View, read: impl FnOnce(&MeshConfig) -> T) -> T {
+    let mesh = view.resources().get(&ResourceKey::new(Kind::MeshConfig, "", "default"));
+    match mesh.and_then(|mesh| mesh.spec::<MeshConfig>()) {
+        Some(mesh) => read(mesh),
+        None => read(&MeshConfig::default()),
     }
 }
 

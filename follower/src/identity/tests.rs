@@ -124,9 +124,14 @@ struct Stream {
 
 impl Stream {
     fn trusts(&self, roots: &[&CertificateDer<'_>], denied: &[&str]) {
+        self.trusts_in(&[], roots, denied);
+    }
+
+    fn trusts_in(&self, trust_domains: &[&str], roots: &[&CertificateDer<'_>], denied: &[&str]) {
         let roots = roots.iter().map(|root| root.to_vec().into()).collect();
         let denied = denied.iter().map(|&id| id.to_owned()).collect();
-        self.trust.send_replace(Some(Arc::new(Trust { roots, denied })));
+        let trust_domains = trust_domains.iter().map(|&domain| domain.to_owned()).collect();
+        self.trust.send_replace(Some(Arc::new(Trust { roots, denied, trust_domains })));
     }
 }
 
@@ -193,6 +198,8 @@ async fn the_first_certificate_comes_by_the_token_and_is_kept_for_a_start_withou
     proxy.until("the denial", || proxy.identity.current().unwrap().denies(RATINGS)).await;
     let kept = || fs::read_to_string(folder.path().join("trust.json")).unwrap();
     proxy.until("the denial on disk", || kept().contains(RATINGS)).await;
+    proxy.stream.trusts_in(&["cluster.local", "old.example"], &[&plane.root()], &[RATINGS]);
+    proxy.until("the alias on disk", || kept().contains("old.example")).await;
     let leaf = proxy.leaf();
     drop(proxy);
 

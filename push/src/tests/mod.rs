@@ -295,6 +295,7 @@ async fn a_certificate_is_signed_beside_the_stream_for_who_shows_the_token() {
 async fn what_is_trusted_comes_with_the_greeting_and_whenever_it_changes() {
     let plane = Plane::start();
     let trust = |denied: &[&str]| Trust {
+        trust_domains: Vec::new(),
         roots: vec!["root".into()],
         denied: denied.iter().map(|id| (*id).to_owned()).collect(),
     };

@@ -33,7 +33,7 @@ const LOCAL_TRUST_DOMAIN: &str = "cluster.local";
 pub(super) struct Policies {
     table: Arc<Authorization>,
     compiled: HashMap<ResourceKey, (Arc<Resource>, Arc<Policy>), RandomState>,
-    trust_domain: String,
+    trust_domains: Vec<String>,
 }
 
 impl Policies {
@@ -44,9 +44,10 @@ impl Policies {
     /// Finds and compiles the policies of a set anew; those that did not change stay the same allocation.
     pub(super) fn update(&mut self, set: &ResourceSet, scope: &ProxyScope, mesh: &Mesh) {
         let mut before = std::mem::take(&mut self.compiled);
-        if self.trust_domain != mesh.trust_domain() {
+        let trust_domains = mesh.trust_domains();
+        if self.trust_domains != trust_domains {
             before.clear();
-            mesh.trust_domain().clone_into(&mut self.trust_domain);
+            self.trust_domains = trust_domains.into_iter().map(str::to_owned).collect();
         }
         for resource in set.of_kind(crate::kind::Kind::AuthorizationPolicy) {
             let Some(spec) = resource.spec::<AuthorizationPolicy>() else { continue };
@@ -59,7 +60,7 @@ impl Policies {
             let policy = match known {
                 Some((_, policy)) => policy,
                 None => Arc::new(
-                    Reader { key: &resource.key, trust_domain: &self.trust_domain }.policy(resource, spec, gateways),
+                    Reader { key: &resource.key, trust_domains: &self.trust_domains }.policy(resource, spec, gateways),
                 ),
             };
             self.compiled.insert(resource.key.clone(), (resource.clone(), policy));
@@ -217,7 +218,7 @@ fn terms(rule: &Rule) -> impl Iterator<Item = &Term> {
 /// Reads the rules of one policy.
 struct Reader<'a> {
     key: &'a ResourceKey,
-    trust_domain: &'a str,
+    trust_domains: &'a [String],
 }
 
 impl Reader<'_> {
@@ -289,9 +290,11 @@ impl Reader<'_> {
         terms.terms.into()
     }
 
+    /// What names one of the mesh's trust domains is meant of all of them.
     fn principals(&self, values: &[String]) -> Check {
-        let local = values.iter().filter_map(|value| value.strip_prefix(LOCAL_TRUST_DOMAIN)?.strip_prefix('/'));
-        let named = local.map(|rest| format!("{}/{rest}", self.trust_domain));
+        let is_own = |domain: &str| domain == LOCAL_TRUST_DOMAIN || self.trust_domains.iter().any(|own| own == domain);
+        let local = values.iter().filter_map(|value| value.split_once('/').filter(|(domain, _)| is_own(domain)));
+        let named = local.flat_map(|(_, rest)| self.trust_domains.iter().map(move |own| format!("{own}/{rest}")));
         Check::Text(Attribute::Principal, TextSet::new(values.iter().cloned().chain(named)))
     }
 

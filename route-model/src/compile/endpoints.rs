@@ -91,7 +91,7 @@ pub(super) fn has_proxy(workload: Workload<'_>) -> bool {
     workload.label(TLS_MODE) == Some(TLS_MODE_ISTIO)
 }
 
-/// The identities of workloads, each once.
+/// The identities that workloads may have, each once: in every trust domain that is the mesh's.
 pub(super) fn identities<'a>(
     workloads: impl Iterator<Item = Workload<'a>>,
     namespace: &str,
@@ -100,7 +100,9 @@ pub(super) fn identities<'a>(
     let accounts = workloads.map(|workload| workload.entry.service_account.as_str());
     let accounts: BTreeSet<_> =
         accounts.map(|account| if account.is_empty() { DEFAULT_ACCOUNT } else { account }).collect();
-    accounts.into_iter().map(|account| workload_id(mesh.trust_domain(), namespace, account)).collect()
+    let domains = mesh.trust_domains();
+    let ids = accounts.into_iter().flat_map(|account| domains.iter().map(move |domain| (domain, account)));
+    ids.map(|(domain, account)| workload_id(domain, namespace, account)).collect()
 }
 
 pub(super) fn no_endpoints(host: &str, subset: Option<&str>) -> Problem {

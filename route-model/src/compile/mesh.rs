@@ -30,8 +30,9 @@ impl Mesh {
         self.0.root_namespace()
     }
 
-    pub(super) fn trust_domain(&self) -> &str {
-        self.0.trust_domain()
+    /// The mesh's own, and then its aliases.
+    pub(super) fn trust_domains(&self) -> Vec<&str> {
+        self.0.trust_domains()
     }
 
     pub(super) fn virtual_service_export_to(&self) -> &[String] {

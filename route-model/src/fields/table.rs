@@ -243,6 +243,7 @@ static WORKLOAD_GROUP: &[Entry] = table! {
 static MESH_CONFIG: &[Entry] = table! {
     "spec.rootNamespace" => V0_1,
     "spec.trustDomain" => V0_1,
+    "spec.trustDomainAliases" => V0_1,
     "spec.outboundTrafficPolicy" => sidecars("it is about what leaves a workload; for gateways there is undeclaredHosts"),
     "spec.defaultServiceExportTo" => V0_1,
     "spec.defaultVirtualServiceExportTo" => V0_1,

@@ -10,6 +10,8 @@ message! {
         pub root_namespace: Written<String>,
         /// Of workload identities. Empty: `cluster.local`.
         pub trust_domain: Written<String>,
+        /// Trust domains whose identities are taken for those of the mesh's own, such as the one it had before.
+        pub trust_domain_aliases: Written<Vec<String>>,
         pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
         /// What an absent `exportTo` means, by kind. Absent: `*`.
         pub default_service_export_to: Written<Vec<String>>,
@@ -44,6 +46,17 @@ impl MeshConfig {
     /// With its default.
     pub fn trust_domain(&self) -> &str {
         if self.trust_domain.is_empty() { "cluster.local" } else { &self.trust_domain }
+    }
+
+    /// The mesh's own trust domain, and then its aliases, each once.
+    pub fn trust_domains(&self) -> Vec<&str> {
+        let mut domains = vec![self.trust_domain()];
+        for alias in &self.trust_domain_aliases {
+            if !domains.contains(&alias.as_str()) {
+                domains.push(alias);
+            }
+        }
+        domains
     }
 }
 

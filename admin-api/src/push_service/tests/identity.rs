@@ -112,6 +112,31 @@ async fn a_token_has_the_certificate_of_its_service_account_signed_and_no_other(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_the_trust_domain_before_counts_where_that_is_an_alias() {
+    let database = Database::new().await;
+    let replica = Replica::start(&database).await;
+    let mut workload = Workload::new(&replica, Some(&replica.join_token(&reviews()).await));
+    let signed = workload.sign("reviews-1", "reviews").await.unwrap();
+    workload.show(&signed);
+    workload.token = None;
+    replica.put_cluster(Kind::MeshConfig, "default", json!({"trustDomain": "shop.example"})).await;
+    let refused = workload.sign("reviews-1", "reviews").await.unwrap_err().to_string();
+    assert!(refused.contains("say so in MeshConfig's trustDomainAliases"), "{refused}");
+
+    let both = json!({"trustDomain": "shop.example", "trustDomainAliases": ["cluster.local"]});
+    replica.put_cluster(Kind::MeshConfig, "default", both).await;
+    let signed = workload.sign("reviews-1", "reviews").await.unwrap();
+    assert_eq!(id(&signed), "spiffe://shop.example/ns/shop/sa/reviews");
+    // Whoever is denied in one of them is denied in all.
+    let denial = r#"{"identity": "spiffe://cluster.local/ns/shop/sa/reviews"}"#;
+    replica.call("POST", "/api/fairway/v1/denied-identities", Some(denial)).await;
+    workload.show(&signed);
+    let refused = workload.sign("reviews-1", "reviews").await.unwrap_err().to_string();
+    assert!(refused.contains("the identity spiffe://cluster.local/ns/shop/sa/reviews is denied"), "{refused}");
+    replica.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_id_is_kept_for_the_identity_that_holds_it() {
     let databases = Database::shared().await;
     let (one, two) = (Replica::start(&databases[0]).await, Replica::start(&databases[1]).await);

@@ -472,6 +472,30 @@ spec: {trustDomain: corp.example}
 }
 
 #[test]
+fn what_names_one_of_the_meshs_trust_domains_is_meant_of_all() {
+    let mesh = "
+---
+apiVersion: fairway.dev/v1
+kind: MeshConfig
+metadata: {name: default}
+spec: {trustDomain: corp.example, trustDomainAliases: [old.example]}
+";
+    for named in ["old.example/ns/a/sa/b", "corp.example/ns/a/sa/b", "cluster.local/ns/a/sa/b"] {
+        let deny =
+            policy("p", &format!("{{action: DENY, rules: [{{from: [{{source: {{principals: [{named}]}}}}]}}]}}"));
+        check(
+            &(deny + mesh),
+            &[
+                (presenting("spiffe://corp.example/ns/a/sa/b"), "denied by p[0]"),
+                (presenting("spiffe://old.example/ns/a/sa/b"), "denied by p[0]"),
+                (presenting("spiffe://other/ns/a/sa/b"), "allowed"),
+                (presenting("spiffe://old.example/ns/a/sa/c"), "allowed"),
+            ],
+        );
+    }
+}
+
+#[test]
 fn connections_are_asked_what_they_can_show() {
     let rules = "[{to: [{operation: {paths: [/a], ports: ['80']}}]}, {from: [{source: {ipBlocks: [10.0.0.9]}}]}]";
     let allow = policy("p", &format!("{{rules: {rules}}}"));

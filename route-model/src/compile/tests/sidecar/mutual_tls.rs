@@ -122,6 +122,12 @@ fn the_trust_domain_is_the_meshs() {
     let mesh = sidecar(&yaml);
     let tls = mesh.cluster("outbound|80|v2|db.test").policy.tls.as_ref().expect("TLS");
     assert_eq!(*tls.subject_alt_names, ["spiffe://corp.example/ns/shop/sa/default".to_owned()]);
+
+    let aliased = yaml.replace("corp.example}", "corp.example, trustDomainAliases: [old.example, corp.example]}");
+    let mesh = sidecar(&aliased);
+    let tls = mesh.cluster("outbound|80|v2|db.test").policy.tls.as_ref().expect("TLS");
+    let both = ["corp.example", "old.example"].map(|domain| format!("spiffe://{domain}/ns/shop/sa/default"));
+    assert_eq!(*tls.subject_alt_names, both);
 }
 
 #[test]
