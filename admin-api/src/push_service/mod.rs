@@ -10,6 +10,7 @@ mod calls;
 mod denied;
 mod listen;
 mod reach;
+mod refused;
 mod registrar;
 mod roster;
 mod scopes;
@@ -31,12 +32,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use self::admission::{Admission, Admitted};
 pub(crate) use self::calls::PushApi;
 use self::denied::Denied;
 pub(crate) use self::listen::tls;
+use self::refused::Refused;
 use self::registrar::{Leases, Registrar};
 use self::roster::{Followed, Mark, Member, Roster, Running, Standing};
 pub use self::roster::{IssueView, ProxyInfo, ProxyView, RefusedView, ResourceName, WorkloadPortView, WorkloadView};
@@ -71,6 +73,7 @@ pub struct PushService {
     admission: Admission,
     signing: Arc<Signing>,
     denied: Denied,
+    refused: Refused,
     trust: watch::Sender<Arc<Trust>>,
     roster: Roster,
     registrar: Registrar,
@@ -96,6 +99,7 @@ impl PushService {
             admission: Admission::new(snapshot.clone()),
             signing: Arc::new(Signing::new(snapshot.clone(), ca, cert_ttl)),
             denied: Denied::new(snapshot.store().clone()),
+            refused: Refused::default(),
             trust: watch::Sender::default(),
             roster: Roster::new(replica),
             registrar: Registrar::new(leases),
@@ -350,7 +354,6 @@ impl PushService {
         if caller.peer != Peer::InProcess
             && self.roster.is_another(&hello.node, &hello.namespace, hello.service_account())
         {
-            warn!(node = hello.node, "a proxy came with the node id of another identity's, and was refused");
             return Err(Refusal::PermissionDenied(format!(
                 "the node id {} is in use by a proxy of another identity; give each proxy its own (--node-id), or wait \
                  until that one has left",
@@ -405,7 +408,7 @@ impl ControlPlane for PushService {
         let scope = hello
             .proxy_scope()
             .ok_or_else(|| Refusal::Invalid(format!("this control plane knows no proxies of role {:?}", hello.role)))?;
-        self.let_in(caller, hello).await?;
+        self.let_in(caller, hello).await.inspect_err(|refusal| self.refused.note(caller, hello, refusal))?;
         Ok(self.scopes.of(&scope, hello.model_version))
     }
 
@@ -416,7 +419,7 @@ impl ControlPlane for PushService {
             service_account: request.service_account.clone(),
             ..Hello::default()
         };
-        self.let_in(caller, &claim).await?;
+        self.let_in(caller, &claim).await.inspect_err(|refusal| self.refused.note(caller, &claim, refusal))?;
         self.signing.sign(&claim, request).await
     }
 
