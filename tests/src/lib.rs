@@ -7,6 +7,7 @@ pub mod kubectl;
 pub mod origin;
 pub mod process;
 pub mod python;
+pub mod relay;
 pub mod resources;
 
 pub use api::Api;
@@ -15,5 +16,6 @@ pub use demo::Demo;
 pub use kubectl::Kubectl;
 pub use origin::Origin;
 pub use process::{Fairway, Start};
+pub use relay::Relay;
 pub use resources::Resources;
 pub use testkit::eventually;

@@ -24,7 +24,7 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// How to start a process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Start {
     /// `None` for a binary without subcommands.
     subcommand: Option<&'static str>,
