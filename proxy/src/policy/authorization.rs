@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use route_model::meta::ResourceKey;
-use route_model::table::{Listener, Lookup, RequestHead, RouteTable};
+use route_model::table::{Listener, ListenerProtocol, Lookup, RequestHead, RouteTable};
 use route_model::verdict::authorization::{Action, Authorization, Denial, Facts, Policy, Verdict};
 
 use crate::http::context::{Connection, Routes};
@@ -208,7 +208,11 @@ fn facts<'a>(
         peer: connection.peer.ip(),
         client,
         destination: connection.local.ip(),
-        port: listener.port,
+        // What others open to a sidecar's application comes in by ports that are the sidecar's own.
+        port: match &listener.protocol {
+            ListenerProtocol::Inbound { .. } => connection.local.port(),
+            _ => listener.port,
+        },
         sni: connection.server_name(),
         principals: connection.principals(),
     }

@@ -36,7 +36,7 @@ fn from(which: Which, subnets: &[&str]) -> Check {
     Check::Address(which, AddressSet::new(subnets.iter().filter_map(|text| Subnet::parse(text))))
 }
 
-fn policy(name: &str, action: Action, checks: Vec<Check>) -> Policy {
+pub(crate) fn policy(name: &str, action: Action, checks: Vec<Check>) -> Policy {
     let rules: Box<[_]> = checks.into_iter().enumerate().map(|(number, check)| rule(number, check)).collect();
     Policy {
         resource: ResourceKey::new(Kind::AuthorizationPolicy, "istio-system", name),

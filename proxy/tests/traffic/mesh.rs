@@ -20,13 +20,15 @@ use route_model::table::stream::{StreamDestination, StreamOrigin};
 use route_model::table::upstream::UpstreamPolicy;
 use route_model::table::upstream_tls::{TlsSource, UpstreamTls};
 use route_model::table::{
-    Cluster, ClusterId, Inbound, InboundPort, Listener, ListenerProtocol, MutualTls, Outbound, PortRoutes, Speaks,
-    StreamRoutes, StreamRule,
+    Cluster, ClusterId, Inbound, InboundPort, Listener, ListenerProtocol, MutualTls, Outbound, PortRoutes, RouteTable,
+    Speaks, StreamRoutes, StreamRule,
 };
+use route_model::verdict::authorization::{Action, Authorization, Check};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::authorization::policy;
 use crate::client::Http1;
 use crate::origin::Origin;
 use crate::table::{cluster, direct, forward, route, routes, table, to};
@@ -203,6 +205,20 @@ async fn a_server_of_another_identity_is_sent_nothing() {
     apply(&client, table(vec![service], vec![in_mesh(&[addr(&server, INBOUND)], &expected)])).await;
     let answer = Http1::connect(addr(&client, SERVICE)).await.get("reviews", "/").await;
     assert_eq!((answer.status, origin.connections()), (503, 0));
+}
+
+#[tokio::test]
+async fn policies_are_asked_for_the_applications_port_and_not_the_sidecars() {
+    let (mesh, origin) = (Mesh::new(), Origin::http1("reviews").await);
+    let (server, client) = pair(&mesh, origin.addr, MutualTls::Strict, Speaks::Http).await;
+    for (port, status) in [(APPLICATION, 403), (INBOUND, 200)] {
+        let deny = policy("deny", Action::Deny, vec![Check::Port([port].into())]);
+        let authorization = Arc::new(Authorization::new(vec![Arc::new(deny)]));
+        let to_application = cluster("inbound", &[origin.addr]);
+        let listeners = vec![inbound(MutualTls::Strict, Speaks::Http)];
+        apply(&server, RouteTable { authorization, ..table(listeners, vec![to_application]) }).await;
+        assert_eq!(Http1::connect(addr(&client, SERVICE)).await.get("reviews", "/").await.status, status, "{port}");
+    }
 }
 
 #[tokio::test]
