@@ -54,11 +54,16 @@ pub(super) async fn send(
     let per_try = retry.and_then(|retry| retry.per_try_timeout);
     let mut tried = SmallVec::<[u64; 4]>::new();
     let mut tries = 0;
+    // Where nothing is tried again here, the application is to see what the proxy of its client has counted.
+    let counted =
+        retry.is_none() && exchange.connection.peer.is_proxy() && head.headers.contains_key(&X_ENVOY_ATTEMPT_COUNT);
     // Counts among the cluster's retries until the last of them is over.
     let mut retrying = None;
     loop {
         tries += 1;
-        head.headers.insert(X_ENVOY_ATTEMPT_COUNT, number(u64::from(tries)));
+        if !counted {
+            head.headers.insert(X_ENVOY_ATTEMPT_COUNT, number(u64::from(tries)));
+        }
         let wish = Wish { hash, tried: &tried };
         let outcome = one_try(exchange, cluster, head, &mut bodies, wish, per_try).await;
         let Some(policy) = retry else { return outcome.map_err(|error| error.reply) };

@@ -60,6 +60,11 @@ impl Peer {
         Self { within_mesh: true, ..Self::new(address, false, certificate) }
     }
 
+    /// Whether it is a proxy of the mesh, which has shown so.
+    pub fn is_proxy(&self) -> bool {
+        self.within_mesh && self.certificate.is_some()
+    }
+
     /// Cleans the headers of a request from this peer and adds what upstreams are to know of it.
     ///
     /// `trusted_hops` is the number of proxies in front of this one whose X-Forwarded-For entries are believed (Istio
