@@ -1,6 +1,6 @@
 //! The command line of a sidecar.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,6 +10,8 @@ use follower::Transport;
 use follower::args::{self, JoinArgs, ProxyArgs};
 use follower::logging::LogArgs;
 use proxy::{OwnTraffic, ProxyIdentity};
+use push::declared::{service_key, service_label};
+use route_model::compile::names::qualify_host;
 use route_model::compile::{ProxyRole, ProxyScope};
 use serde_json::Map;
 
@@ -136,7 +138,7 @@ impl RunArgs {
         let scope = ProxyScope {
             role: ProxyRole::Sidecar,
             namespace: self.namespace.as_str().into(),
-            labels: args::labels(self.locality.as_deref(), self.network.as_deref(), &self.labels),
+            labels: self.all_labels(),
         };
         let workload = scope.labels.get("app").or(self.service.as_ref()).map_or("fairway-sidecar", String::as_str);
         let listeners =
@@ -184,6 +186,16 @@ impl RunArgs {
         } else {
             OwnTraffic::Watched
         }
+    }
+
+    /// Those of the application, and the one by which the service that it declares selects it.
+    fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = args::labels(self.locality.as_deref(), self.network.as_deref(), &self.labels);
+        if let Some(service) = &self.service {
+            let key = service_key(&self.namespace, &qualify_host(service, &self.namespace));
+            labels.insert(service_label(&key), "true".to_owned());
+        }
+        labels
     }
 
     /// What flags say together.
@@ -283,6 +295,14 @@ mod tests {
         assert_eq!(args.ports.iter().map(|port| port.port).collect::<Vec<_>>(), [80, 81, 82]);
         assert_eq!(args.labels.len(), 2);
         args.check().unwrap();
+    }
+
+    #[test]
+    fn the_service_that_is_declared_selects_the_sidecar() {
+        let words = ["--namespace", "shop", "--service", "reviews", "--port", "http=80", "--labels", "app=books"];
+        let labels = parse(&words).unwrap().all_labels();
+        assert_eq!(labels.get("service.fairway.dev/reviews").map(String::as_str), Some("true"), "{labels:?}");
+        assert_eq!(labels.get("app").map(String::as_str), Some("books"), "{labels:?}");
     }
 
     #[test]

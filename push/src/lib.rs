@@ -18,6 +18,7 @@
 mod broken;
 pub mod client;
 pub mod credential;
+pub mod declared;
 pub mod digest;
 pub mod message;
 mod rpc;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
+use push::declared::{service_key, service_label};
 use push::workload::{DeclaredService, WorkloadPort};
 use route_model::compile::names::qualify_host;
 use route_model::kind::Kind;
@@ -18,8 +19,6 @@ use super::super::{RegisteredWorkload, Registration};
 
 /// Marks what nobody wrote.
 const GENERATED: &str = "fairway.dev/generated";
-/// Before the name of a service, the label of its endpoints.
-const SERVICE: &str = "service.fairway.dev";
 /// The annotation that says which sidecar registered a WorkloadEntry.
 const NODE: &str = "fairway.dev/node";
 /// The annotation that names the WorkloadGroup whose template was used.
@@ -28,7 +27,6 @@ const GROUP: &str = "fairway.dev/workload-group";
 const TLS_MODE: &str = "security.istio.io/tlsMode";
 /// They do: there is a sidecar beside them.
 const MUTUAL_TLS: &str = "istio";
-const MAX_LABEL: usize = 63;
 
 /// The WorkloadEntry of a sidecar's workload: called as the sidecar, if that is a name.
 pub(super) fn entry_key(registration: &Registration) -> ResourceKey {
@@ -46,23 +44,6 @@ pub(super) fn entry_key(registration: &Registration) -> ResourceKey {
 /// The host that a declaration means.
 pub(super) fn host_of(registration: &Registration, service: &DeclaredService) -> String {
     qualify_host(&service.host, &registration.namespace).to_string()
-}
-
-/// The ServiceEntry of a host: called by its short name where it has one.
-pub(super) fn service_key(namespace: &str, host: &str) -> ResourceKey {
-    let first = host.split('.').next().unwrap_or_default();
-    let name = if *qualify_host(first, namespace) == *host { first } else { host };
-    ResourceKey::new(Kind::ServiceEntry, namespace, name)
-}
-
-/// The label by which a generated ServiceEntry selects its endpoints.
-fn service_label(key: &ResourceKey) -> String {
-    let name = &key.name;
-    if name.len() <= MAX_LABEL {
-        return format!("{SERVICE}/{name}");
-    }
-    let start = name[..MAX_LABEL - 17].trim_end_matches(['.', '-']);
-    format!("{SERVICE}/{start}-{}", &hex(name)[..16])
 }
 
 /// The WorkloadEntry of a workload, with what its group's template adds.

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+use push::declared::service_key;
 use route_model::kind::Kind;
 use route_model::kinds::{ServiceEntry, WorkloadGroup};
 use route_model::meta::ResourceKey;
 use serde_json::{Value, json};
 
 use super::super::{Change, RegisteredWorkload, StoredObject};
-use super::generate::{entry_key, host_of, service_entry, service_key, workload_entry};
+use super::generate::{entry_key, host_of, service_entry, workload_entry};
 use super::view::{View, typed};
 
 /// The registered workloads, indexed by what is generated from them.
