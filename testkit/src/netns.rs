@@ -19,6 +19,9 @@ const PREFIX: &str = "fairway-test-";
 /// Where `ip netns` keeps them.
 const FOLDER: &str = "/run/netns";
 
+/// Where something may be called by their names: `ip netns`'s files for them, and what `tests/mesh-lab` keeps.
+const FOLDERS: [&str; 2] = ["/etc/netns", "/run/fairway"];
+
 /// A bridge, and the hosts on it.
 #[derive(Debug)]
 pub struct Lan {
@@ -38,20 +41,7 @@ pub struct Host {
 impl Lan {
     /// `None`, with a message, where the system lets nobody make namespaces. Root gets one, or a panic.
     pub fn new() -> Option<Self> {
-        sweep();
-        if !geteuid().is_root() {
-            eprintln!("SKIPPED: network namespaces need root");
-            return None;
-        }
-        let bridge = match Namespace::new("lan") {
-            Ok(namespace) => namespace,
-            // A container without CAP_SYS_ADMIN, or a kernel without namespaces.
-            Err(error) if ["Operation not permitted", "Invalid argument"].iter().any(|no| error.contains(no)) => {
-                eprintln!("SKIPPED: the system lets nobody make network namespaces: {error}");
-                return None;
-            }
-            Err(error) => panic!("cannot make a network namespace: {error}"),
-        };
+        let bridge = first("lan")?;
         bridge.ip("link add br0 type bridge");
         bridge.ip("link set br0 up");
         Some(Self { bridge, hosts: AtomicU32::new(0) })
@@ -92,17 +82,11 @@ impl Host {
     /// The same as an ordinary user.
     pub fn run_as<T: Send>(&self, uid: impl Into<Option<u32>>, work: impl FnOnce() -> T + Send) -> T {
         let uid = uid.into();
-        let place = File::open(format!("{FOLDER}/{}", self.namespace.name)).expect("the namespace");
-        // Only this one thread moves.
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
-                if let Some(uid) = uid {
-                    set_thread_uid(Uid::from_raw(uid)).expect("setuid");
-                }
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        within(&self.namespace.name, || {
+            if let Some(uid) = uid {
+                set_thread_uid(Uid::from_raw(uid)).expect("setuid");
+            }
+            work()
         })
     }
 
@@ -114,6 +98,52 @@ impl Host {
     }
 }
 
+/// What the names of somebody else's namespaces may begin with, so that they are removed as those of a [`Lan`] are when this
+/// process has crashed. `None`, with a message, where the system lets nobody make namespaces.
+pub fn names() -> Option<String> {
+    first("probe").map(|_| unique())
+}
+
+/// A first namespace.
+fn first(label: &str) -> Option<Namespace> {
+    sweep();
+    if !geteuid().is_root() {
+        eprintln!("SKIPPED: network namespaces need root");
+        return None;
+    }
+    match Namespace::new(label) {
+        Ok(namespace) => Some(namespace),
+        // A container without CAP_SYS_ADMIN, or a kernel without namespaces.
+        Err(error) if ["Operation not permitted", "Invalid argument"].iter().any(|no| error.contains(no)) => {
+            eprintln!("SKIPPED: the system lets nobody make network namespaces: {error}");
+            None
+        }
+        Err(error) => panic!("cannot make a network namespace: {error}"),
+    }
+}
+
+fn unique() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("{PREFIX}{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Does something in the network namespace that `ip netns` knows by this name, whoever made it, in a thread of its own: a
+/// socket that is made there stays there.
+///
+/// # Panics
+/// As the work does, and if there is no such namespace.
+pub fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let place = File::open(format!("{FOLDER}/{namespace}")).expect("the namespace");
+    // Only this one thread moves.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).expect("setns");
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Gone when dropped, with the interfaces in it.
 #[derive(Debug)]
 struct Namespace {
@@ -122,8 +152,7 @@ struct Namespace {
 
 impl Namespace {
     fn new(label: &str) -> Result<Self, String> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{PREFIX}{}-{}-{label}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}-{label}", unique());
         ip(&["netns", "add", &name]).map(|()| Self { name })
     }
 
@@ -146,21 +175,29 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
-/// Removes the namespaces of processes that are gone, once.
+/// Removes the namespaces of processes that are gone, and what is called by their names, once.
 fn sweep() {
     static SWEPT: OnceLock<()> = OnceLock::new();
     SWEPT.get_or_init(|| {
-        let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        for name in names {
-            let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
-            let owner = owner.and_then(Pid::from_raw);
-            if owner.is_some_and(|owner| test_kill_process(owner).is_err()) {
-                // Another test may have been faster.
-                let _ = ip(&["netns", "delete", &name]);
+        // Another test may have been faster.
+        for name in abandoned(FOLDER) {
+            let _ = ip(&["netns", "delete", &name]);
+        }
+        for folder in FOLDERS {
+            for name in abandoned(folder) {
+                let _ = fs::remove_dir_all(format!("{folder}/{name}"));
             }
         }
     });
+}
+
+/// What is in a folder and called by the name of a process that is gone.
+fn abandoned(folder: &str) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| {
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
+        owner.and_then(Pid::from_raw).is_some_and(|owner| test_kill_process(owner).is_err())
+    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! An origin server: answers with what it is and what it got, or with pages.
+//!
+//! A request may ask it to misbehave: with `x-wait: MILLISECONDS` it takes its time, and with `x-fail-before: N` it answers
+//! 503 to every attempt (`x-envoy-attempt-count`) before that one.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -32,13 +36,21 @@ impl Origin {
     }
 
     pub async fn bind(name: &str, address: SocketAddr) -> Self {
-        Self::listen(Answer::Echo(name.to_owned()), address, None).await
+        Self::listen(Answer::Echo(name.to_owned()), bound(address).await, None)
+    }
+
+    /// The same on a socket that listens somewhere, behind TLS if there are terms.
+    pub fn on(name: &str, listener: std::net::TcpListener, tls: Option<rustls::ServerConfig>) -> Self {
+        listener.set_nonblocking(true).expect("a socket that does not block");
+        let listener = TcpListener::from_std(listener).expect("a listener");
+        let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
+        Self::listen(Answer::Echo(name.to_owned()), listener, acceptor)
     }
 
     /// The same behind TLS.
     pub async fn secure(name: &str, tls: rustls::ServerConfig) -> Self {
         let acceptor = TlsAcceptor::from(Arc::new(tls));
-        Self::listen(Answer::Echo(name.to_owned()), LOOPBACK, Some(acceptor)).await
+        Self::listen(Answer::Echo(name.to_owned()), bound(LOOPBACK).await, Some(acceptor))
     }
 
     /// Answers with these pages: path, media type, body; behind TLS if there are terms. Anything else is 404.
@@ -47,11 +59,10 @@ impl Origin {
             (path.to_owned(), (media_type.to_owned(), Bytes::copy_from_slice(body)))
         };
         let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
-        Self::listen(Answer::Pages(pages.iter().map(page).collect()), LOOPBACK, acceptor).await
+        Self::listen(Answer::Pages(pages.iter().map(page).collect()), bound(LOOPBACK).await, acceptor)
     }
 
-    async fn listen(answer: Answer, address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind(address).await.expect("a port");
+    fn listen(answer: Answer, listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().expect("its address");
         let requests = Arc::new(AtomicU64::new(0));
         let (answer, counter) = (Arc::new(answer), requests.clone());
@@ -97,6 +108,10 @@ impl Drop for Origin {
     }
 }
 
+async fn bound(address: SocketAddr) -> TcpListener {
+    TcpListener::bind(address).await.expect("a port")
+}
+
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What an origin answers.
@@ -126,6 +141,11 @@ async fn answer(answer: Arc<Answer>, request: Request<Incoming>) -> Result<Respo
 async fn echo(name: &str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
+    let number = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(wait) = number("x-wait") {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
+    let fails = number("x-fail-before").is_some_and(|before| number("x-envoy-attempt-count").unwrap_or(1) < before);
     let headers: Vec<(String, String)> = head
         .headers
         .iter()
@@ -140,6 +160,7 @@ async fn echo(name: &str, request: Request<Incoming>) -> Result<Response<Full<By
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
-    let response = Response::builder().header("content-type", "application/json").header("x-origin", name);
+    let response = Response::builder().status(if fails { 503 } else { 200 });
+    let response = response.header("content-type", "application/json").header("x-origin", name);
     Ok(response.body(Full::from(answer.to_string())).expect("a response"))
 }

@@ -1,4 +1,7 @@
-"""A gRPC service without generated code: every message is bytes. Prints its port, and ends with standard input."""
+"""A gRPC service without generated code: every message is bytes. Prints its port, and ends with standard input.
+
+It listens on a free port of loopback, or on the ADDRESS that it is given.
+"""
 
 import sys
 import threading
@@ -78,7 +81,7 @@ server = grpc.server(
     handlers=[grpc.method_handlers_generic_handler("test.Test", HANDLERS)],
     options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)],
 )
-print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+print(server.add_insecure_port(sys.argv[1] if sys.argv[1:] else "127.0.0.1:0"), flush=True)
 server.start()
 sys.stdin.read()
 server.stop(grace=None)
