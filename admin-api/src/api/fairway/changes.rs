@@ -175,11 +175,15 @@ fn options(call: &Call) -> Result<WriteOptions, ApiError> {
     Ok(options)
 }
 
-/// Says which of the changes an error is about. Most errors name the resource themselves.
+/// Says which of the changes an error is about. Most errors name the resource themselves, and nobody reads a name that is no
+/// name but a page.
 fn of_change(index: usize, key: Option<&ResourceKey>, error: ApiError) -> ApiError {
+    const LONGEST: usize = 253;
     let names_it = error.details.as_ref().is_some_and(|details| !details.name.is_empty());
     let place = match key {
-        Some(key) if !names_it => format!("changes[{index}]: {key}"),
+        Some(key) if !names_it && key.namespace.len().max(key.name.len()) <= LONGEST => {
+            format!("changes[{index}]: {key}")
+        }
         _ => format!("changes[{index}]"),
     };
     ApiError { message: format!("{place}: {}", error.message), ..error }

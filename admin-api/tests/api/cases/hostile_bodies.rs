@@ -138,6 +138,20 @@ fn damaged_bodies_are_answered_by_an_object_or_an_error_that_says_what_is_wrong(
 }
 
 #[tokio::test]
+async fn a_page_in_the_place_of_a_name_is_not_repeated() {
+    let api = Api::start().await;
+    let sample = samples().iter().find(|sample| sample.kind == Kind::Gateway).unwrap();
+    let mut object = sample.object.clone();
+    object["metadata"] = json!({"namespace": "a".repeat(2 * LONGEST_MESSAGE), "name": 1});
+    let text = object.to_string().into_bytes();
+    let damaged = Damaged { sample: sample.clone(), object: Value::Null, is_yaml: false, text };
+    for way in WAYS {
+        let answer = send(&api, way, &damaged).await;
+        assert!(answer.status.is_client_error() && answer.text.len() < LONGEST_MESSAGE, "{way:?}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn however_deep_a_document_is_its_way_ends_in_an_answer() {
     let api = Api::start().await;
     let sample = samples().iter().find(|sample| sample.kind == Kind::EnvoyFilter).unwrap();
