@@ -278,8 +278,10 @@ impl Agent {
             self.told = Some(answered);
             self.put_in_force(certificate.clone()).map_err(AttemptError::Answer)?;
         }
-        self.save_certificate(certificate).await;
-        self.save_trust().await;
+        // Both at once: whoever ends the proxy now that it is ready finds all of it at the next start.
+        let (kept, trust) = (self.kept.clone(), self.trust(&certificate.id));
+        on_disk("certificate", move || kept.save_trust(&trust).and_then(|()| kept.save_certificate(&certificate)))
+            .await;
         Ok(())
     }
 
@@ -342,11 +344,6 @@ impl Agent {
             Some(id) if id.namespace == namespace && id.service_account == own => Ok(()),
             _ => Err(format!("it is of {id}, this proxy runs as {own} in namespace {namespace}")),
         }
-    }
-
-    async fn save_certificate(&self, certificate: Certificate) {
-        let kept = self.kept.clone();
-        on_disk("certificate", move || kept.save_certificate(&certificate)).await;
     }
 
     async fn save_trust(&self) {
