@@ -6,6 +6,7 @@
 mod application;
 mod args;
 pub mod capture;
+mod footprint;
 mod listeners;
 mod options;
 mod readiness;
@@ -74,6 +75,7 @@ fn run_sidecar(args: RunArgs) -> anyhow::Result<ExitCode> {
             namespace = %options.follower.scope.namespace, service_account = options.follower.service_account,
             address = options.address.map(tracing::field::display), capture = ?options.capture, "starting"
         );
+        tokio::spawn(footprint::keep_small());
         if options.command.is_empty() {
             let shutdown = process::signalled().context("cannot listen for signals")?;
             let follower = Follower::start(options.follower, transport)?;
