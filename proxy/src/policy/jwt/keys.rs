@@ -72,7 +72,7 @@ struct Followed {
 #[derive(Debug)]
 pub(crate) struct IssuerKeys {
     state: watch::Sender<State>,
-    /// Which keys are known; 0: none. No two sets of keys have the same.
+    /// The generation of the keys that count, or that are about to.
     generation: AtomicU64,
     /// When the last fetch began, in milliseconds since `epoch`.
     asked: AtomicU64,
@@ -89,6 +89,8 @@ struct State {
     fetches: u64,
     /// `None`: nothing could be fetched so far, or not for too long.
     keys: Option<Arc<Keys>>,
+    /// No two sets of keys have the same.
+    generation: u64,
 }
 
 /// Why a token could not be verified.
@@ -181,20 +183,20 @@ impl IssuerKeys {
         }
     }
 
-    /// Which keys are known.
+    /// Which keys count: what was verified by those of another generation has to be verified again.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Verifies a token's signature.
+    /// Verifies a token's signature; by keys of which generation.
     ///
     /// # Errors
     /// It is not true, or the keys to tell are not known.
-    pub(super) fn verify(&self, token: &Token<'_>) -> Result<(), Miss> {
-        let State { fetches, keys } = self.state.borrow().clone();
+    pub(super) fn verify(&self, token: &Token<'_>) -> Result<u64, Miss> {
+        let State { fetches, keys, generation } = self.state.borrow().clone();
         let fault = match keys {
             Some(keys) => match keys.verify(token) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(generation),
                 // The issuer may have new keys.
                 Err(fault @ (TokenFault::NoKey | TokenFault::NoKeys)) => fault,
                 Err(fault) => return Err(Miss::Fault(fault)),
@@ -223,25 +225,23 @@ impl IssuerKeys {
     fn publish(&self, set: Option<KeySet>) {
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
         let known = self.state.borrow().keys.clone();
-        let Some(set) = set else {
-            self.generation.store(0, Ordering::Release);
-            self.ended(None);
-            return;
+        let keys = match (set, known) {
+            (Some(set), Some(known)) if known.are(&set) => {
+                self.state.send_modify(|state| state.fetches += 1);
+                return;
+            }
+            (Some(set), _) => {
+                for (index, reason) in &set.unusable {
+                    tracing::warn!(index, %reason, "a key of a JSON Web Key Set cannot be used");
+                }
+                Some(Arc::new(Keys::new(set)))
+            }
+            (None, _) => None,
         };
-        if let Some(known) = known.filter(|known| known.are(&set)) {
-            self.ended(Some(known));
-            return;
-        }
-        for (index, reason) in &set.unusable {
-            tracing::warn!(index, %reason, "a key of a JSON Web Key Set cannot be used");
-        }
-        // The keys first: a token that is verified meanwhile counts as one of the old, and is verified again.
-        self.ended(Some(Arc::new(Keys::new(set))));
-        self.generation.store(GENERATIONS.fetch_add(1, Ordering::Relaxed), Ordering::Release);
-    }
-
-    fn ended(&self, keys: Option<Arc<Keys>>) {
-        self.state.send_modify(|state| *state = State { fetches: state.fetches + 1, keys });
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        // Before the keys: once anybody is verified by these, nobody is remembered by those before.
+        self.generation.store(generation, Ordering::Release);
+        self.state.send_modify(|state| *state = State { fetches: state.fetches + 1, keys, generation });
     }
 }
 
@@ -319,4 +319,43 @@ async fn fetch(source: &KeySource) -> Result<(KeySet, Option<Duration>), KeysErr
     };
     let fetched = fetch::get(&url).await?;
     Ok((KeySet::parse(&fetched.body)?, fetched.max_age))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::atomic::AtomicBool;
+
+    use serde_json::json;
+    use testkit::Issuer;
+
+    use super::*;
+
+    #[test]
+    fn who_was_verified_by_old_keys_is_forgotten_before_new_ones_count() {
+        const ROUNDS: usize = 2000;
+        let (old, new) = (Issuer::p256("old"), Issuer::p256("new"));
+        let payload = json!({"iss": "i", "sub": "s"});
+        let texts = [&old, &new].map(|issuer| issuer.token(&payload));
+        let [of_old, of_new] = texts.each_ref().map(|text| Token::parse(text).unwrap());
+        let set = |issuer: &Issuer| Some(KeySet::parse(issuer.jwks().as_bytes()).unwrap());
+        let (keys, done) = (IssuerKeys::new(Duration::ZERO, false), AtomicBool::new(false));
+        keys.publish(set(&old));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    keys.publish(set(&new));
+                    keys.publish(set(&old));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let Ok(remembered) = keys.verify(&of_old) else { continue };
+                if keys.verify(&of_new).is_ok() {
+                    assert_ne!(keys.generation(), remembered);
+                }
+            }
+        });
+    }
 }

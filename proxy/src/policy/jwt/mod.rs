@@ -180,13 +180,12 @@ impl Verifier {
     ) -> Result<Rc<Verified>, Miss> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let keys = &self.keys[rule];
-        let generation = keys.generation();
         let rules = &self.authentication.rules;
         if let Some(known) = tokens.get(self.serial, rule, text) {
             if rules[rule].issuer.as_deref().is_some_and(|issuer| issuer != known.issuer) {
                 return Err(Miss::Fault(TokenFault::UnknownIssuer));
             }
-            if let Some(verified) = known.verified.filter(|verified| verified.keys == generation) {
+            if let Some(verified) = known.verified.filter(|verified| verified.keys == keys.generation()) {
                 timely(verified.not_before, verified.expires, now).map_err(Miss::Fault)?;
                 metrics.count(Count::TokensRemembered);
                 return Ok(Rc::clone(verified));
@@ -195,7 +194,7 @@ impl Verifier {
         let rule_of_token = &rules[rule];
         let token = Token::parse(text).map_err(Miss::Fault)?;
         token.check(rule_of_token, Some(now)).map_err(Miss::Fault)?;
-        keys.verify(&token)?;
+        let generation = keys.verify(&token)?;
         metrics.count(Count::TokensVerified);
         let verified = Rc::new(Verified {
             headers: token.headers(rule_of_token),
