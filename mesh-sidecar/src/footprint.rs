@@ -4,6 +4,7 @@
 //! mapped, so that the process counts as several times as large as what it holds. At rest the sidecar takes the mapping
 //! back: what it needs after all, a fault brings in from the kernel's cache of the file.
 
+use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
@@ -14,25 +15,28 @@ use rustix::time::{ClockId, clock_gettime};
 const INTERVAL: Duration = Duration::from_secs(3);
 /// A process that took no more CPU time within the interval is at rest.
 const REST: Duration = Duration::from_millis(15);
-/// Work that may have mapped enough to be worth a look at all mappings.
-const WORK: Duration = Duration::from_millis(50);
+/// What has to have been mapped meanwhile to be worth a look at all mappings.
+const WORTH: u64 = 1024 * 1024;
 
-/// Gives back what work has mapped, whenever the process comes to rest. Ends where the kernel does not tell of mappings.
+/// Gives back what work has mapped, whenever the process comes to rest. Ends where the kernel does not tell of memory.
 pub(crate) async fn keep_small() {
-    let (mut last, mut given_back) = (cpu_time(), Duration::ZERO);
+    let Err(error) = watch().await;
+    tracing::debug!(%error, "cannot look at this process's memory, so what it has mapped stays");
+}
+
+async fn watch() -> io::Result<Infallible> {
+    // What is mapped at rest, once that is known.
+    let (mut last, mut least) = (cpu_time(), Some(0));
     loop {
         tokio::time::sleep(INTERVAL).await;
         let now = cpu_time();
-        if now <= last + REST && now >= given_back + WORK {
-            match tokio::task::spawn_blocking(give_back).await {
-                Ok(Ok(bytes)) => tracing::debug!(bytes, "gave back code and constants that were mapped"),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "cannot look at this process's mappings, so they stay");
-                    return;
-                }
-                Err(_) => return,
+        if now <= last + REST {
+            let mapped = mapped()?;
+            if mapped >= *least.get_or_insert(mapped) + WORTH {
+                let bytes = tokio::task::spawn_blocking(give_back).await.map_err(io::Error::other)??;
+                tracing::debug!(bytes, "gave back code and constants that were mapped");
+                least = None;
             }
-            given_back = cpu_time();
         }
         last = cpu_time();
     }
@@ -42,6 +46,14 @@ pub(crate) async fn keep_small() {
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// How many bytes of files are mapped, by `/proc/self/statm` (proc_pid_statm(5)).
+fn mapped() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: Option<u64> = text.split(' ').nth(2).and_then(|pages| pages.parse().ok());
+    let pages = pages.ok_or_else(|| io::Error::other(format!("unknown form of /proc/self/statm: {text:?}")))?;
+    Ok(pages * rustix::param::page_size() as u64)
 }
 
 /// Unmaps what files would bring back unchanged; the number of bytes that were mapped.
