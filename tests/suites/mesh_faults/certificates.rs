@@ -7,7 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::support::{
-    Load, Place, Service, control_plane, relay_to, signed, status, until_logged, until_nothing_is_left, until_status,
+    Load, Place, Service, control_plane, relay_to, signed, status, until_logged, until_nothing_is_left,
+    until_requests_log, until_status,
 };
 
 /// Long enough to be renewed on a loaded machine, short enough to wait for its end.
@@ -26,7 +27,8 @@ async fn a_client_whose_certificate_ran_out_is_refused_until_it_has_another() {
     relay.cut();
     until_logged(&caller, &[EXPIRED]).await;
     until_status(&client.url(), 503).await;
-    until_logged(&server, &["refused a connection that is not mutual TLS of the mesh", "expired"]).await;
+    let refused = ["refused a connection that is not mutual TLS of the mesh", "expired"];
+    until_requests_log(&client.url(), &server, &refused).await;
     let said = ["there is no mutual TLS with an endpoint of the mesh", "\"GET / HTTP/1.1\" 503"];
     eventually("the client's log says why, of the endpoint and of a request", async || {
         // A connection that is closed at once does not always say why.
@@ -56,7 +58,8 @@ async fn a_mesh_whose_certificates_all_ran_out_recovers_by_itself() {
         until_logged(sidecar, &[EXPIRED]).await;
     }
     until_status(&client.url(), 503).await;
-    until_logged(&caller, &["there is no mutual TLS with an endpoint of the mesh", "expired"]).await;
+    let failed = ["there is no mutual TLS with an endpoint of the mesh", "expired"];
+    until_requests_log(&client.url(), &caller, &failed).await;
 
     let _control = Start::admin().arg("--cert-ttl").arg(TTL).push_at(&push).data_dir(&folder).run().await;
     until_status(&client.url(), 200).await;

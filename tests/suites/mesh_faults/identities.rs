@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{
     Load, Place, Service, apply, control_plane, join_token, lines_with, seen, status, until_logged,
-    until_nothing_is_left, until_status, written,
+    until_nothing_is_left, until_requests_log, until_status, written,
 };
 
 const RATINGS: &str = "spiffe://cluster.local/ns/shop/sa/ratings";
@@ -27,7 +27,7 @@ async fn a_peer_of_another_ca_or_another_account_is_no_peer() {
     until_status(&client.url(), 503).await;
     let found =
         "the server is spiffe://cluster.local/ns/shop/sa/reviews, expected spiffe://cluster.local/ns/shop/sa/books";
-    until_logged(&caller, &["there is no mutual TLS with an endpoint of the mesh", found]).await;
+    until_requests_log(&client.url(), &caller, &["there is no mutual TLS with an endpoint of the mesh", found]).await;
 
     // Another mesh of the same trust domain, which has a CA of its own.
     let other = control_plane("24h").await;
@@ -35,8 +35,10 @@ async fn a_peer_of_another_ca_or_another_account_is_no_peer() {
     let stranger = Place::client(&other, "ratings", "reviews", 80).await;
     let strange = stranger.run().await;
     until_status(&stranger.url(), 503).await;
-    until_logged(&strange, &["there is no mutual TLS with an endpoint of the mesh", "UnknownIssuer"]).await;
-    until_logged(&server, &["refused a connection that is not mutual TLS of the mesh", "UnknownCA"]).await;
+    let failed = ["there is no mutual TLS with an endpoint of the mesh", "UnknownIssuer"];
+    until_requests_log(&stranger.url(), &strange, &failed).await;
+    let refused = ["refused a connection that is not mutual TLS of the mesh", "UnknownCA"];
+    until_requests_log(&stranger.url(), &server, &refused).await;
     assert_eq!(reviews.origin.requests(), 0);
     for proxy in [&caller, &strange] {
         until_nothing_is_left(proxy, 0.0, 0.0).await;
@@ -192,7 +194,8 @@ async fn what_a_denied_identity_has_open_ends_and_the_others_go_on() {
     assert!(matches!(denied.read(&mut [0; 8]).await, Ok(0) | Err(_)));
     until_logged(&server, &["closed connections with another of the mesh", RATINGS, "denied"]).await;
     until_status(&places[0].url(), 503).await;
-    until_logged(&server, &["refused a connection that is not mutual TLS of the mesh", RATINGS, "denied"]).await;
+    let refused = ["refused a connection that is not mutual TLS of the mesh", RATINGS, "denied"];
+    until_requests_log(&places[0].url(), &server, &refused).await;
     assert_eq!(echoed(&mut other).await, Ok(()), "{}", server.log());
     assert_eq!(status(&places[1].url()).await, Ok(200));
 

@@ -180,6 +180,16 @@ pub(crate) async fn until_logged(proxy: &Fairway, words: &[&str]) {
     .await;
 }
 
+/// The same of what requests make a proxy log, of which one may come to nothing for another reason.
+pub(crate) async fn until_requests_log(url: &str, proxy: &Fairway, words: &[&str]) {
+    eventually(&format!("{words:?} in one line of the log, by requests"), async || {
+        let found = status(url).await;
+        let log = proxy.log();
+        if log.lines().any(|line| words.iter().all(|word| line.contains(word))) { Ok(()) } else { Err((found, log)) }
+    })
+    .await;
+}
+
 /// Lines of the log that contain this.
 pub(crate) fn lines_with(proxy: &Fairway, text: &str) -> usize {
     proxy.log().lines().filter(|line| line.contains(text)).count()
