@@ -1,6 +1,7 @@
 """Whether deploy/fairway.profdata fits: a function is known in it by a name that the compiler makes of more than code."""
 import hashlib
 import os
+import re
 import subprocess
 import tomllib
 
@@ -25,12 +26,19 @@ def sign():
         f.write(origin() + "\n")
 
 
+def shape():
+    """The flags of release builds that counters and profile have to be compiled with alike."""
+    with open(f"{ROOT}/Makefile") as f:
+        return re.findall(r"-Cllvm-args=-(?:disable-vp|inline-threshold=\d+)", f.read())
+
+
 def origin():
-    """A digest of what names depend on: the compiler, the packages of each binary with their features, and the profile."""
+    """A digest of what names depend on: the compiler, its flags, the packages of each binary with their features, and the
+    profile."""
     run = lambda *words: subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     with open(f"{ROOT}/Cargo.toml", "rb") as f:
         release = tomllib.load(f)["profile"]["release"]
-    parts = [run("rustc", "-vV"), repr(sorted(release.items()))]
+    parts = [run("rustc", "-vV"), *shape(), repr(sorted(release.items()))]
     for package in BINARIES:
         listed = run("cargo", "tree", "--locked", "-p", package, "-e", "normal,build,features", "--prefix", "none")
         # Where the project lies does not matter.
